@@ -1,0 +1,292 @@
+"""From a folder to fields: which file holds which channel of which field.
+
+Three ways, told apart by what the `Layout` names: a CSV manifest, a regular expression over the
+relative path, or tokens of the path (the default, which needs no configuration).
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vfn.data.images import SUFFIXES, find_images, read_image, strip_suffix
+from vfn.errors import UserError
+
+PATTERN_GROUPS = ("field", "channel", "plate", "well", "site", "z")
+MANIFEST_COLUMNS = ("field", "channel", "path")
+
+
+class Plane(Protocol):
+    """One channel of one field at one z: anything that can be read as (H, W)."""
+
+    def read(self) -> np.ndarray:
+        """Pixels (H, W)."""
+        ...
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Micrometres a pixel, if known."""
+        ...
+
+
+@dataclass(frozen=True)
+class FilePlane:
+    """Channel `index` of an image file."""
+
+    path: Path
+    index: int = 0
+
+    def read(self) -> np.ndarray:
+        """Pixels (H, W).
+
+        Raises:
+            UserError: see `read_image`; or the file has fewer channels than asked for.
+        """
+        array = read_image(self.path).array
+        if self.index >= len(array):
+            raise UserError(
+                f"{self.path}: channel {self.index} is asked for, it has {len(array)}; "
+                "correct data.channels"
+            )
+        return array[self.index]
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Micrometres a pixel, if the file states it."""
+        return read_image(self.path).pixel_size
+
+    def __str__(self) -> str:
+        return f"{self.path}" + (f" (channel {self.index})" if self.index else "")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of view: its planes by (channel, z in um), and where it lies on a plate."""
+
+    name: str
+    planes: Mapping[tuple[str, float], Plane]
+    plate: str = ""
+    well: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How files are named. Plain data: it goes into the checkpoint, and `predict.py` reads by it.
+
+    Attributes:
+        channels: channel -> its token in the path (a string), or its position inside multi-channel
+            files (an integer). A channel that is not listed is its own token.
+        pattern: regular expression with the named groups of `PATTERN_GROUPS`, searched in the path
+            relative to the root; the group `channel` holds the token of the channel.
+        manifest: CSV with the columns field, channel, path and, if wanted, plate, well, site, z (um)
+            and index (position inside a multi-channel file). Paths are relative to the CSV.
+        z_zero: value of the group `z` at the focal plane.
+        z_step: micrometres by which z grows when the group `z` grows by 1.
+    """
+
+    channels: Mapping[str, str | int] = field(default_factory=dict)
+    pattern: str | None = None
+    manifest: str | None = None
+    z_zero: float = 0.0
+    z_step: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the checkpoint."""
+        return {**asdict(self), "channels": dict(self.channels)}
+
+
+def _tokens(text: str) -> list[str]:
+    return [token for token in re.split(r"[\W_]+", text) if token]
+
+
+def split_token(relative_path: str, token: str) -> str | None:
+    """Name of the field if `token` is in the path, else None.
+
+    The path is split at anything but letters and digits, case ignored; every occurrence of the
+    token (which may itself be several, as in "far-red") is taken out, and what is left, joined by
+    "_", names the field. A path of nothing but the token gives "field".
+
+    >>> split_token("plate1/A01_Phase.tif", "phase")
+    'plate1_A01'
+    """
+    wanted = [part.casefold() for part in _tokens(token)]
+    stem = str(Path(relative_path).with_name(strip_suffix(relative_path)))
+    parts = _tokens(stem)
+    folded = [part.casefold() for part in parts]
+    rest: list[str] = []
+    found, at = False, 0
+    while at < len(parts):
+        if wanted and folded[at : at + len(wanted)] == wanted:
+            found, at = True, at + len(wanted)
+        else:
+            rest.append(parts[at])
+            at += 1
+    return ("_".join(rest) or "field") if found else None
+
+
+def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
+    """Find the fields below `root` and their planes of the channels `wanted`.
+
+    Fields may lack some of the wanted channels; `missing_planes` says which.
+
+    Returns:
+        Fields sorted by name.
+
+    Raises:
+        UserError: no image, nothing that matches, one file claimed by two channels, two files for
+            the same channel of one field, a damaged pattern or manifest.
+    """
+    if layout.manifest:
+        found = _from_manifest(Path(layout.manifest), wanted)
+    elif layout.pattern:
+        found = _from_pattern(root, layout, wanted)
+    else:
+        found = _from_tokens(root, layout, wanted)
+    fields: dict[str, Field] = {}
+    for name, channel, z, plane, where in found:
+        entry = fields.setdefault(name, Field(name, {}, **where))
+        if (channel, z) in entry.planes:
+            raise UserError(
+                f"field {name}: channel {channel} is both {entry.planes[channel, z]} and {plane}; "
+                "rename one, or tell them apart by data.pattern"
+            )
+        entry.planes[channel, z] = plane  # type: ignore[index]  # ours until it is returned
+    if not fields:
+        tokens = ", ".join(str(layout.channels.get(c, c)) for c in wanted)
+        source = layout.manifest or root
+        how = f"pattern {layout.pattern}" if layout.pattern else "part of a file's path"
+        raise UserError(
+            f"{source}: no file for the channels {', '.join(wanted)} (looked for {tokens} as {how}); "
+            "map channel names by data.channels={CHANNEL: TOKEN} or name files by data.pattern"
+        )
+    return [fields[name] for name in sorted(fields)]
+
+
+# name of the field, channel, z (um), plane, plate / well / site
+Found = tuple[str, str, float, Plane, dict[str, str]]
+
+
+def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
+    positions = {c: t for c, t in layout.channels.items() if isinstance(t, int) and c in wanted}
+    tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in positions}
+    for path in find_images(root):
+        relative = path.relative_to(root).as_posix()
+        names = {c: split_token(relative, token) for c, token in tokens.items()}
+        hits = {c: name for c, name in names.items() if name is not None}
+        if len(hits) > 1:
+            raise UserError(
+                f"{path}: belongs to channels {' and '.join(hits)} by its path; "
+                "tell them apart by data.channels or data.pattern"
+            )
+        for channel, name in hits.items():
+            yield name, channel, 0.0, FilePlane(path), {}
+        if not hits:
+            inside = {**positions, **_named_inside(path, tokens)}
+            # Unnamed planes are only taken by position where the user gave positions.
+            name = split_token(f"{relative}/x", "x") or "field"
+            for channel, index in inside.items():
+                yield name, channel, 0.0, FilePlane(path, index), {}
+
+
+def _named_inside(path: Path, tokens: Mapping[str, str]) -> dict[str, int]:
+    """Channels that a multi-channel file carries by name: channel -> position."""
+    if not path.name.lower().endswith((".tif", ".tiff")):
+        return {}
+    names = [name.casefold() for name in read_image(path).channels or ()]
+    return {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
+
+
+def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
+    try:
+        pattern = re.compile(layout.pattern or "")
+    except re.error as exc:
+        raise UserError(f"data.pattern={layout.pattern}: not a regular expression ({exc})") from exc
+    unknown = set(pattern.groupindex) - set(PATTERN_GROUPS)
+    named = set(pattern.groupindex)
+    if unknown or "channel" not in named or not named & {"field", "well", "site"}:
+        raise UserError(
+            f"data.pattern={layout.pattern}: needs the named groups channel and field (or well, "
+            f"site); others allowed are {', '.join(PATTERN_GROUPS)}; found {sorted(named)}"
+        )
+    by_token = {str(layout.channels.get(c, c)).casefold(): c for c in wanted}
+    for path in find_images(root):
+        match = pattern.search(path.relative_to(root).as_posix())
+        if match is None:
+            continue
+        groups = {key: value or "" for key, value in match.groupdict().items()}
+        channel = by_token.get(groups.pop("channel").casefold())
+        if channel is None:
+            continue
+        z = groups.pop("z", "")
+        try:
+            z_um = (float(z) - layout.z_zero) * layout.z_step if z else 0.0
+        except ValueError as exc:
+            raise UserError(f"{path}: z is {z!r} by data.pattern, a number is expected") from exc
+        name = groups.pop("field", "")
+        where = {key: groups[key] for key in ("plate", "well", "site") if groups.get(key)}
+        site = f"s{where['site']}" if "site" in where else ""
+        place = "_".join(part for part in (where.get("plate"), where.get("well"), site) if part)
+        yield "_".join(_tokens(name)) or place, channel, z_um, FilePlane(path), where
+
+
+def _from_manifest(manifest: Path, wanted: Sequence[str]) -> Iterable[Found]:
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UserError(f"data.manifest={manifest}: cannot be read as a CSV ({exc})") from exc
+    rows = csv.DictReader(text.splitlines())
+    missing = [column for column in MANIFEST_COLUMNS if column not in (rows.fieldnames or ())]
+    if missing:
+        raise UserError(
+            f"{manifest}: lacks the column {', '.join(missing)}; "
+            f"it needs {', '.join(MANIFEST_COLUMNS)} (and plate, well, site, z, index if wanted)"
+        )
+    for number, row in enumerate(rows, start=2):
+        if row["channel"] not in wanted:
+            continue
+        path = manifest.parent / str(row["path"])
+        if not path.is_file():
+            raise UserError(f"{manifest}: line {number} names {path}, which does not exist")
+        try:
+            z, index = float(row.get("z") or 0), int(row.get("index") or 0)
+        except ValueError as exc:
+            raise UserError(f"{manifest}: line {number}: z or index is no number ({exc})") from exc
+        where = {key: row[key] for key in ("plate", "well", "site") if row.get(key)}
+        yield str(row["field"]), row["channel"], z, FilePlane(path, index), where
+
+
+def whole_images(root: Path, count: int) -> list[tuple[str, tuple[FilePlane, ...]]]:
+    """Images that carry all channels of a field by position: a folder of nothing but inputs.
+
+    Args:
+        count: channels that each file must have.
+
+    Returns:
+        (field, planes) for each file below `root`, which may also be one file.
+
+    Raises:
+        UserError: a file has another number of channels.
+    """
+    paths = [root] if root.is_file() else find_images(root)
+    base = root.parent if root.is_file() else root
+    found = []
+    for path in paths:
+        channels = len(read_image(path).array)
+        if channels != count:
+            raise UserError(
+                f"{path}: has {channels} channel(s), the model takes {count}; name the files by "
+                "channel, or give one file with all of them"
+            )
+        name = "_".join(_tokens(str(path.relative_to(base).with_name(strip_suffix(path)))))
+        found.append((name or "field", tuple(FilePlane(path, i) for i in range(count))))
+    return found
+
+
+__all__ = [
+    "SUFFIXES", "Field", "FilePlane", "Layout", "Plane", "discover", "split_token", "whole_images",
+]  # fmt: skip

@@ -1,0 +1,142 @@
+"""Grey values to [-1, 1] and back: one invertible map a channel, fitted on the training split.
+
+Paper, sec. 2.3: "All images were preprocessed with [-1, 1] normalization only", histogram
+equalisation for MDA-MB-231 alone, and predictions "inversely normalized to the original image
+range". The paper equalises each image by itself, which cannot be undone for an image that is not
+there yet; here the equalising curve is fitted once over the training split, so it can.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vfn.errors import UserError
+
+RANGE_MODES = ("percentile", "full", "minmax")
+KNOTS = 257  # of the equalising curve: one for each of 256 equally filled grey classes
+# A curve that is flat would have no inverse: this share of the straight line is mixed in.
+STRAIGHT = 0.05
+
+
+class Histogram:
+    """Grey values of one channel over many images: exact for integers, sampled for floats."""
+
+    SAMPLES = 20_000  # values kept of each float image
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self.counts = np.zeros(np.iinfo(dtype).max + 1 if dtype.kind == "u" else 0, np.int64)
+        self.samples: list[np.ndarray] = []
+
+    def add(self, array: np.ndarray) -> None:
+        """Count the pixels of `array`, of any shape."""
+        flat = array.ravel()
+        if self.dtype.kind == "u":
+            self.counts += np.bincount(flat, minlength=len(self.counts))
+        else:
+            step = max(1, flat.size // self.SAMPLES)
+            # The extremes are kept, so that "minmax" holds for floats too.
+            self.samples += [flat[::step], np.array([flat.min(), flat.max()])]
+
+    def quantiles(self, q: np.ndarray) -> np.ndarray:
+        """Grey values at the shares `q` in [0, 1]: the smallest value with that share at or below."""
+        if self.dtype.kind != "u":
+            return np.quantile(np.concatenate(self.samples), q)
+        cumulative = np.cumsum(self.counts)
+        rank = np.clip(np.ceil(q * cumulative[-1]), 1, None)
+        return np.searchsorted(cumulative, rank).astype(float)
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """The map of one channel.
+
+    Attributes:
+        low, high: grey values that become -1 and 1; beyond them is clipped.
+        dtype: of the images that it was fitted on, and of what `restore` gives.
+        knots: grey values at equally spaced positions of the equalising curve; None for a line.
+    """
+
+    low: float
+    high: float
+    dtype: str
+    knots: tuple[float, ...] | None = None
+
+    @classmethod
+    def fit(
+        cls, histogram: Histogram, mode: str, percentiles: tuple[float, float], equalise: bool
+    ) -> "Intensity":
+        """Fit on the training pixels.
+
+        Args:
+            mode: "full" (0 to the dtype's maximum, the paper's), "percentile", or "minmax". Floats
+                have no dtype range: "full" is "minmax" for them.
+            percentiles: in [0, 100], of "percentile".
+
+        Raises:
+            UserError: unknown mode, percentiles out of order, a channel of one grey value.
+        """
+        if mode not in RANGE_MODES:
+            raise UserError(f"data.range={mode}: unknown; choose one of {', '.join(RANGE_MODES)}")
+        if not 0 <= percentiles[0] < percentiles[1] <= 100:
+            raise UserError(
+                f"data.percentiles={list(percentiles)}: give two numbers in [0, 100], low first"
+            )
+        dtype = histogram.dtype
+        share = np.array(percentiles) / 100 if mode == "percentile" else np.array([0.0, 1.0])
+        low, high = (float(v) for v in histogram.quantiles(share))
+        if mode == "full" and dtype.kind == "u":
+            low, high = 0.0, float(np.iinfo(dtype).max)
+        if high <= low:
+            raise UserError(
+                f"all training pixels are {low:g}; the channel is empty, or data.range is too narrow"
+            )
+        knots = None
+        if equalise:
+            q = np.linspace(0, 1, KNOTS)
+            curve = np.clip(histogram.quantiles(q), low, high)
+            curve = (1 - STRAIGHT) * curve + STRAIGHT * np.linspace(low, high, KNOTS)
+            curve[0], curve[-1] = low, high
+            knots = tuple(float(v) for v in np.maximum.accumulate(curve))
+        return cls(low, high, dtype.name, knots)
+
+    def normalise(self, array: np.ndarray) -> np.ndarray:
+        """Grey values to float32 in [-1, 1]; any shape."""
+        x = array.astype(np.float32)
+        if self.knots is not None:
+            position = np.interp(x, self.knots, np.linspace(-1, 1, len(self.knots)))
+            return position.astype(np.float32)
+        scaled = (x - np.float32(self.low)) * np.float32(2 / (self.high - self.low)) - 1
+        return np.clip(scaled, -1, 1, out=scaled)
+
+    def restore(self, array: np.ndarray) -> np.ndarray:
+        """[-1, 1] back to grey values in the dtype of the training images, rounded; any shape."""
+        x = array.astype(np.float64)
+        if self.knots is not None:
+            grey = np.interp(x, np.linspace(-1, 1, len(self.knots)), self.knots)
+        else:
+            grey = (x + 1) * ((self.high - self.low) / 2) + self.low
+        return to_dtype(grey, self.dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the checkpoint."""
+        return {**asdict(self), "knots": None if self.knots is None else list(self.knots)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Intensity":
+        """The inverse of `to_dict`."""
+        knots = data["knots"]
+        return cls(
+            float(data["low"]), float(data["high"]), str(data["dtype"]),
+            None if knots is None else tuple(float(v) for v in knots),
+        )  # fmt: skip
+
+
+def to_dtype(grey: np.ndarray, dtype: str) -> np.ndarray:
+    """Real-valued grey values as `dtype`: rounded and clipped to its range if it is an integer."""
+    kind = np.dtype(dtype)
+    if kind.kind != "u":
+        return grey.astype(kind)
+    return np.clip(np.rint(grey), 0, np.iinfo(kind).max).astype(kind)

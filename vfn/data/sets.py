@@ -1,0 +1,154 @@
+"""The data sets: each a few facts over `StainData`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+
+from vfn.data.base import DataConfig, StainData
+from vfn.data.discovery import Field, Layout
+from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
+from vfn.data.views import Task
+from vfn.errors import UserError
+
+
+class FolderData(StainData):
+    """Anybody's images: channels are tokens of the path, a pattern, or a manifest."""
+
+    HAS_Z = True  # by the group `z` of data.pattern or the column z of a manifest
+
+
+class MDAMB231(StainData):
+    """MDA-MB-231 breast cancer cells, 60x oil, 1392x1040, 8 bit (sec. 2.2.1).
+
+    Not public: a folder whose file names carry the channel as a token.
+    """
+
+    CHANNELS: ClassVar[Mapping[str, str]] = {"phase": "phase", "dapi": "dapi", "actin": "actin", "vinculin": "vinculin"}
+
+
+class U2OSAF(StainData):
+    """BBBC006: U2OS, one 384-well plate x 2 sites, 34 planes 2 um apart, one folder a plane (2.2.2).
+
+    Names: `BBBC006_v1_images_z_16/mcf-z-stacks-03212011_a01_s1_w1<id>.tif`; w1 Hoechst, w2
+    phalloidin; z_16 is the focal plane, z_00 lies 32 um below it.
+    """
+
+    CHANNELS: ClassVar[Mapping[str, str]] = {"dna": "1", "actin": "2"}
+    PATTERN = (
+        r"(?i)_z_(?P<z>\d+)/[^/]*_(?P<well>[a-p]\d\d)_s(?P<site>\d)_w(?P<channel>[12])[^/]*$"
+    )
+    HAS_Z = True
+    Z_ZERO = 16.0
+    Z_STEP = 2.0
+
+
+class U2OSCPS(StainData):
+    """BBBC022: U2OS Cell Painting, 20 plates of 384 wells x 9 sites, 696x520, 16 bit (2.2.3).
+
+    Names: `BBBC022_v1_images_20585w1/IXMtest_A01_s1_w1<id>.tif`, one folder a plate and channel.
+    """
+
+    CHANNELS: ClassVar[Mapping[str, str]] = {"dna": "1", "er": "2", "rna": "3", "golgi_actin": "4", "mito": "5"}
+    PATTERN = (
+        r"(?i)(?:(?P<plate>\d{5})(?:w\d)?/)?(?:[^/]*/)*"
+        r"[^/]*_(?P<well>[a-p]\d\d)_s(?P<site>\d)_w(?P<channel>[1-5])[^/]*$"
+    )
+
+
+@dataclass(frozen=True)
+class SimulatedPlane:
+    """One channel of a simulated field."""
+
+    seed: int
+    channel: str
+    z: float
+    shape: tuple[int, int]
+    dtype: str
+
+    def read(self) -> np.ndarray:
+        """Pixels (H, W)."""
+        return _specimen(self.seed, self.shape).render(self.channel, self.z, self.dtype)
+
+    @property
+    def pixel_size(self) -> float:
+        """Micrometres a pixel."""
+        return PIXEL_SIZE
+
+    def __str__(self) -> str:
+        return f"simulated field {self.seed} {self.channel}"
+
+
+@lru_cache(maxsize=8)  # the planes of one field are asked for together
+def _specimen(seed: int, shape: tuple[int, int]) -> Specimen:
+    return Specimen(seed, shape)
+
+
+class Simulated(StainData):
+    """Cells drawn from a model (see `vfn.data.simulated`): any channels, any plane, no download.
+
+    Extra keys: `fields` (how many), `height`, `width` (px), `dtype` (uint8 or uint16),
+    `first_seed` (of the first field).
+    """
+
+    CHANNELS: ClassVar[Mapping[str, str]] = {channel: channel for channel in CHANNELS}
+    HAS_Z = True
+
+    @property
+    def layout(self) -> Layout:
+        """Users' own files, when a model trained on simulated cells predicts them: by token."""
+        return Layout()
+
+    def find(self) -> list[Field]:
+        """One field a seed."""
+        extra = self.config.extra
+        count, shape = int(extra["fields"]), (int(extra["height"]), int(extra["width"]))
+        if count < 1 or min(shape) < 1:
+            raise UserError(f"data.fields={count} of {shape[0]}x{shape[1]} pixels: give 1 or more")
+        depths: Iterable[float] = {0.0, *self.task.input_z}
+        first, dtype = int(extra["first_seed"]), str(extra["dtype"])
+        return [
+            Field(
+                f"sim{seed:04d}",
+                {
+                    (channel, z): SimulatedPlane(seed, channel, z, shape, dtype)
+                    for channel in self.task.channels
+                    for z in depths
+                },
+            )
+            for seed in range(first, first + count)
+        ]
+
+
+DATA_SETS: dict[str, type[StainData]] = {
+    "simulated": Simulated,
+    "folder": FolderData,
+    "mda_mb_231": MDAMB231,
+    "u2os_af": U2OSAF,
+    "u2os_cps": U2OSCPS,
+}
+
+
+def make_data(task: Task, config: DataConfig, known_tasks: Iterable[Task] = ()) -> StainData:
+    """The data module for `task` on `config.name`.
+
+    Args:
+        known_tasks: named in the message when the task does not fit.
+
+    Raises:
+        UserError: unknown data set; a task that it has no channels or planes for.
+    """
+    if config.name not in DATA_SETS:
+        raise UserError(f"data={config.name}: unknown; choose one of {', '.join(DATA_SETS)}")
+    kind = DATA_SETS[config.name]
+    if not kind.fits(task):
+        have = f"it has {', '.join(kind.CHANNELS or ())}" + ("" if kind.HAS_Z else ", one plane each")
+        fitting = [known.name for known in known_tasks if kind.fits(known)]
+        raise UserError(
+            f"task={task.name} ({' + '.join(task.inputs)} -> {', '.join(task.targets)}"
+            f"{' out of focus' if task.input_z else ''}) does not fit data={config.name}: {have}; "
+            f"choose task={' | '.join(fitting) or 'by task.inputs=[...] task.targets=[...]'}"
+        )
+    return kind(task, config)

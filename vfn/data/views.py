@@ -1,0 +1,292 @@
+"""What a task asks of the data: views, each one field with the input and target planes chosen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from vfn.data.discovery import Field, Plane
+from vfn.errors import UserError
+
+SPATIAL_GAP = 32  # px, the default of `data.gap`: about one nucleus at 20x
+Region = tuple[slice, slice]  # rows, columns
+
+
+@dataclass(frozen=True)
+class Task:
+    """Input channels -> target channels (paper, Table 1).
+
+    Attributes:
+        name: of the task, as in `conf/task/`.
+        inputs, targets: channel names.
+        input_z: planes (um from focus) that are inputs, each a view of its own; empty where the
+            data has one plane a field. Targets are always at z = 0.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    input_z: tuple[float, ...] = ()
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """All channels, each once."""
+        return tuple(dict.fromkeys(self.inputs + self.targets))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the checkpoint."""
+        return {
+            "name": self.name,
+            "inputs": list(self.inputs),
+            "targets": list(self.targets),
+            "input_z": list(self.input_z),
+        }
+
+
+@dataclass(frozen=True)
+class View:
+    """One field as a task sees it.
+
+    Attributes:
+        name: of the field; with the plane ("_z-10") where the task has several.
+        inputs, targets: planes in the order of the task's channels.
+        region: rows and columns that belong to this split; None for the whole field.
+    """
+
+    name: str
+    field: str
+    inputs: tuple[Plane, ...]
+    targets: tuple[Plane, ...]
+    region: Region | None = None
+    plate: str = ""
+    well: str = ""
+
+    def crop(self, array: np.ndarray) -> np.ndarray:
+        """The part of `array` (..., H, W) that belongs to this view."""
+        return array if self.region is None else array[(..., *self.region)]
+
+
+def make_views(
+    fields: Sequence[Field], task: Task, targets: bool = True, unpaired: str = "error"
+) -> list[View]:
+    """Every view of every field.
+
+    Args:
+        targets: False leaves the target planes out, for prediction.
+        unpaired: "error" refuses fields that lack a channel, "skip" leaves them out.
+
+    Raises:
+        UserError: a field lacks a channel that the task needs; none is complete.
+    """
+    if unpaired not in ("error", "skip"):
+        raise UserError(f"data.unpaired={unpaired}: unknown; choose error or skip")
+    views: list[View] = []
+    for entry in fields:
+        try:
+            views += _views_of(entry, task, targets)
+        except UserError:
+            if unpaired == "error":
+                raise
+    if not views:
+        raise UserError(
+            f"none of {len(fields)} field(s) has all of the channels {', '.join(task.channels)}; "
+            "check that the files of one field differ in the channel alone"
+        )
+    return views
+
+
+def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
+    views: list[View] = []
+    depths = sorted({z for _, z in entry.planes})
+    if task.input_z:
+        depths = [z for z in depths if z in task.input_z] if targets else depths
+    elif 0.0 in depths:  # a stack, but the task does not ask for planes: the focal one
+        depths = [0.0]
+    elif len(depths) > 1:
+        raise UserError(
+            f"field {entry.name}: has planes at z = {', '.join(f'{z:g}' for z in depths)} um; "
+            "name those that are inputs by task.input_z=[...]"
+        )
+    if not depths:
+        raise UserError(
+            f"field {entry.name}: has no plane at z = "
+            f"{', '.join(f'{z:g}' for z in task.input_z)} um, which task.input_z names"
+        )
+    for z in depths:
+        wanted = [(c, z) for c in task.inputs]
+        wanted += [(c, 0.0) for c in task.targets] if targets else []
+        missing = [f"{c} at {z:g} um" if z else c for c, z in wanted if (c, z) not in entry.planes]
+        if missing:
+            have = sorted({c for c, _ in entry.planes})
+            raise UserError(
+                f"field {entry.name}: no file for {', '.join(missing)} (it has "
+                f"{', '.join(have)}); add the file, or leave such fields out by data.unpaired=skip"
+            )
+        planes = [entry.planes[key] for key in wanted]
+        count = len(task.inputs)
+        name = f"{entry.name}_z{z:g}" if task.input_z and len(depths) > 1 else entry.name
+        views.append(
+            View(
+                name, entry.name, tuple(planes[:count]), tuple(planes[count:]),
+                plate=entry.plate, well=entry.well,
+            )
+        )  # fmt: skip
+    return views
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How views are divided.
+
+    Attributes:
+        by: "auto" (plates where several are known, else wells, else fields), "plate", "well",
+            "field" or "spatial" (each field is cut in two with a gap).
+        test_fraction: share of the groups (or, spatial, of each field's area) for testing.
+        val_fraction: share of what is left that validates; 0.2 in the paper, sec. 2.3.
+        test_plates, test_fields: names set apart for testing; they replace `test_fraction`. With
+            neither, a split by plate sets the last one apart.
+        gap: pixels left out between the parts of a spatial split.
+        seed: of the shuffle; the same groups and seed give the same split.
+    """
+
+    by: str = "auto"
+    test_fraction: float = 0.2
+    val_fraction: float = 0.2
+    test_plates: tuple[str, ...] = ()
+    test_fields: tuple[str, ...] = ()
+    gap: int = SPATIAL_GAP
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Views for training, validation, testing; `by` says what was kept together."""
+
+    train: list[View] = field(default_factory=list)
+    val: list[View] = field(default_factory=list)
+    test: list[View] = field(default_factory=list)
+    by: str = "field"
+
+
+def _group(view: View, by: str) -> str:
+    if by == "plate":
+        return view.plate
+    # A well's sites show the same treated cells, so they stay together.
+    return f"{view.plate}/{view.well}" if by == "well" else view.field
+
+
+def split_views(views: Sequence[View], rule: SplitRule) -> Split:
+    """Divide `views` by `rule`. No group is in two parts; all planes of a field stay together.
+
+    Raises:
+        UserError: unknown rule, unknown plates or fields, fractions out of (0, 1), too few groups.
+    """
+    if rule.by not in ("auto", "plate", "well", "field", "spatial"):
+        raise UserError(
+            f"data.split={rule.by}: unknown; choose auto, plate, well, field or spatial"
+        )
+    for key, value in (("test_fraction", rule.test_fraction), ("val_fraction", rule.val_fraction)):
+        if not 0 < value < 1:
+            raise UserError(f"data.{key}={value}: give a share between 0 and 1")
+    if rule.by == "spatial":
+        raise ValueError("spatial splits need the size of each view: use split_spatial")
+    plates = sorted({view.plate for view in views})
+    wells = all(view.well for view in views)
+    kept = rule.by
+    if kept == "auto":
+        kept = "plate" if len(plates) > 1 else "well" if wells else "field"
+    if kept in ("plate", "well") and not all(getattr(view, kept) for view in views):
+        raise UserError(
+            f"data.split={kept}: not every field has a {kept}; name it by data.pattern or a manifest"
+        )
+    # Below the test plate, and for fields named one by one, wells stay whole where they are known.
+    inner = "well" if wells and kept != "field" else "field"
+    test_names = _test_groups(views, rule, kept, inner)
+    key = kept if kept == "plate" or rule.test_plates else inner
+    key = "plate" if rule.test_plates else "field" if rule.test_fields else key
+    test = [view for view in views if _group(view, key) in test_names]
+    rest = [view for view in views if _group(view, key) not in test_names]
+    if inner == "well" and rule.test_fields:
+        shared = {_group(v, "well") for v in test} & {_group(v, "well") for v in rest}
+        if shared:
+            raise UserError(
+                f"data.test_fields: well {min(shared)} would be in training and testing; "
+                "name all its fields, or say data.split=field"
+            )
+    groups = sorted({_group(view, inner) for view in rest})
+    if len(groups) < 2 or not test:
+        total = len({_group(view, inner) for view in views})
+        raise UserError(
+            f"{total} {inner}(s) found: too few to train, validate and test on different ones "
+            "(3 at least); bring more, or cut each field in two by data.split=spatial"
+        )
+    val_names = _draw(groups, rule.val_fraction, rule.seed + 1, leave=1)
+    train = [view for view in rest if _group(view, inner) not in val_names]
+    val = [view for view in rest if _group(view, inner) in val_names]
+    return Split(train, val, test, by=kept)
+
+
+def _test_groups(views: Sequence[View], rule: SplitRule, kept: str, inner: str) -> set[str]:
+    if rule.test_plates and rule.test_fields:
+        raise UserError("data.test_plates and data.test_fields are both given; give one")
+    for key, names in (("plate", rule.test_plates), ("field", rule.test_fields)):
+        if names:
+            have = {_group(view, key) for view in views}
+            unknown = sorted(set(names) - have)
+            if unknown:
+                raise UserError(
+                    f"data.test_{key}s: no {key} {', '.join(unknown)}; there are "
+                    f"{', '.join(sorted(have)[:8])}{', ...' if len(have) > 8 else ''}"
+                )
+            return set(names)
+    if kept == "plate":
+        return {max(view.plate for view in views)}
+    groups = sorted({_group(view, inner) for view in views})
+    return _draw(groups, rule.test_fraction, rule.seed, leave=2)
+
+
+def _draw(groups: Sequence[str], fraction: float, seed: int, leave: int) -> set[str]:
+    """A seeded share of `groups`: at least one, leaving at least `leave`."""
+    count = min(max(1, round(fraction * len(groups))), max(0, len(groups) - leave))
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return {groups[i] for i in order[:count]}
+
+
+def split_spatial(
+    views: Sequence[View], shapes: Sequence[tuple[int, int]], rule: SplitRule
+) -> Split:
+    """Cut every view along its longer side: training | gap | validation | gap | test.
+
+    For labs with few fields. The parts of one field show other cells but the same day and dish, so
+    scores are those of new areas, not of new experiments.
+
+    Args:
+        shapes: (H, W) of each view.
+
+    Raises:
+        UserError: a field too small for the parts and the gaps.
+    """
+    if rule.gap < 0:
+        raise UserError(f"data.gap={rule.gap}: give a number of pixels, 0 or more")
+    parts: dict[str, list[View]] = {"train": [], "val": [], "test": []}
+    for view, shape in zip(views, shapes, strict=True):
+        axis = int(shape[1] >= shape[0])
+        length = shape[axis]
+        test = max(1, round(rule.test_fraction * length))
+        val = max(1, round(rule.val_fraction * (length - test - rule.gap)))
+        stops = {
+            "train": (0, length - test - val - 2 * rule.gap),
+            "val": (length - test - val - rule.gap, length - test - rule.gap),
+            "test": (length - test, length),
+        }
+        if stops["train"][1] < 1:
+            raise UserError(
+                f"field {view.name}: {shape[0]}x{shape[1]} pixels are too few to cut in two with a "
+                f"gap of {rule.gap}; lower data.gap or data.test_fraction"
+            )
+        for part, (start, stop) in stops.items():
+            cut, whole = slice(start, stop), slice(0, shape[1 - axis])
+            region = (whole, cut) if axis else (cut, whole)
+            parts[part].append(replace(view, region=region))
+    return Split(parts["train"], parts["val"], parts["test"], by="spatial")
