@@ -1,0 +1,157 @@
+"""The LightningModule: one generator step and one discriminator step a batch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from vfn.data.patches import Batch
+from vfn.losses import (
+    Objective,
+    discriminator_bce,
+    generator_adversarial,
+    masked_mae,
+    weight_l1,
+)
+
+RECIPE = "vfn"  # the key of our part of a checkpoint
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """Two Adam optimisers (sec. 2.4: learning rate 2e-4 for both; the betas are ours, pix2pix's)."""
+
+    lr_generator: float = 2e-4
+    lr_discriminator: float = 2e-4
+    betas: Sequence[float] = (0.5, 0.999)
+
+
+class VirtualStain(L.LightningModule):
+    """Conditional GAN that maps input channels to target channels (sec. 2.4).
+
+    Args:
+        generator: (B, Ci, h, w) -> (B, Ct, h, w), both in [-1, 1].
+        discriminator: of (condition, image) -> logits; None trains the generator alone.
+        objective: weights of the loss terms.
+        adam: of both optimisers.
+        recipe: plain data that goes into every checkpoint beside the weights.
+        channels_last: memory format of networks and batches.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module | None,
+        objective: Objective,
+        adam: AdamSettings,
+        recipe: Mapping[str, Any],
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.discriminator = generator, discriminator
+        self.objective, self.adam, self.recipe = objective, adam, dict(recipe)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, Ci, h, w) -> (B, Ct, h, w)."""
+        y: Tensor = self.generator(x.contiguous(memory_format=self.memory_format))
+        return y
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for G, then for D if there is one."""
+        betas = (self.adam.betas[0], self.adam.betas[1])
+        optimisers = [torch.optim.Adam(self.generator.parameters(), self.adam.lr_generator, betas)]
+        if self.discriminator is not None:
+            optimisers.append(
+                torch.optim.Adam(self.discriminator.parameters(), self.adam.lr_discriminator, betas)
+            )
+        return list(optimisers)
+
+    def training_step(self, batch: Batch, _index: int) -> None:
+        """One forward pass of G; D learns on its detached output, then G against the new D."""
+        optimisers = self.optimizers()
+        optimisers = optimisers if isinstance(optimisers, list) else [optimisers]
+        fake = self(batch.input)
+        # Beyond the field's edge D would tell padding from prediction: both get the truth there.
+        seen = torch.where(batch.valid, fake, batch.target)
+        losses: dict[str, Tensor] = {}
+        if self.discriminator is not None:
+            losses |= self.discriminator_step(optimisers[1], batch, seen.detach())
+        losses |= self.generator_step(optimisers[0], batch, fake, seen)
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in losses.items()},
+            on_step=True, on_epoch=True, batch_size=len(batch.input),
+        )  # fmt: skip
+
+    def discriminator_step(self, optimiser: Any, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """D minimises binary cross-entropy (eq. 2); `fake` carries no gradient to G."""
+        assert self.discriminator is not None
+        real_logits = self.discriminator(batch.input, batch.target).float()
+        fake_logits = self.discriminator(batch.input, fake).float()
+        loss = self.objective.discriminator * discriminator_bce(real_logits, fake_logits)
+        optimiser.zero_grad()
+        self.manual_backward(loss)
+        optimiser.step()
+        return {
+            "loss_d": loss,
+            "d_real": torch.sigmoid(real_logits).mean(),
+            "d_fake": torch.sigmoid(fake_logits).mean(),
+        }
+
+    def generator_step(
+        self, optimiser: Any, batch: Batch, fake: Tensor, seen: Tensor
+    ) -> dict[str, Tensor]:
+        """G minimises eq. 3; D is frozen, and takes gradients through to G alone."""
+        weights = self.objective
+        mae = masked_mae(fake.float(), batch.target, batch.valid)
+        loss, terms = weights.mae * mae, {"mae": mae}
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
+            adversarial = generator_adversarial(self.discriminator(batch.input, seen).float())
+            loss = loss + weights.adversarial * adversarial
+            terms["adversarial"] = adversarial
+        if weights.weight_l1:
+            norm = weight_l1(self.generator.parameters(), weights.weight_l1_reduction)
+            loss = loss + weights.weight_l1 * norm
+            terms["weight_l1"] = norm
+        optimiser.zero_grad()
+        self.manual_backward(loss)
+        optimiser.step()
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(True)
+        return {"loss_g": loss, **terms}
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """MAE and mean squared error over the valid pixels, in [-1, 1]."""
+        prediction = self(batch.input).float()
+        error = (prediction - batch.target)[batch.valid]
+        # Weighted by pixels: padded patches count for what they hold.
+        self.log_dict(
+            {"val/mae": error.abs().mean(), "val/mse": error.square().mean()},
+            batch_size=int(batch.valid.sum()), sync_dist=True,
+        )  # fmt: skip
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The recipe, and the random state, so that a resumed run draws what it would have drawn."""
+        checkpoint[RECIPE] = self.recipe
+        checkpoint["rng"] = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state until training starts: what comes in between draws too."""
+        self._rng = checkpoint.get("rng")
+
+    def on_train_start(self) -> None:
+        """Take up the random state of the checkpoint."""
+        rng = getattr(self, "_rng", None)
+        if rng is not None:
+            torch.set_rng_state(rng["cpu"].cpu())
+            if "cuda" in rng and torch.cuda.is_available():
+                torch.cuda.set_rng_state(rng["cuda"].cpu())
+            self._rng = None

@@ -1,0 +1,96 @@
+"""The generator: the paper's customised U-Net, and pix2pix's, which differs in its numbers alone."""
+
+import torch
+from torch import Tensor, nn
+
+LEAK = 0.2  # slope of LeakyReLU; not given in the paper, pix2pix's value
+
+
+class UNetGenerator(nn.Module):
+    """U-Net of strided convolutions (paper, sec. 2.4, fig. 2).
+
+    Conv(s2); then LeakyReLU-Conv(s2)-BN down to the bottleneck; ReLU-ConvTranspose(s2)-BN up, each
+    step concatenated with the encoder's features of its size; ReLU-ConvTranspose(s2)-Tanh at the
+    end. The paper gives the kernel (3) and the stride (2). Depth and widths are ours: `depth` 6
+    sees about 250 pixels around, `width` channels at half resolution double up to `max_width`.
+
+    pix2pix (Isola et al. 2017, appendix 6.1) is the same with kernel 4, depth 8, no norm at the
+    bottleneck and dropout in the first three decoder steps.
+
+    Args:
+        in_channels, out_channels: Ci, Ct.
+        kernel_size: 3 or 4.
+        depth: halvings of the image.
+        dropout: probability in the first three decoder steps.
+        bottleneck_norm: BN at the smallest size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        width: int = 64,
+        max_width: int = 512,
+        depth: int = 6,
+        kernel_size: int = 3,
+        dropout: float = 0.0,
+        bottleneck_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stride = 2**depth
+        widths = [min(width * 2**level, max_width) for level in range(depth)]
+        self.first = nn.Conv2d(in_channels, widths[0], kernel_size, 2, 1)
+        self.down = nn.ModuleList()
+        for level in range(1, depth):
+            norm = bottleneck_norm or level < depth - 1
+            layers: list[nn.Module] = [
+                nn.LeakyReLU(LEAK),
+                nn.Conv2d(widths[level - 1], widths[level], kernel_size, 2, 1, bias=not norm),
+            ]
+            if norm:
+                layers.append(nn.BatchNorm2d(widths[level]))
+            self.down.append(nn.Sequential(*layers))
+        self.up = nn.ModuleList()
+        skip = 0  # the bottleneck has none
+        for step, level in enumerate(range(depth - 1, 0, -1)):
+            layers = [
+                nn.ReLU(),
+                self._transposed(widths[level] + skip, widths[level - 1], kernel_size, bias=False),
+                nn.BatchNorm2d(widths[level - 1]),
+            ]
+            if dropout and step < 3:
+                layers.append(nn.Dropout(dropout))
+            self.up.append(nn.Sequential(*layers))
+            skip = widths[level - 1]
+        self.last = self._transposed(widths[0] + skip, out_channels, kernel_size, bias=True)
+        self.apply(init_weights)
+
+    @staticmethod
+    def _transposed(cin: int, cout: int, kernel_size: int, bias: bool) -> nn.ConvTranspose2d:
+        # An odd kernel needs one row of output padding to double the size exactly.
+        return nn.ConvTranspose2d(cin, cout, kernel_size, 2, 1, kernel_size % 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, Ci, H, W) in [-1, 1] -> (B, Ct, H, W) in [-1, 1], float32; H, W multiples of `stride`."""
+        x = self.first(x)
+        skips = [x]
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+        skips.pop()
+        for block in self.up:
+            x = torch.cat([block(x), skips.pop()], dim=1)
+        # Under autocast bf16 would leave 8 bits of grey: the last layer runs in float32.
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.tanh(self.last(torch.relu(x.float())))
+
+
+def init_weights(layer: nn.Module) -> None:
+    """Normal(0, 0.02) for convolutions, Normal(1, 0.02) for BN scales (pix2pix, DCGAN)."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(layer.weight, 0.0, 0.02)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    elif isinstance(layer, nn.BatchNorm2d):
+        nn.init.normal_(layer.weight, 1.0, 0.02)
+        nn.init.zeros_(layer.bias)
