@@ -1,0 +1,135 @@
+"""Checkpoints: written whole or not at all, and read without running anybody's code."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from torch import nn
+
+from vfn.data.discovery import Layout
+from vfn.data.intensity import Intensity
+from vfn.data.survey import LinearMap
+from vfn.data.views import Task
+from vfn.errors import UserError
+from vfn.files import replacing
+from vfn.module import RECIPE
+from vfn.nets import make_generator
+
+FORMAT = 1  # of the recipe; raised when a reader must know
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's, under a temporary name until it is whole."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write `checkpoint` to `path`."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            super().save_checkpoint(checkpoint, temporary, storage_options)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model, ready to predict.
+
+    Attributes:
+        path: where it came from; `identity` is a digest of its weights.
+        recipe: everything that was stored beside the weights, as plain data.
+    """
+
+    path: Path
+    identity: str
+    generator: nn.Module
+    task: Task
+    layout: Layout
+    inputs: tuple[Intensity, ...]
+    targets: tuple[Intensity, ...]
+    baselines: LinearMap
+    recipe: Mapping[str, Any]
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the training patches (px)."""
+        return int(self.recipe["data"]["patch_size"])
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """The file as plain data and tensors.
+
+    Raises:
+        UserError: missing, unreadable, or no checkpoint of vfn.
+    """
+    if not path.is_file():
+        raise UserError(f"ckpt={path}: no such file; give outputs/NAME/checkpoints/best.ckpt")
+    try:
+        # weights_only: a stranger's file can hold data, never code.
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise UserError(
+            f"ckpt={path}: is no checkpoint, or a damaged one ({reason[:120]}); train anew or copy it again"
+        ) from exc
+    if not isinstance(raw, dict) or RECIPE not in raw or "state_dict" not in raw:
+        raise UserError(f"ckpt={path}: is not a checkpoint of vfn; give one that train.py wrote")
+    if raw[RECIPE]["format"] != FORMAT:
+        raise UserError(
+            f"ckpt={path}: format {raw[RECIPE]['format']}, this version reads {FORMAT}; "
+            "use the version of vfn that wrote it"
+        )
+    return raw
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and build its generator in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: see `read_raw`; or weights that do not fit the network they name.
+    """
+    raw = read_raw(path)
+    recipe = raw[RECIPE]
+    task = Task(
+        str(recipe["task"]["name"]),
+        tuple(recipe["task"]["inputs"]),
+        tuple(recipe["task"]["targets"]),
+        tuple(float(z) for z in recipe["task"]["input_z"]),
+    )
+    generator = make_generator(recipe["generator"], len(task.inputs), len(task.targets))
+    weights = submodule(raw["state_dict"], "generator")
+    try:
+        generator.load_state_dict(weights)
+    except RuntimeError as exc:
+        raise UserError(f"ckpt={path}: weights do not fit its network; train anew") from exc
+    return Checkpoint(
+        path,
+        digest(weights),
+        generator.eval(),
+        task,
+        Layout(**recipe["layout"]),
+        tuple(Intensity.from_dict(d) for d in recipe["inputs"]),
+        tuple(Intensity.from_dict(d) for d in recipe["targets"]),
+        LinearMap.from_dict(recipe["baselines"]),
+        recipe,
+    )
+
+
+def submodule(state: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The part of a state dict that belongs to the submodule `name`."""
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """Twelve hex digits that tell one set of weights from another."""
+    sha = hashlib.sha256()
+    for key in sorted(weights):
+        sha.update(key.encode())
+        sha.update(weights[key].contiguous().cpu().numpy().tobytes())
+    return sha.hexdigest()[:12]

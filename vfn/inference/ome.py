@@ -1,0 +1,55 @@
+"""Predicted fields as OME-TIFF: channels named, pixel size kept, the model noted."""
+
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from vfn import __version__
+from vfn.data.images import read_image
+from vfn.errors import UserError
+from vfn.files import replacing
+
+NOTE = "predicted by vfn {version}, model {identity}"
+
+
+def write_ome(
+    path: Path,
+    array: np.ndarray,
+    channels: tuple[str, ...],
+    pixel_size: float | None,
+    identity: str,
+) -> None:
+    """Write (C, H, W) with axes CYX, zlib-compressed.
+
+    Args:
+        pixel_size: micrometres, or None where it is not known.
+        identity: of the model, for `is_whole` and for whoever finds the file later.
+    """
+    metadata: dict[str, object] = {
+        "axes": "CYX",
+        "Channel": {"Name": list(channels)},
+        "Description": NOTE.format(version=__version__, identity=identity),
+    }
+    if pixel_size is not None:
+        for axis in "XY":
+            metadata[f"PhysicalSize{axis}"] = pixel_size
+            metadata[f"PhysicalSize{axis}Unit"] = "µm"
+    with replacing(path) as temporary:
+        tifffile.imwrite(
+            temporary, array, ome=True, photometric="minisblack", compression="zlib",
+            metadata=metadata,
+        )  # fmt: skip
+
+
+def is_whole(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The pixels (C, H, W) of `path` if it is whole, of (H, W) `shape` and by model `identity`."""
+    if not path.exists():
+        return None
+    try:
+        array = read_image(path).array
+        with tifffile.TiffFile(path) as tif:
+            note = tif.ome_metadata or ""
+    except UserError:
+        return None  # half or damaged: it is computed again, and replaced
+    return array if array.shape[1:] == shape and f"model {identity}" in note else None

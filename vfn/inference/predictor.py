@@ -1,0 +1,176 @@
+"""Fields in, predicted stains out: in memory (`Predictor`), and from folder to folder (`run`)."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vfn.checkpoint import Checkpoint
+from vfn.data.discovery import Field, Layout, discover, whole_images
+from vfn.data.images import is_image
+from vfn.data.survey import PlaneCache
+from vfn.data.views import View, make_views
+from vfn.errors import UserError
+from vfn.files import make_folder
+from vfn.inference.ome import is_whole, write_ome
+from vfn.inference.tiles import predict_tiled
+from vfn.precision import autocast, pick_device, pick_precision
+from vfn.progress import progress
+
+log = logging.getLogger(__name__)
+
+
+class Predictor:
+    """A checkpoint on a device.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto", "bf16" or "float32"; see `vfn.precision`.
+        tile: side of the tiles (px); None takes the training patches' size, at least 256.
+        overlap: share of a tile that neighbours have in common, in [0, 0.5].
+        batch_size: tiles at once.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        precision: str = "auto",
+        tile: int | None = None,
+        overlap: float = 0.25,
+        batch_size: int = 4,
+    ) -> None:
+        if not 0 <= overlap <= 0.5:
+            raise UserError(f"overlap={overlap}: give the shared part of a tile, 0 to 0.5")
+        if batch_size < 1 or (tile is not None and tile < 1):
+            raise UserError(f"tile={tile}, batch_size={batch_size}: give 1 or more")
+        self.checkpoint = checkpoint
+        self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
+        self.tile = tile or max(256, checkpoint.patch_size)
+        self.overlap, self.batch_size = overlap, batch_size
+        self.generator = checkpoint.generator.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def predict(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Predict one field.
+
+        Args:
+            inputs: Ci arrays (H, W) in grey values, in the order of the task's inputs.
+
+        Returns:
+            (Ct, H, W) in the targets' dtype and grey values.
+
+        Raises:
+            UserError: an input's dtype is not the one of training, so its grey values mean
+                something else; wrong number or sizes of inputs.
+        """
+        maps, channels = self.checkpoint.inputs, self.checkpoint.task.inputs
+        if len(inputs) != len(maps) or len({a.shape for a in inputs}) != 1:
+            raise UserError(
+                f"{len(inputs)} input(s) of shapes {[a.shape for a in inputs]}: the model takes "
+                f"{len(maps)} of one size: {', '.join(channels)}"
+            )
+        for channel, array, one in zip(channels, inputs, maps, strict=True):
+            if array.dtype.name != one.dtype:
+                raise UserError(
+                    f"channel {channel} is {array.dtype}, the model was trained on {one.dtype}; "
+                    "give images of the same kind as in training"
+                )
+        stack = [m.normalise(a) for m, a in zip(maps, inputs, strict=True)]
+        image = torch.from_numpy(np.stack(stack))
+        with torch.inference_mode():
+            y = predict_tiled(
+                self._tiles, image, self.tile, int(self.overlap * self.tile),
+                self.generator.stride, self.batch_size,
+            ).numpy()  # fmt: skip
+        restored = [m.restore(channel) for m, channel in zip(self.checkpoint.targets, y, strict=True)]
+        return np.stack(restored)
+
+    def _tiles(self, tiles: torch.Tensor) -> torch.Tensor:
+        tiles = tiles.to(self.device).contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.precision):
+            predicted: torch.Tensor = self.generator(tiles)
+        return predicted
+
+    def predict_to_file(self, view: View, cache: PlaneCache, output: Path) -> np.ndarray:
+        """Predict `view` into `output`/<name>.ome.tif, or read it where it already is.
+
+        A file counts as there if it is whole, has the right size and came from this very model.
+        """
+        inputs = cache.stack(view.inputs, view)
+        path = output / f"{view.name}.ome.tif"
+        kept = is_whole(path, self.checkpoint.identity, inputs[0].shape)
+        if kept is not None:
+            return kept
+        try:
+            predicted = self.predict(inputs)
+        except UserError as exc:
+            raise UserError(f"field {view.name}: {exc}") from exc
+        pixel_size = view.inputs[0].pixel_size
+        write_ome(
+            path, predicted, self.checkpoint.task.targets, pixel_size, self.checkpoint.identity
+        )
+        return predicted
+
+
+def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
+    """The fields of a folder, or of one file, as the model's task sees them.
+
+    Files are told apart as in training; failing that by channel names as tokens of the path;
+    failing that, a folder of files that each hold all of the model's inputs is taken as it is.
+
+    Raises:
+        UserError: nothing there, or no way to tell which file is which channel.
+    """
+    task = checkpoint.task
+    if not source.exists():
+        raise UserError(f"input={source}: does not exist; give a folder of images or one image")
+    if source.is_file() and not is_image(source):
+        raise UserError(f"input={source}: is no TIFF or PNG by its name; give an image or a folder")
+    root = source.parent if source.is_file() else source
+    # A manifest names the files of training; new files are named like those of any folder.
+    trained = replace(checkpoint.layout, manifest=None)
+    reasons: list[UserError] = []
+    for layout in [trained] if trained == Layout() else [trained, Layout()]:
+        try:
+            fields = discover(root, layout, task.inputs)
+        except UserError as exc:
+            reasons.append(exc)
+            continue
+        if source.is_file():
+            fields = [field for field in fields if _holds(field, source)]
+        if fields:
+            return make_views(fields, task, targets=False)
+    try:
+        images = whole_images(source, len(task.inputs))
+    except UserError as exc:
+        raise UserError(f"{reasons[0] if reasons else exc}") from exc
+    log.info("no channel names in the paths: each image is taken as %s", " + ".join(task.inputs))
+    return [View(name, name, planes, ()) for name, planes in images]
+
+
+def _holds(field: Field, path: Path) -> bool:
+    return any(getattr(plane, "path", None) == path for plane in field.planes.values())
+
+
+def run(predictor: Predictor, source: Path, output: Path) -> list[Path]:
+    """Predict every field of `source` into `output`/<field>.ome.tif.
+
+    Returns:
+        The paths, in order.
+    """
+    views = find_views(predictor.checkpoint, source)
+    names = [view.name for view in views]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two fields are named {twice}: rename one, their predictions would collide")
+    output = make_folder(output)
+    if output.resolve() == (source if source.is_dir() else source.parent).resolve():
+        raise UserError(f"output={output}: is the input folder; choose another one")
+    cache = PlaneCache(0)  # every field is read once: nothing is kept
+    for view in progress(views, len(views), "predicting"):
+        predictor.predict_to_file(view, cache, output)
+    return [output / f"{name}.ome.tif" for name in names]
