@@ -1,0 +1,17 @@
+"""Score a virtual stain: python evaluate.py --help"""
+
+import hydra
+from omegaconf import DictConfig
+
+from vfn.cli import guarded, run_cli
+from vfn.evaluation import evaluate
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(config: DictConfig) -> None:
+    """Hydra's entry point."""
+    guarded(evaluate, config)
+
+
+if __name__ == "__main__":
+    run_cli(main)

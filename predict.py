@@ -1,0 +1,17 @@
+"""Predict whole fields with a trained model: python predict.py --help"""
+
+import hydra
+from omegaconf import DictConfig
+
+from vfn.cli import guarded, run_cli
+from vfn.prediction import predict
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
+def main(config: DictConfig) -> None:
+    """Hydra's entry point."""
+    guarded(predict, config)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,161 @@
+"""What a training leaves in its run folder: checkpoints, metrics.csv, sample images."""
+
+import csv
+import io
+import math
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+from vfn.data.patches import Batch
+from vfn.files import write_text
+from vfn.module import VirtualStain
+from vfn.report.samples import sample_sheet
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+
+class Budget(Timer):
+    """`trainer.max_time` of this call: a resumed run gets it anew, as a cluster's queue gives it."""
+
+    def __init__(self, duration: timedelta) -> None:
+        super().__init__(duration=duration, interval="step", verbose=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: time spent before a stop does not count."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to take up."""
+
+
+class Checkpoints(Callback):
+    """`best.ckpt` by validation MAE (weights alone), `last.ckpt` after each epoch (everything)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.best, self.best_epoch = folder, math.inf, -1
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        if trainer.sanity_checking:
+            return
+        score = float(trainer.callback_metrics["val/mae"])
+        # A first score is kept even if it is NaN: best.ckpt exists whenever a run ends.
+        if score < self.best or not (self.folder / BEST).exists():
+            self.best, self.best_epoch = score, trainer.current_epoch
+            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Everything that a resumed run needs."""
+        trainer.save_checkpoint(self.folder / LAST)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """An interrupted run can go on, and can predict."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.global_step:
+            trainer.save_checkpoint(self.folder / LAST)
+            if not (self.folder / BEST).exists():
+                trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far."""
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A resumed run must beat the score that it had."""
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+
+class EpochTable(Callback):
+    """`metrics.csv`: a row an epoch; a resumed run goes on below the rows it had."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, list[dict[str, str]]()
+        self.images, self.start = 0, 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self.images, self.start = 0, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the patches; the clock of a throughput stops before validation."""
+        self.images += len(batch.input) * trainer.world_size
+        self.seconds = time.monotonic() - self.start
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the table anew with this epoch's row, and tell the loggers."""
+        if not self.images:
+            return
+        figures = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
+        rates = {f"lr/{n}": o.param_groups[0]["lr"] for n, o in zip("gd", trainer.optimizers, strict=False)}
+        extra = {
+            "images_per_s": self.images / max(self.seconds, 1e-9),
+            **rates,
+        }
+        if figures.get("val/mse", 0) > 0:
+            extra["val/psnr"] = 10 * math.log10(4 / figures["val/mse"])  # the range [-1, 1] is 2 wide
+        for logger in trainer.loggers:
+            logger.log_metrics({**extra, "epoch": trainer.current_epoch}, trainer.global_step)
+        row = {"epoch": trainer.current_epoch, "batches": trainer.global_step // len(trainer.optimizers)}
+        named = {key.removesuffix("_epoch"): value for key, value in sorted(figures.items())}
+        text = {k: f"{v:.6g}" for k, v in {**extra, **named}.items()}
+        # An epoch that a resumed run finishes replaces its unfinished row.
+        before = [r for r in self._read() if int(r["epoch"]) < trainer.current_epoch]
+        self._write([*before, {**{k: str(v) for k, v in row.items()}, **text}])
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, text.getvalue())
+
+
+class Samples(Callback):
+    """`samples/epoch_0005.png` each few epochs: inputs, prediction and truth of fixed patches.
+
+    Args:
+        every: epochs between two sheets.
+        batch: validation patches, on the CPU.
+        inputs, targets: channel names.
+    """
+
+    def __init__(
+        self, folder: Path, every: int, batch: Batch, inputs: tuple[str, ...], targets: tuple[str, ...]
+    ) -> None:
+        self.folder, self.every, self.batch = folder, every, batch
+        self.inputs, self.targets = inputs, targets
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, write, and hand to the loggers that show images."""
+        if trainer.sanity_checking or trainer.current_epoch % self.every:
+            return
+        assert isinstance(pl_module, VirtualStain)
+        with torch.inference_mode():  # Lightning left the networks in evaluation mode
+            prediction = pl_module(self.batch.input.to(pl_module.device)).float().cpu()
+        path = self.folder / f"epoch_{trainer.current_epoch:04d}.png"
+        sheet = sample_sheet(self.batch, prediction, self.inputs, self.targets, path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("samples", [np.ascontiguousarray(sheet)], step=trainer.global_step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(
+                    "samples", sheet, trainer.global_step, dataformats="HWC"
+                )

@@ -1,0 +1,168 @@
+"""What the three entry points share: one clear line for bad input, and the exit codes.
+
+0 done; 2 the user's input is wrong; 130 interrupted.
+"""
+
+import difflib
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vfn.data.views import Task
+from vfn.errors import UserError
+
+WRONG_INPUT, INTERRUPTED = 2, 130
+
+log = logging.getLogger(__name__)
+
+
+def guarded(work: Callable[[DictConfig], Any], config: DictConfig) -> None:
+    """Do the work of one Hydra job and leave with the promised exit code.
+
+    Only what the user gave wrongly becomes a line; anything else is a defect of ours and keeps its
+    traceback. Hydra must not see the exception: it would add lines of its own.
+    """
+    try:
+        work(config)
+    except UserError as exc:
+        _leave(str(exc), WRONG_INPUT)
+    except KeyboardInterrupt:
+        _leave("interrupted", INTERRUPTED)
+
+
+def run_cli(main: Callable[[], Any]) -> None:
+    """Run a Hydra entry point; a command line that Hydra cannot compose becomes a line, too."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as exc:
+        _leave(_config_message(exc), WRONG_INPUT)
+    except KeyboardInterrupt:
+        _leave("interrupted", INTERRUPTED)
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"error: {message}" if code == WRONG_INPUT else message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _config_message(exc: Exception) -> str:
+    """Hydra's message in one line, with the nearest right name where it can be told."""
+    text = " ".join(str(exc).split())
+    missing_key = re.search(r"Could not override '([^']+)'", text)
+    if missing_key:
+        full = missing_key[1]
+        key = full.rpartition(".")[2]
+        near = difflib.get_close_matches(key, _keys(full), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{full}: no such setting{hint} (--help lists the groups, --cfg job all settings)"
+    missing_group = re.search(r"Could not find '(\w+)/([^']+)'.*Available options in '\w+':(.*)", text)
+    if missing_group:
+        group, choice, options = missing_group.groups()
+        names = options.split("Config search path")[0].split()
+        near = difflib.get_close_matches(choice, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{group}={choice}: unknown; {hint}choose one of {', '.join(names)}"
+    return text
+
+
+def _keys(path: str) -> list[str]:
+    """Keys beside the last one of `path`, over all configs; for the nearest right name."""
+    folder = Path(__file__).resolve().parent.parent / "conf"
+    group = path.split(".")[0] if "." in path else ""
+    files = [*folder.glob(f"{group}/*.yaml")] if group else [*folder.glob("*.yaml")]
+    keys: set[str] = set() if group else {p.name for p in folder.iterdir() if p.is_dir()}
+    for file in files:
+        node = OmegaConf.to_container(OmegaConf.load(file))
+        for part in path.split(".")[1:-1]:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        keys |= {str(key) for key in node} if isinstance(node, dict) else set()
+    return sorted(keys - {"defaults", "hydra"})
+
+
+def plain(config: Any) -> Any:
+    """A config node as plain data; interpolations resolved."""
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def explicit(stored: DictConfig, composed: DictConfig, skip: tuple[str, ...] = ()) -> DictConfig:
+    """A stored config with what the user said this time on top.
+
+    A group that the user chose replaces the stored one unless it is the same choice; single keys
+    that the user gave replace single keys.
+
+    Args:
+        stored: from a run folder or checkpoint, by the groups' names.
+        composed: what Hydra made of the defaults and the command line.
+        skip: keys of the command line that have no place in `stored`.
+    """
+    result = OmegaConf.create({**stored})
+    parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    for override in parsed:
+        key = override.key_or_group
+        if key in skip:
+            continue
+        node = OmegaConf.select(composed, key)
+        if isinstance(node, DictConfig) and "name" in node and "." not in key:
+            if OmegaConf.select(result, f"{key}.name") != node.name:
+                result[key] = node
+        else:
+            OmegaConf.update(result, key, node, force_add=True)
+    return result
+
+
+def known_tasks() -> list[Task]:
+    """Every task of `conf/task`, for messages that name the ones that fit."""
+    folder = Path(__file__).resolve().parent.parent / "conf" / "task"
+    tasks = [make_task(plain(OmegaConf.load(file))) for file in sorted(folder.glob("*.yaml"))]
+    return [task for task in tasks if task.inputs]
+
+
+def make_task(data: Any) -> Task:
+    """The task that a config node describes.
+
+    Raises:
+        UserError: no inputs or targets, a name twice, planes that are no numbers.
+    """
+    inputs, targets = (tuple(str(c) for c in data[key] or ()) for key in ("inputs", "targets"))
+    for key, names in (("inputs", inputs), ("targets", targets)):
+        if len(set(names)) < len(names):
+            raise UserError(f"task.{key}={list(names)}: a channel is named twice")
+    z = tuple(float(v) for v in data["input_z"] or ())
+    return Task(str(data["name"]), inputs, targets, z)
+
+
+def set_up_logging(log_file: Path | None = None) -> None:
+    """Our lines on stdout (stderr is for errors and bars) and, if given, in the run's `log.txt`."""
+    ours = logging.getLogger("vfn")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    for handler in list(ours.handlers):
+        ours.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if log_file is not None:
+        to_file = logging.FileHandler(log_file, encoding="utf-8")
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers.append(to_file)
+    for handler in handlers:
+        ours.addHandler(handler)
+    # Lightning's advice is for developers; its warnings about our choices would only confuse.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*The number of training batches.*smaller than the logging.*")
+
+

@@ -1,0 +1,134 @@
+"""`evaluate.py`: score a checkpoint on the test split, or any program's images against the truth."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vfn import __version__
+from vfn.cli import explicit, known_tasks, plain, set_up_logging
+from vfn.data.base import DataConfig, StainData, overlap
+from vfn.data.sets import make_data
+from vfn.data.views import View
+from vfn.errors import UserError
+from vfn.files import make_folder
+from vfn.inference.predictor import Predictor
+from vfn.metrics.pairs import FieldPair, FolderPairs
+from vfn.prediction import make_predictor, required
+from vfn.scoring import score
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointPairs:
+    """The test views of a data set, each with the model's and the baselines' predictions."""
+
+    predictor: Predictor
+    data: StainData
+    views: list[View]
+    folder: Path  # of the predictions
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def truth(self, index: int) -> tuple[tuple[str, ...], np.ndarray]:
+        """Channels and truth (Ct, H, W)."""
+        view = self.views[index]
+        return self.data.task.targets, np.stack(self.data.cache.stack(view.targets, view))
+
+    def pair(self, index: int) -> FieldPair:
+        """Predict one field (or take the prediction that is there) and put the baselines beside it."""
+        view, cache = self.views[index], self.data.cache
+        checkpoint = self.predictor.checkpoint
+        arrays = cache.stack(view.inputs + view.targets, view)
+        count = len(view.inputs)
+        inputs, truth = arrays[:count], np.stack(arrays[count:])
+        for channel, array, fitted in zip(
+            checkpoint.task.targets, truth, checkpoint.targets, strict=True
+        ):
+            if array.dtype.name != fitted.dtype:
+                raise UserError(
+                    f"field {view.name}: {channel} is {array.dtype}, the model predicts {fitted.dtype}; "
+                    "evaluate on images of the same kind as in training"
+                )
+        dtypes = [fitted.dtype for fitted in checkpoint.targets]
+        return FieldPair(
+            view.name,
+            checkpoint.task.targets,
+            truth,
+            self.predictor.predict_to_file(view, cache, self.folder),
+            np.stack([array.astype(np.float32) for array in inputs]),
+            checkpoint.task.inputs,
+            checkpoint.baselines.predict(inputs, dtypes),
+            view.inputs[0].pixel_size,
+        )
+
+
+def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, list[View]]:
+    """The data set of the checkpoint with what the user said on top, and its test views.
+
+    Raises:
+        UserError: test views that the model was trained on.
+    """
+    checkpoint = predictor.checkpoint
+    stored = OmegaConf.create({"data": dict(checkpoint.recipe["data"])})
+    merged = explicit(stored, config, skip=tuple(str(key) for key in config if key != "data"))
+    node = plain(merged.data)
+    same = node["name"] == checkpoint.recipe["data"]["name"]
+    if not same:  # how another data set names its files is its own affair
+        node = plain(config.data)
+    data = make_data(checkpoint.task, DataConfig.from_dict(node), known_tasks())
+    views = data.divide().test
+    split = checkpoint.recipe["split"]
+    # Fields of another data set may bear the same names by chance.
+    seen = overlap(views, [*split["train"], *split["val"]]) if same else []
+    if seen:
+        raise UserError(
+            f"{len(seen)} of {len(views)} test fields (first {seen[0]}) were trained on: their scores "
+            "would flatter; leave the data.split... keys as they were in training"
+        )
+    return data, views
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Score a checkpoint (`ckpt`) or a folder (`pred`, `truth`) into `output`.
+
+    Returns:
+        The summary, as in summary.json.
+    """
+    set_up_logging()
+    output = required(config, "output", "DIR")
+    given = [key for key in ("ckpt", "pred", "truth") if config[key] is not None]
+    if given not in (["ckpt"], ["pred", "truth"]):
+        raise UserError(
+            f"{' and '.join(given) or 'nothing'} given: say ckpt=CKPT for a model, "
+            "or pred=DIR truth=DIR for images"
+        )
+    provenance = {
+        "command": "python evaluate.py " + " ".join(HydraConfig.get().overrides.task),
+        "vfn": __version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+    }
+    if given == ["ckpt"]:
+        predictor = make_predictor(config, Path(str(config.ckpt)))
+        data, views = _test_data(config, predictor)
+        folder = make_folder(make_folder(output) / "predictions")
+        recipe = predictor.checkpoint.recipe
+        provenance |= {
+            "model": f"{recipe['model']} {predictor.checkpoint.identity}",
+            "precision": predictor.precision,
+            "data": f"{data.config.name}, split by {data.config.split}, "
+            f"{len(recipe['split']['train'])} training views",
+        }
+        return score(CheckpointPairs(predictor, data, views, folder), output, provenance)
+    channels = tuple(str(c) for c in config.channels) or None
+    pairs = FolderPairs(Path(str(config.pred)), Path(str(config.truth)), channels)
+    return score(pairs, make_folder(output), provenance)

@@ -1,0 +1,332 @@
+"""`train.py`: from a config to a run folder with a trained model."""
+
+import logging
+import netrc
+import os
+import re
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from vfn import __version__
+from vfn.callbacks import BEST, LAST, Budget, Checkpoints, EpochTable, Samples
+from vfn.checkpoint import FORMAT, AtomicCheckpointIO, read_raw, submodule
+from vfn.cli import INTERRUPTED, explicit, known_tasks, make_task, plain, set_up_logging
+from vfn.data.base import DataConfig, StainData
+from vfn.data.patches import Batch
+from vfn.data.sets import make_data
+from vfn.data.views import Task
+from vfn.errors import UserError
+from vfn.files import make_folder, write_text
+from vfn.losses import Objective
+from vfn.module import RECIPE, AdamSettings, VirtualStain
+from vfn.nets import make_discriminator, make_generator
+from vfn.precision import has_fast_bf16
+
+log = logging.getLogger(__name__)
+SAMPLE_ROWS = 4  # patches on a sheet of samples
+
+
+def train(config: DictConfig) -> Path:
+    """Train a model as `config` says.
+
+    Returns:
+        The path of `best.ckpt`.
+
+    Raises:
+        UserError: anything wrong in the config or the data; nothing is trained then.
+    """
+    set_up_logging()
+    folder, config = _run_folder(config)
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    task = make_task(plain(config.task))
+    if not task.inputs or not task.targets:
+        raise UserError(
+            "task.inputs and task.targets: name one channel or more for each, "
+            "as in task.inputs=[phase] task.targets=[dapi]"
+        )
+    settings = plain(config.trainer)
+    objective = Objective(**_known(plain(config.loss)))
+    # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.
+    data_config = plain(config.data)
+    for key in ("root", "manifest"):
+        if data_config.get(key):
+            data_config[key] = str(Path(data_config[key]).absolute())
+    data_config["seed"] = config.seed
+    data = make_data(task, DataConfig.from_dict(data_config), known_tasks())
+    trainer_args = _trainer_arguments(settings)
+    # Networks first: they are checked in a moment, reading the images takes longer.
+    parts = _networks(config, task, objective, data)
+    with _new_folder(folder):
+        data.setup()
+    set_up_logging(folder / "log.txt")
+    log.info(data.summary())
+    module = VirtualStain(
+        *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"])
+    )
+    if config.init:
+        _initialise(module, Path(config.init), task)
+    last = folder / "checkpoints" / LAST
+    resumed = last if config.resume else None
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    trainer = L.Trainer(
+        **trainer_args,
+        logger=_logger(folder, config) or False,
+        callbacks=_callbacks(settings, folder, data, task),
+    )
+    data.rank, data.world = trainer.global_rank, trainer.world_size
+    log.info("training %s -> %s in %s", " + ".join(task.inputs), ", ".join(task.targets), folder)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    except SystemExit:
+        # Lightning turns Ctrl-C into exit code 1, after our callback has saved.
+        if trainer.interrupted:
+            log.info("interrupted; go on by: python train.py resume=%s", folder)
+            sys.exit(INTERRUPTED)
+        raise
+    finally:
+        for logger in trainer.loggers:
+            logger.finalize("success")
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()
+    best = folder / "checkpoints" / BEST
+    log.info("best validation MAE %.5f; checkpoint: %s", _best(trainer), best)
+    return best
+
+
+def _best(trainer: L.Trainer) -> float:
+    return next(c.best for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+
+
+def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
+    """The folder of this run, and its config: stored and overridden when it is resumed."""
+    if config.resume:
+        folder = Path(config.resume)
+        stored = folder / "config.yaml"
+        if not stored.is_file() or not (folder / "checkpoints" / LAST).is_file():
+            raise UserError(
+                f"resume={folder}: holds no run (config.yaml and checkpoints/{LAST}); "
+                "give the folder of a run, outputs/NAME"
+            )
+        merged = explicit(OmegaConf.load(stored), config, skip=("run",))  # type: ignore[arg-type]
+        merged.resume, merged.init = str(folder), None
+        return folder, merged
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        folder = Path(hydra.sweep.dir) / re.sub(r"[^\w.,=+-]", "_", hydra.sweep.subdir)
+    else:
+        folder = Path(hydra.run.dir)
+    for name in (BEST, LAST):  # what failed before it learnt anything may be started anew
+        if (folder / "checkpoints" / name).exists():
+            raise UserError(
+                f"run={config.run}: {folder} holds a run already; go on with it by "
+                f"resume={folder}, or give another run=NAME"
+            )
+    return folder, config
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[None]:
+    """Make the run folder before the long reading, which may fail: then nothing of it stays."""
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    for name in ("checkpoints", "samples"):
+        make_folder(folder / name)
+    try:
+        yield
+    except UserError:
+        for path in (folder / "checkpoints", folder / "samples", *made):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        raise
+
+
+def _known(node: dict[str, Any]) -> dict[str, Any]:
+    """Without the group's name, which chose the file."""
+    return {key: value for key, value in node.items() if key != "name"}
+
+
+def _networks(
+    config: DictConfig, task: Task, objective: Objective, data: StainData
+) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+    inputs, targets = len(task.inputs), len(task.targets)
+    generator = make_generator(plain(config.model.generator), inputs, targets)
+    patch = data.config.patch_size
+    if patch % generator.stride:  # type: ignore[operator]
+        raise UserError(
+            f"data.patch_size={patch}: the generator halves {config.model.generator.depth} times, "
+            f"so give a multiple of {generator.stride} or lower model.generator.depth"
+        )
+    if not objective.adversarial:
+        return generator, None
+    spec = plain(config.model.discriminator)
+    return generator, make_discriminator(spec, inputs + targets, patch)
+
+
+def _adam(config: DictConfig) -> AdamSettings:
+    adam = plain(config.model.adam)
+    return AdamSettings(adam["lr_generator"], adam["lr_discriminator"], tuple(adam["betas"]))
+
+
+def _recipe(config: DictConfig, data: StainData) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "generator": plain(config.model.generator),
+        "model": config.model.name,
+        "loss": plain(config.loss),
+        "seed": config.seed,
+        **data.recipe(),
+    }
+
+
+def _initialise(module: VirtualStain, path: Path, task: Task) -> None:
+    """Start from the weights of another model (`init=CKPT`)."""
+    raw = read_raw(path)
+    generator = submodule(raw["state_dict"], "generator")
+    try:
+        module.generator.load_state_dict(generator)
+    except RuntimeError as exc:
+        theirs = raw[RECIPE]["task"]
+        raise UserError(
+            f"init={path}: its generator ({len(theirs['inputs'])} input(s), "
+            f"{len(theirs['targets'])} target(s), {raw[RECIPE]['generator']}) is not the one of this run "
+            f"({len(task.inputs)}, {len(task.targets)}); choose the same model and number of channels"
+        ) from exc
+    # A discriminator is taken along if it fits; it is no loss if it does not.
+    theirs_d = submodule(raw["state_dict"], "discriminator")
+    ours = module.discriminator
+    if ours is not None and {k: v.shape for k, v in ours.state_dict().items()} == {
+        k: v.shape for k, v in theirs_d.items()
+    }:
+        ours.load_state_dict(theirs_d)
+    log.info("weights from %s", path)
+
+
+def _trainer_arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """Lightning's arguments from the trainer group; what it cannot do here is refused in a line."""
+    accelerator = settings["accelerator"]
+    gpu = torch.cuda.is_available()
+    if accelerator == "auto":
+        accelerator = "gpu" if gpu else "cpu"
+    if accelerator == "gpu" and not gpu:
+        raise UserError("trainer.accelerator=gpu: no CUDA device here; choose trainer=cpu")
+    precision = settings["precision"]
+    if precision == "auto":
+        device = torch.device("cuda" if accelerator == "gpu" else "cpu")
+        precision = "bf16-mixed" if has_fast_bf16(device) else "32-true"
+    if precision not in ("bf16-mixed", "32-true"):
+        raise UserError(f"trainer.precision={precision}: choose auto, bf16-mixed or 32-true")
+    for key in ("max_epochs", "val_every_n_epochs", "sample_every_n_epochs", "log_every_n_steps"):
+        if settings[key] < 1:
+            raise UserError(f"trainer.{key}={settings[key]}: give 1 or more")
+    return {
+        "accelerator": accelerator,
+        "devices": settings["devices"],
+        "num_nodes": settings["num_nodes"],
+        "strategy": settings["strategy"],
+        "precision": precision,
+        "max_epochs": settings["max_epochs"],
+        "check_val_every_n_epoch": settings["val_every_n_epochs"],
+        "log_every_n_steps": settings["log_every_n_steps"],
+        "plugins": [AtomicCheckpointIO()],
+        "num_sanity_val_steps": 0,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": sys.stderr.isatty(),
+        "use_distributed_sampler": False,  # PatchLoader deals the patches out itself
+        "benchmark": gpu,
+    }
+
+
+def _duration(text: str) -> timedelta:
+    if not re.fullmatch(r"\d+:\d{1,2}:\d{1,2}:\d{1,2}", text):
+        raise UserError(f"trainer.max_time={text}: give days:hours:minutes:seconds, as 00:00:05:00")
+    days, hours, minutes, seconds = (int(part) for part in text.split(":"))
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def _callbacks(
+    settings: dict[str, Any], folder: Path, data: StainData, task: Task
+) -> list[L.Callback]:
+    patches = data.val_dataloader().dataset
+    count = min(SAMPLE_ROWS, len(patches))  # type: ignore[arg-type]
+    rows = [patches[i * len(patches) // count] for i in range(count)]  # type: ignore[arg-type]
+    batch = Batch(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+    callbacks: list[L.Callback] = [
+        Checkpoints(folder / "checkpoints"),
+        EpochTable(folder / "metrics.csv"),
+        Samples(
+            folder / "samples", settings["sample_every_n_epochs"], batch, task.inputs, task.targets
+        ),
+    ]
+    if settings["max_time"]:
+        callbacks.append(Budget(_duration(str(settings["max_time"]))))
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar())
+    return callbacks
+
+
+def _logger(folder: Path, config: DictConfig) -> Logger | None:
+    """The logger beside metrics.csv, which is always written."""
+    name = config.logger.name
+    is_first = getattr(rank_zero_only, "rank", 0) == 0  # Lightning sets it from the launcher's variables
+    if name == "csv":
+        return None
+    if name == "tensorboard":
+        try:
+            return TensorBoardLogger(folder, name="tensorboard", version="")
+        except ModuleNotFoundError as exc:
+            raise UserError("logger=tensorboard: not installed; pip install tensorboard") from exc
+    return WandbLogger(experiment=_wandb_run(folder, config)) if is_first else None
+
+
+def _wandb_run(folder: Path, config: DictConfig) -> Any:
+    """A run of Weights & Biases in the run folder; a resumed training goes on with its run."""
+    import wandb  # here: it is slow to import, and not every training asks for it
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    identity = folder / "wandb" / "run_id.txt"
+    if not identity.exists():
+        make_folder(identity.parent)
+        write_text(identity, uuid.uuid4().hex[:8])
+    online = _has_wandb_account()
+    if not online:
+        log.info("W&B: no account is set up, so the run is kept in %s (wandb sync)", identity.parent)
+    return wandb.init(
+        project=config.logger.project,
+        group=config.logger.group,
+        name=folder.name,
+        id=identity.read_text(encoding="utf-8").strip(),
+        resume="allow",
+        dir=folder,
+        mode="online" if online else "offline",
+        config=plain(config),
+        tags=[config.data.name, config.task.name, config.model.name],
+    )
+
+
+def _has_wandb_account() -> bool:
+    """Whether W&B would find a key (environment or netrc) and was not told to stay offline."""
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
