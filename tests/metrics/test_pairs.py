@@ -1,0 +1,229 @@
+"""Predictions find their truth by path, by channel token, by bare name; or the user hears why not."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from vfn.errors import UserError
+from vfn.metrics.pairs import FolderPairs
+
+
+def image(value, channels=1, shape=(5, 7), dtype=np.uint16):
+    return np.stack([np.full(shape, value + i, dtype) for i in range(channels)])
+
+
+def write(path, array, names=None):
+    """A plain TIFF, or an OME-TIFF with named channels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if names is None:
+        tifffile.imwrite(path, array, photometric="minisblack")
+    else:
+        metadata = {
+            "axes": "CYX",
+            "Channel": {"Name": list(names)},
+            "PhysicalSizeX": 0.5,
+            "PhysicalSizeXUnit": "µm",
+        }
+        tifffile.imwrite(path, array, ome=True, photometric="minisblack", metadata=metadata)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return tmp_path / "pred", tmp_path / "truth"
+
+
+def first_values(pair):
+    """Value of each plane: (truth, prediction)."""
+    return pair.truth[:, 0, 0].tolist(), pair.prediction[:, 0, 0].tolist()
+
+
+def test_by_relative_path(folders):
+    pred, truth = folders
+    for name in ("b/f1", "a/f1"):
+        write(pred / f"{name}.ome.tif", image(1), ["er"])
+        write(truth / f"{name}.png.tif", image(0))
+        write(truth / f"{name}.tiff", image(ord(name[0])))
+    pairs = FolderPairs(pred, truth)
+    assert [pairs.pair(i).field for i in range(len(pairs))] == ["a/f1", "b/f1"]
+    assert first_values(pairs.pair(0)) == ([ord("a")], [1])
+    assert pairs.pair(0).channels == ("er",)
+    assert pairs.pair(0).pixel_size == 0.5
+    names, plane = pairs.truth(1)
+    assert (names, plane[0, 0, 0]) == (("er",), ord("b"))
+
+
+def test_by_bare_name(folders):
+    pred, truth = folders
+    write(pred / "run7" / "f1.tif", image(1))
+    write(truth / "plate" / "f1.tif", image(2))
+    pair = FolderPairs(pred, truth).pair(0)
+    assert first_values(pair) == ([2], [1])
+    assert pair.channels == ("c0",)
+
+
+def test_by_channel_token(folders, capsys):
+    pred, truth = folders
+    write(pred / "plate1_A01.ome.tif", image(1, 2), ["dapi", "actin"])
+    write(truth / "plate1" / "A01_DAPI.tif", image(10))
+    write(truth / "plate1" / "A01-actin.tif", image(20))
+    write(truth / "plate1" / "A01_phase.tif", image(30))
+    pairs = FolderPairs(pred, truth)
+    assert first_values(pairs.pair(0)) == ([10, 20], [1, 2])
+    assert pairs.pair(0).channels == ("dapi", "actin")
+    assert "1 of 3 images" in capsys.readouterr().out
+
+
+def test_token_wins_over_a_namesake_of_another_stain(folders):
+    pred, truth = folders
+    write(pred / "f1.ome.tif", image(1), ["dapi"])
+    write(truth / "dapi" / "f1.tif", image(10))
+    write(truth / "phase" / "f1.tif", image(30))
+    assert first_values(FolderPairs(pred, truth).pair(0)) == ([10], [1])
+
+
+def test_a_namesake_of_another_stain_alone_is_no_truth(folders):
+    pred, truth = folders
+    write(pred / "f1.ome.tif", image(1), ["dapi"])
+    write(truth / "dapi" / "f2.tif", image(10))
+    write(truth / "phase" / "f1.tif", image(30))
+    with pytest.raises(UserError, match="no prediction"):
+        FolderPairs(pred, truth)
+
+
+def test_unnamed_predictions_of_one_channel_each(folders):
+    pred, truth = folders
+    for channel, value in (("dapi", 10), ("er", 20)):
+        write(pred / f"A01_{channel}_v2.tif", image(value + 1))
+        write(truth / channel / "A01_v2.tif", image(value))
+    pairs = FolderPairs(pred, truth, ["dapi", "er"])
+    found = [pairs.pair(i) for i in range(len(pairs))]
+    assert [(p.field, p.channels) for p in found] == [("A01_v2", ("dapi",)), ("A01_v2", ("er",))]
+    assert [first_values(p) for p in found] == [([10], [11]), ([20], [21])]
+
+
+def test_channels_by_name_then_by_position(folders):
+    pred, truth = folders
+    write(pred / "named.ome.tif", image(1, 2), ["dapi", "er"])
+    write(truth / "named.ome.tif", image(10, 3), ["ER", "phase", "DAPI"])
+    write(pred / "plain.tif", image(1, 2))
+    write(truth / "plain.ome.tif", image(20, 2), ["x", "y"])
+    pairs = FolderPairs(pred, truth)
+    assert first_values(pairs.pair(0)) == ([12, 10], [1, 2])
+    assert first_values(pairs.pair(1)) == ([20, 21], [1, 2])
+    assert pairs.pair(1).channels == ("x", "y")
+
+
+def test_channels_given_by_the_user(folders):
+    pred, truth = folders
+    write(pred / "f.tif", image(1, 2))
+    write(truth / "f.ome.tif", image(20, 3), ["a", "b", "c"])
+    pair = FolderPairs(pred, truth, ["c", "a"]).pair(0)
+    assert (pair.channels, first_values(pair)[0]) == (("c", "a"), [22, 20])
+    with pytest.raises(UserError, match=r"has 2 channels, channels=\[c\]"):
+        FolderPairs(pred, truth, ["c"])
+
+
+def test_float_prediction_of_an_integer_truth(folders):
+    pred, truth = folders
+    write(pred / "f.tif", image(1, dtype=np.float32) + 0.5)
+    write(truth / "f.tif", image(1))
+    pair = FolderPairs(pred, truth).pair(0)
+    assert (pair.prediction.dtype, pair.truth.dtype) == (np.float32, np.uint16)
+
+
+def test_figures_of_an_earlier_report_are_no_predictions(folders):
+    pred, truth = folders
+    write(pred / "f.tif", image(1))
+    write(truth / "f.tif", image(2))
+    write(pred / "figures" / "dapi_scatter.tif", image(3))
+    (pred / "report.html").touch()
+    assert len(FolderPairs(pred, truth)) == 1
+    (pred / "f.tif").unlink()
+    with pytest.raises(UserError, match="nothing but figures"):
+        FolderPairs(pred, truth)
+
+
+def test_missing_truths_are_counted(folders):
+    pred, truth = folders
+    for name in ("f1", "f2", "f3"):
+        write(pred / f"{name}.tif", image(1))
+    write(truth / "f2.tif", image(1))
+    with pytest.raises(UserError, match=r"2 of 3 predictions.*first f1\.tif"):
+        FolderPairs(pred, truth)
+
+
+def test_a_missing_channel_is_named(folders):
+    pred, truth = folders
+    write(pred / "f1.ome.tif", image(1, 2), ["dapi", "er"])
+    write(truth / "dapi" / "f1.tif", image(1))
+    with pytest.raises(UserError, match="field f1 has no truth for channel er"):
+        FolderPairs(pred, truth)
+
+
+def test_two_truths_of_one_field(folders):
+    pred, truth = folders
+    write(pred / "f1.ome.tif", image(1), ["dapi"])
+    write(truth / "dapi" / "f1.tif", image(1))
+    write(truth / "f1_dapi.tif", image(1))
+    with pytest.raises(UserError, match="are both the truth of f1"):
+        FolderPairs(pred, truth)
+
+
+def test_two_predictions_of_one_field(folders):
+    pred, truth = folders
+    write(pred / "f1.tif", image(1))
+    write(pred / "f1.tiff", image(1))
+    write(truth / "f1.tif", image(1))
+    with pytest.raises(UserError, match="predict the same field"):
+        FolderPairs(pred, truth)
+    (pred / "f1.tiff").unlink()
+    (pred / "f1.tif").unlink()
+    write(pred / "A_dapi.tif", image(1))
+    write(pred / "dapi_A.tif", image(1))
+    write(truth / "dapi" / "A.tif", image(1))
+    with pytest.raises(UserError, match="both predict field A"):
+        FolderPairs(pred, truth, ["dapi", "er"])
+
+
+def test_different_sizes(folders):
+    pred, truth = folders
+    write(pred / "f.tif", image(1))
+    write(truth / "f.tif", image(1, shape=(5, 8)))
+    with pytest.raises(UserError, match=r"f\.tif is 5x7 but its truth .*f\.tif is 5x8"):
+        FolderPairs(pred, truth).truth(0)
+
+
+@pytest.mark.parametrize(
+    ("names", "truth_names", "message"),
+    [
+        (None, ["a", "b"], "has 1 channels but its truth .* has 2"),
+        (["er"], ["dapi", "rna"], r"has \[dapi,rna\] but the prediction is of er"),
+        (["er"], ["dapi"], r"has \[dapi\] but the prediction is of er"),
+    ],
+)
+def test_channels_that_do_not_agree(folders, names, truth_names, message):
+    pred, truth = folders
+    write(pred / "f.ome.tif", image(1), names)
+    write(truth / "f.ome.tif", image(1, len(truth_names)), truth_names)
+    with pytest.raises(UserError, match=message):
+        FolderPairs(pred, truth).pair(0)
+
+
+def test_truths_of_different_dtypes_are_not_mixed(folders):
+    pred, truth = folders
+    write(pred / "f.ome.tif", image(1, 2), ["dapi", "er"])
+    write(truth / "dapi" / "f.tif", image(1))
+    write(truth / "er" / "f.tif", image(1, dtype=np.uint8))
+    with pytest.raises(UserError, match=r"dtypes \[uint16,uint8\]"):
+        FolderPairs(pred, truth).pair(0)
+
+
+def test_folders_that_cannot_be(folders):
+    pred, truth = folders
+    with pytest.raises(UserError, match="no such folder"):
+        FolderPairs(pred, truth)
+    pred.mkdir()
+    with pytest.raises(UserError, match="give two folders"):
+        FolderPairs(pred, pred)
+    with pytest.raises(UserError, match="no image"):
+        FolderPairs(pred, truth)

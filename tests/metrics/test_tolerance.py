@@ -1,0 +1,130 @@
+"""Tolerance level against the definition, written as a plain loop (paper eq. 7)."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from vfn.metrics.tolerance import THRESHOLDS, error_mask, tolerance_level
+
+SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7)
+
+
+def by_definition(prediction, truth, data_range):
+    """The curve in exact fractions."""
+    errors = [
+        abs(Fraction(p) - Fraction(t)) / Fraction(data_range)
+        for p, t in zip(prediction.ravel().tolist(), truth.ravel().tolist(), strict=True)
+    ]
+    curve = []
+    for i in range(100):
+        inside = [e for e in errors if e <= Fraction(i, 100)]
+        intensity = sum(inside) / len(inside) if inside else Fraction(0)
+        curve.append(intensity + Fraction(len(errors) - len(inside), len(errors)))
+    return curve
+
+
+@st.composite
+def integer_pairs(draw):
+    dtype, data_range = draw(st.sampled_from([(np.uint8, 255), (np.uint16, 65535)]))
+    shape = draw(SHAPES)
+    # Near values too: small differences are where thresholds decide.
+    truth = draw(hnp.arrays(dtype, shape))
+    other = draw(hnp.arrays(dtype, shape))
+    near = np.where(draw(hnp.arrays(bool, shape)), truth, truth // 2 + other // 2).astype(dtype)
+    return draw(st.sampled_from([other, near])), truth, data_range
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(integer_pairs())
+def test_integers_equal_the_definition(case):
+    prediction, truth, data_range = case
+    result = tolerance_level(prediction, truth, data_range)
+    curve = by_definition(prediction, truth, data_range)
+    np.testing.assert_allclose(result.curve, [float(x) for x in curve], rtol=0, atol=1e-12)
+    assert result.value == pytest.approx(float(min(curve)), abs=1e-12)
+    assert result.threshold == curve.index(min(curve)) / 100
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    SHAPES.flatmap(
+        lambda shape: st.tuples(
+            *[hnp.arrays(np.float32, shape, elements=st.floats(0, 1, width=32))] * 2
+        )
+    )
+)
+def test_floats_equal_a_loop(images):
+    prediction, truth = images
+    result = tolerance_level(prediction, truth, 1.0)
+    error = np.abs(prediction.astype(np.float64) - truth.astype(np.float64))
+    for i, threshold in enumerate(THRESHOLDS):
+        inside = error <= threshold
+        intensity = error[inside].mean() if inside.any() else 0.0
+        assert result.intensity[i] == pytest.approx(intensity, abs=1e-12)
+        assert result.spatial[i] == pytest.approx(1 - inside.mean(), abs=1e-12)
+    assert result.value == result.curve.min()
+
+
+def test_float_errors_on_a_threshold_count_as_inside():
+    truth = np.zeros((1, 100))
+    result = tolerance_level(THRESHOLDS[None], truth, 1.0)  # one pixel on every threshold
+    np.testing.assert_allclose(result.spatial, 1 - np.arange(1, 101) / 100, atol=1e-12)
+
+
+def test_by_hand():
+    truth = np.zeros((2, 2), np.uint8)
+    prediction = np.array([[0, 51], [51, 255]], np.uint8)  # E = 0, 0.2, 0.2, 1
+    result = tolerance_level(prediction, truth, 255)
+    assert result.curve[0] == 0.75
+    assert result.curve[20] == pytest.approx(0.4 / 3 + 0.25)
+    assert (result.value, result.threshold) == (pytest.approx(0.4 / 3 + 0.25), 0.2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_identical_images_need_no_tolerance(dtype):
+    image = np.arange(35).reshape(5, 7).astype(dtype)
+    result = tolerance_level(image, image, 100.0)
+    assert (result.value, result.threshold) == (0.0, 0.0)
+
+
+def test_weights():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 9, 9)).astype(np.uint8)
+    plain, weighted = tolerance_level(a, b, 255), tolerance_level(a, b, 255, beta1=2, beta2=0.5)
+    np.testing.assert_allclose(weighted.curve, 2 * plain.intensity + 0.5 * plain.spatial)
+    assert weighted.value == weighted.curve.min()
+
+
+def test_prediction_of_another_dtype():
+    truth = np.array([[10, 200]], np.uint8)
+    as_float = tolerance_level(np.array([[12.0, 190.0]], np.float32), truth, 255)
+    as_wide = tolerance_level(np.array([[12, 190]], np.uint16), truth, 255)
+    np.testing.assert_allclose(as_float.curve, as_wide.curve, atol=1e-12)
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.28, True), (0.29, False), (0.3, False)])
+def test_mask_is_exact_at_the_threshold(threshold, expected):
+    # 0.29 * 100 is 28.999999999999996 in floating point.
+    mask = error_mask(np.array([[29]], np.uint8), np.array([[0]], np.uint8), threshold, 100)
+    assert mask.item() is expected
+
+
+def test_mask_share_is_the_spatial_error():
+    rng = np.random.default_rng(0)
+    for dtype in (np.uint16, np.float32):
+        a, b = rng.integers(0, 65536, (2, 21, 19)).astype(dtype)
+        result = tolerance_level(a, b, 65535)
+        for i in (0, 23, 57, 99):
+            assert error_mask(a, b, i / 100, 65535).mean() == pytest.approx(result.spatial[i])
+
+
+@pytest.mark.parametrize(
+    ("shape", "data_range"), [((2, 2), 1.0), ((0, 3), 1.0), ((2, 3), 0.0), ((2, 3), float("nan"))]
+)
+def test_nonsense_is_refused(shape, data_range):
+    with pytest.raises(ValueError, match="must"):
+        tolerance_level(np.zeros(shape), np.zeros((2, 3) if shape != (0, 3) else shape), data_range)

@@ -1,0 +1,90 @@
+"""Ranking, choice of shown fields, best systems, scales of pictures."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vfn.metrics.pairs import FieldPair
+from vfn.metrics.ranges import ChannelRanges, Range
+from vfn.metrics.rows import COLUMNS, Row
+from vfn.report.images import DETAIL_SIDE, LONGEST_SIDE, field_strip, worst_region
+from vfn.report.results import ChannelResult, best_systems, shown_rows
+
+RANGES = ChannelRanges("uint16", Range(0, 65535), Range(100, 300), fields=1, pixels=100)
+
+
+def result(**kwargs):
+    return ChannelResult("er", RANGES, **kwargs)
+
+
+def test_ranking_puts_the_undefined_first_then_the_worst():
+    values = [30.0, math.nan, 20.0, math.inf]
+    rows = [Row(str(v), "er", {**dict.fromkeys(COLUMNS, 0.1), "psnr_signal": v}) for v in values]
+    assert result(rows=rows).ranking() == [1, 2, 0, 3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 11, 12, 13, 100])
+def test_shown_rows_start_with_worst_median_best(count):
+    chosen = shown_rows(range(count), limit=12)
+    assert len(chosen) == min(count, 12)
+    assert len({row for row, _ in chosen}) == len(chosen)
+    if count > 2:
+        assert chosen[:3] == [(0, "worst"), ((count - 1) // 2, "median"), (count - 1, "best")]
+
+
+def test_best_systems_look_in_the_right_direction():
+    means = {"a": {"mae": 0.1, "psnr": 20.0, "ssim": None}, "b": {"mae": 0.2, "psnr": 30.0}}
+    assert best_systems(means) == {"mae": "a", "psnr": "b"}
+    assert best_systems({"a": {"mae": 0.1}}) == {}
+
+
+@pytest.mark.parametrize(("error", "scale"), [(0, 0.05), (9, 0.05), (15, 0.1), (70, 0.5), (900, 1)])
+def test_error_scale_holds_the_errors(error, scale):
+    truth = np.full((10, 10), 200, np.uint16)
+    channel = result()
+    channel.add(0, "f", truth + np.uint16(error), truth, {})
+    assert channel.error_scale == scale
+
+
+def test_scatter_counts_every_pixel_in_its_range():
+    truth = np.linspace(100, 300, 100).astype(np.uint16).reshape(10, 10)
+    channel = result()
+    channel.add(0, "f", truth, truth, {})
+    assert channel.scatter.sum() == np.trace(channel.scatter) == 100
+    assert channel.scatter_share == 1.0
+
+
+def test_truth_and_prediction_have_one_display_range_and_error_its_sign():
+    truth = np.full((1, 20, 20), 200, np.uint16)
+    prediction = truth.copy()
+    prediction[0, :, :10], prediction[0, :, 10:] = 300, 100
+    channel = result()
+    channel.add(0, "f", prediction[0], truth[0], {})
+    strip = field_strip(FieldPair("f", ("er",), truth, prediction, pixel_size=0.5), channel)
+    shown_truth, shown_prediction, error = (panel.pixels for panel in strip.panels)
+    assert set(shown_truth.ravel()) == {128}
+    assert (shown_prediction[0, 0], shown_prediction[0, -1]) == (255, 0)
+    red, _, blue = error[0, 0].tolist()
+    assert red > blue  # too bright
+    red, _, blue = error[0, -1].tolist()
+    assert blue > red  # too dark
+    assert strip.bar_um == 2.0
+    assert strip.bar_share == pytest.approx(2 / 10)
+
+
+def test_whole_fields_are_reduced_and_details_are_not():
+    shape = (1, 700, 1000)
+    truth = np.full(shape, 200, np.uint16)
+    prediction = truth.copy()
+    prediction[0, 600:620, 900:930] = 300
+    pair = FieldPair("f", ("er",), truth, prediction)
+    assert max(field_strip(pair, result()).panels[0].pixels.shape) == LONGEST_SIDE
+    region = worst_region(pair, "er")
+    assert region is not None
+    rows, columns = region
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (DETAIL_SIDE, DETAIL_SIDE)
+    assert rows.start <= 600 < 620 <= rows.stop <= 700
+    assert columns.start <= 900 < 930 <= columns.stop <= 1000
+    small = FieldPair("f", ("er",), truth[:, :99, :99], prediction[:, :99, :99])
+    assert worst_region(small, "er") is None

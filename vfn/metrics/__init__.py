@@ -1,0 +1,1 @@
+"""How far a predicted stain is from the real one: pixel fidelity and tolerance level."""

@@ -1,0 +1,161 @@
+"""Tolerance level: the paper's index of how much error a reader has to forgive (sec. 2.5, eq. 7).
+
+With E = |prediction - truth| / range and a threshold i, IE(i) is the mean of E over the pixels with
+E <= i (0 if there are none) and SE(i) the fraction of pixels with E > i. As i grows, IE grows and
+SE falls; TL is the minimum of beta1 * IE(i) + beta2 * SE(i) over i = 0.00, 0.01, ..., 0.99.
+
+One histogram of E gives the whole curve, so the cost is one pass over the pixels. Where images and
+range are integers so is the arithmetic, and `E <= i` is decided exactly.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+STEPS = 100
+THRESHOLDS: NDArray[np.float64] = np.arange(STEPS) / STEPS  # 0.00 ... 0.99 of the range
+# Sums that are equal on paper differ by this much at most after rounding; such ties go to the
+# smallest threshold.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Tolerance level of one image and the curve that it is the minimum of.
+
+    Attributes:
+        value: TL, 0 (identical) upwards.
+        threshold: the smallest i that attains it, fraction of the range, 0.00 to 0.99.
+        intensity: IE(i), (100,).
+        spatial: SE(i), (100,).
+        curve: beta1 * IE(i) + beta2 * SE(i), (100,).
+    """
+
+    value: float
+    threshold: float
+    intensity: NDArray[np.float64]
+    spatial: NDArray[np.float64]
+    curve: NDArray[np.float64]
+
+
+def tolerance_level(
+    prediction: NDArray[np.generic],
+    truth: NDArray[np.generic],
+    data_range: float,
+    *,
+    beta1: float = 1.0,
+    beta2: float = 1.0,
+) -> Tolerance:
+    """Tolerance level of one image (paper eq. 7).
+
+    Args:
+        prediction: any shape, any integer or floating dtype.
+        truth: the same shape.
+        data_range: width of the intensity range (65535 for 16 bit); above 0.
+        beta1: weight of the intensity error IE.
+        beta2: weight of the spatial error SE.
+
+    Raises:
+        ValueError: shapes differ, no pixels, or a range that is not above 0.
+    """
+    if prediction.shape != truth.shape or truth.size == 0:
+        raise ValueError(
+            f"prediction {prediction.shape} and truth {truth.shape} must have one shape with pixels"
+        )
+    if not data_range > 0:
+        raise ValueError(f"data_range must be above 0, got {data_range}")
+    if _is_exact(prediction, truth, data_range):
+        count, error_sum = _cumulate_integers(prediction, truth, int(data_range))
+    else:
+        count, error_sum = _cumulate_floats(prediction, truth, data_range)
+    intensity = np.divide(error_sum, count, out=np.zeros(STEPS), where=count > 0)
+    spatial = (truth.size - count) / truth.size
+    curve = beta1 * intensity + beta2 * spatial
+    value = float(curve.min())
+    first = int(np.argmax(curve <= value + _ROUNDING))
+    return Tolerance(value, float(THRESHOLDS[first]), intensity, spatial, curve)
+
+
+def error_mask(
+    prediction: NDArray[np.generic],
+    truth: NDArray[np.generic],
+    threshold: float,
+    data_range: float,
+) -> NDArray[np.bool_]:
+    """True where E > threshold: the pixels that the paper's figure 6 paints green.
+
+    Args:
+        prediction: any shape.
+        truth: the same shape.
+        threshold: fraction of the range, read as the decimal number it prints as (0.29 is 29/100).
+        data_range: width of the intensity range; above 0.
+    """
+    if _is_exact(prediction, truth, data_range):
+        limit = Fraction(str(float(threshold))) * int(data_range)
+        return np.asarray(_integer_error(prediction, truth) > limit.__floor__())
+    return np.asarray(_float_error(prediction, truth, data_range) > threshold)
+
+
+def _is_exact(
+    prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: float
+) -> bool:
+    return (
+        prediction.dtype.kind in "ui"
+        and truth.dtype.kind in "ui"
+        and float(data_range).is_integer()
+    )
+
+
+def _integer_error(
+    prediction: NDArray[np.generic], truth: NDArray[np.generic]
+) -> NDArray[np.integer]:
+    # 32 bits hold any difference of two images of 16 bit or less, in half the memory.
+    wide = np.int32 if max(prediction.itemsize, truth.itemsize) <= 2 else np.int64
+    error: NDArray[np.integer] = np.abs(
+        np.subtract(prediction, truth, dtype=wide, casting="unsafe")
+    )
+    return error
+
+
+def _float_error(
+    prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: float
+) -> NDArray[np.float64]:
+    error: NDArray[np.float64] = np.abs(
+        np.subtract(prediction, truth, dtype=np.float64, casting="unsafe")
+    )
+    return error / data_range
+
+
+def _cumulate_integers(
+    prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Count and sum of E over the pixels with E <= i, for every threshold i: (100,) each."""
+    cuts = np.arange(STEPS) * data_range // STEPS  # |d| <= i R / 100  <=>  |d| <= floor(i R / 100)
+    size = int(cuts[-1]) + 2  # all above the last cut falls into the last bin and is never read
+    error = np.minimum(_integer_error(prediction, truth), size - 1)
+    histogram = np.bincount(error.ravel(), minlength=size).astype(np.int64)
+    count: NDArray[np.int64] = np.cumsum(histogram)[cuts]
+    total: NDArray[np.int64] = np.cumsum(histogram * np.arange(size))[cuts]
+    return count, total / data_range
+
+
+def _cumulate_floats(
+    prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """As `_cumulate_integers`, for images with fractions."""
+    error = _float_error(prediction, truth, data_range).ravel()
+    # Bin b holds the errors whose smallest threshold is b; NaN and what lies above 0.99 go last.
+    edges = np.append(THRESHOLDS, np.inf)
+    error = np.where(error <= THRESHOLDS[-1], error, np.inf)
+    bins = np.ceil(np.minimum(error, 1.0) * STEPS).astype(np.int64)
+    # The product is rounded: a neighbour's edge decides, as the plain comparison E <= i would.
+    bins -= (bins > 0) & (error <= edges[bins - 1])
+    bins += error > edges[bins]
+    inside = bins < STEPS
+    count: NDArray[np.int64] = np.cumsum(np.bincount(bins, minlength=STEPS + 1)[:STEPS])
+    total: NDArray[np.float64] = np.cumsum(
+        np.bincount(bins[inside], weights=error[inside], minlength=STEPS)[:STEPS]
+    )
+    return count, total

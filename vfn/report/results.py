@@ -1,0 +1,178 @@
+"""What one pass over the fields leaves of a channel: its rows and a few histograms of fixed size."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfn.metrics.ranges import ChannelRanges, Range
+from vfn.metrics.rows import HIGHER_IS_BETTER, Row, score_image, summarise
+
+MODEL = "prediction"
+# What the two usual baselines are called in reports; others keep their own name.
+LABELS = {
+    MODEL: "prediction",
+    "linear": "linear map of the inputs",
+    "mean": "mean of the training target",
+}
+SCATTER_BINS = 160
+# Scales of the error map, fractions of the signal range: the smallest that holds 99 % of the pixels.
+ERROR_SCALES = (0.05, 0.1, 0.2, 0.5, 1.0)
+_ERROR_BINS = 200
+
+
+@dataclass
+class ChannelResult:
+    """Everything that is reported of one channel.
+
+    Attributes:
+        name: of the channel.
+        ranges: its full and signal range.
+        rows: the prediction's figures, one row a field.
+        baselines: the same for every baseline, by name.
+        indices: the source's number of the field of each row.
+        scatter: pixels counted by truth (first axis) and prediction within `scatter_range`.
+    """
+
+    name: str
+    ranges: ChannelRanges
+    rows: list[Row] = field(default_factory=list)
+    baselines: dict[str, list[Row]] = field(default_factory=dict)
+    indices: list[int] = field(default_factory=list)
+    scatter: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros((SCATTER_BINS, SCATTER_BINS), np.int64)
+    )
+    _errors: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_ERROR_BINS + 1, np.int64))
+
+    def add(
+        self,
+        index: int,
+        name: str,
+        prediction: NDArray[Any],
+        truth: NDArray[Any],
+        baselines: Mapping[str, NDArray[Any]],
+    ) -> None:
+        """Score one field (H, W); `index` is its number in the source."""
+        self.indices.append(index)
+        self.rows.append(score_image(name, self.name, prediction, truth, self.ranges))
+        for baseline, image in baselines.items():
+            row = score_image(name, self.name, image, truth, self.ranges)
+            self.baselines.setdefault(baseline, []).append(row)
+        p, t = prediction.astype(np.float32), truth.astype(np.float32)
+        finite = np.isfinite(p)
+        p, t = p[finite], t[finite]
+        self._count_scatter(p, t)
+        error = np.minimum(np.abs(p - t) * (_ERROR_BINS / self.signal_width), _ERROR_BINS)
+        self._errors += np.bincount(error.astype(np.int64), minlength=_ERROR_BINS + 1)
+
+    def _count_scatter(self, prediction: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
+        shown = self.scatter_range
+        scale = SCATTER_BINS / shown.width
+        inside = (
+            (truth >= shown.low)
+            & (truth < shown.high)
+            & (prediction >= shown.low)
+            & (prediction < shown.high)
+        )
+        x = ((truth[inside] - shown.low) * scale).astype(np.int64).clip(0, SCATTER_BINS - 1)
+        y = ((prediction[inside] - shown.low) * scale).astype(np.int64).clip(0, SCATTER_BINS - 1)
+        counts = np.bincount(x * SCATTER_BINS + y, minlength=SCATTER_BINS**2)
+        self.scatter += counts.reshape(SCATTER_BINS, SCATTER_BINS)
+
+    @property
+    def signal_width(self) -> float:
+        """Width of the signal range; 1 where it is empty, so that images can still be shown."""
+        return self.ranges.signal.width or 1.0
+
+    @property
+    def scatter_range(self) -> Range:
+        """The signal range and some room about it."""
+        low, width = self.ranges.signal.low, self.signal_width
+        return Range(low - 0.05 * width, low + 1.25 * width)
+
+    @property
+    def scatter_share(self) -> float:
+        """Fraction of all pixels that the scatter shows."""
+        return float(self.scatter.sum() / self.ranges.pixels)
+
+    @property
+    def error_scale(self) -> float:
+        """Half-width of the error map's scale, fraction of the signal range."""
+        share = np.cumsum(self._errors) / max(int(self._errors.sum()), 1)
+        for scale in ERROR_SCALES[:-1]:
+            if share[int(scale * _ERROR_BINS) - 1] >= 0.99:
+                return scale
+        return ERROR_SCALES[-1]
+
+    def systems(self) -> dict[str, Sequence[Row]]:
+        """Rows of the prediction first, then of the baselines, the stronger (linear) first."""
+        order = sorted(self.baselines, key=lambda name: (name != "linear", name != "mean", name))
+        return {MODEL: self.rows, **{name: self.baselines[name] for name in order}}
+
+    def summary(self) -> dict[str, Any]:
+        """This channel's part of `summary.json`."""
+        full, signal = self.ranges.full, self.ranges.signal
+        return {
+            **summarise(self.rows),
+            "range_full": [full.low, full.high],
+            "range_signal": [signal.low, signal.high],
+            "range_full_origin": self.ranges.full_origin,
+            "baselines": {name: summarise(rows) for name, rows in self.baselines.items()},
+        }
+
+    def ranking(self) -> list[int]:
+        """Row numbers from the worst to the best, by PSNR on the signal range.
+
+        Fields that have no such figure come first: they are the ones to look at.
+        """
+
+        def key(i: int) -> tuple[bool, float, float]:
+            values = self.rows[i].values
+            psnr, mae = values["psnr_signal"], values["mae"]
+            return (
+                not math.isnan(psnr),
+                0.0 if math.isnan(psnr) else psnr,
+                0.0 if math.isnan(mae) else -mae,
+            )
+
+        return sorted(range(len(self.rows)), key=key)
+
+
+def label(system: str) -> str:
+    """Name of a prediction or baseline in words."""
+    return LABELS.get(system, system)
+
+
+def best_systems(means: Mapping[str, Mapping[str, float | None]]) -> dict[str, str]:
+    """Which system has the best mean of each column; columns without rivals are left out.
+
+    Args:
+        means: system -> column -> mean over fields, None where undefined.
+    """
+    best: dict[str, str] = {}
+    for column, higher in HIGHER_IS_BETTER.items():
+        known = {name: m for name, row in means.items() if (m := row.get(column)) is not None}
+        if len(known) > 1 and len(set(known.values())) > 1:
+            best[column] = (max if higher else min)(known, key=lambda name: known[name])
+    return best
+
+
+def shown_rows(ranking: Sequence[int], limit: int) -> list[tuple[int, str]]:
+    """Which fields to show, and why: worst, median and best first, then evenly through the ranking.
+
+    Returns:
+        (row number, words such as "worst" or "rank 3 of 40 from the worst"), at most `limit`.
+    """
+    count = len(ranking)
+    if count == 1:
+        return [(ranking[0], "the only field")]
+    places = {0: "worst", (count - 1) // 2: "median", count - 1: "best"}
+    if count == 2:
+        places = {0: "worse", 1: "better"}
+    for place in np.linspace(0, count - 1, min(limit, count)).round().astype(int).tolist():
+        if len(places) < limit:
+            places.setdefault(place, f"rank {place + 1} of {count} from the worst")
+    return [(ranking[place], words) for place, words in places.items()]

@@ -1,0 +1,52 @@
+"""`metrics.csv`, `baselines.csv` and `summary.json`, each written whole or not at all."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vfn.files import write_text
+from vfn.metrics.rows import COLUMNS, Row
+from vfn.report.results import ChannelResult
+
+METRICS_HEADER = ("field", "channel", *COLUMNS, "note")
+BASELINES_HEADER = ("field", "channel", "baseline", *COLUMNS, "note")
+
+
+def write_metrics(path: Path, results: Iterable[ChannelResult]) -> None:
+    """One row per field and channel, fields in the order in which they were scored."""
+    rows = [(i, row) for r in results for i, row in zip(r.indices, r.rows, strict=True)]
+    rows.sort(key=lambda pair: pair[0])  # stable: channels keep their order within a field
+    _write_csv(path, METRICS_HEADER, [_cells(row) for _, row in rows])
+
+
+def write_baselines(path: Path, results: Iterable[ChannelResult]) -> None:
+    """One row per field, channel and baseline; the header alone where there are none."""
+    lines = [
+        [row.field, row.channel, name, *_cells(row)[2:]]
+        for result in results
+        for name, rows in result.baselines.items()
+        for row in rows
+    ]
+    _write_csv(path, BASELINES_HEADER, lines)
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """The summary as strict JSON (undefined is null, never NaN)."""
+    write_text(path, json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _cells(row: Row) -> list[str]:
+    # 9 significant digits: more than any image carries, and still readable.
+    numbers = [f"{row.values[column]:.9g}" for column in COLUMNS]
+    return [row.field, row.channel, *numbers, row.note]
+
+
+def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    write_text(path, buffer.getvalue())

@@ -1,0 +1,140 @@
+"""Scoring of predicted stains: from pairs of images to tables, figures and a report.
+
+The source is read a field at a time: once for the intensity ranges (twice with float images), once
+for the figures, and again for the few fields that the report shows.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vfn.errors import UserError
+from vfn.files import make_folder, replacing, write_text
+from vfn.metrics.pairs import FieldPair, FolderPairs, PairSource
+from vfn.metrics.ranges import channel_ranges
+from vfn.progress import progress
+from vfn.report import figures, tables
+from vfn.report.console import channel_table, make_console
+from vfn.report.images import Strip, detail_strip, field_strip, worst_region
+from vfn.report.page import ShownField, render
+from vfn.report.results import ChannelResult, shown_rows
+
+__all__ = ["FieldPair", "FolderPairs", "PairSource", "score"]
+
+# Fields with pictures: at most so many of a channel, and of all channels together, which keeps the
+# page below 10 MB.
+SHOWN_FIELDS = 12
+SHOWN_IN_ALL = 24
+DETAILED_FIELDS = 3  # worst, median and best also at full resolution
+
+
+def score(source: PairSource, output: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Score every field of the source and write what was found.
+
+    Writes to `output`: `metrics.csv`, `baselines.csv`, `summary.json`, `report.html` and
+    `figures/<channel>_overview.png`, `_tolerance.png`, `_scatter.png`, each whole or not at all.
+    Prints a table for each channel and the path of the report.
+
+    Args:
+        source: the pairs; none of them is kept in memory.
+        output: folder to write to, made if it is missing.
+        provenance: how the predictions came about (command, checkpoint, data set); shown in the
+            report.
+
+    Returns:
+        What `summary.json` holds: channel -> column -> mean, std, n; `range_full`, `range_signal`,
+        `baselines`.
+
+    Raises:
+        UserError: no field, images that cannot be compared, an output that cannot be written.
+    """
+    if not len(source):
+        raise UserError("no field to score; check the folders and the split that was asked for")
+    make_folder(output)
+    results = list(_score_fields(source).values())
+    summary = {result.name: result.summary() for result in results}
+    shown = _pictures(source, results)
+    tables.write_metrics(output / "metrics.csv", results)
+    tables.write_baselines(output / "baselines.csv", results)
+    tables.write_summary(output / "summary.json", summary)
+    _write_figures(make_folder(output / "figures"), results, shown)
+    write_text(output / "report.html", render(results, summary, shown, provenance))
+    console = make_console()
+    for name, part in summary.items():
+        console.print(channel_table(name, part))
+    console.print(f"report: {output / 'report.html'}", soft_wrap=True, markup=False)
+    return summary
+
+
+def _score_fields(source: PairSource) -> dict[str, ChannelResult]:
+    results = {name: ChannelResult(name, ranges) for name, ranges in channel_ranges(source).items()}
+    for index in progress(range(len(source)), len(source), "scoring"):
+        pair = source.pair(index)
+        _check_pair(pair)
+        for i, name in enumerate(pair.channels):
+            baselines = {key: images[i] for key, images in pair.baselines.items()}
+            results[name].add(index, pair.field, pair.prediction[i], pair.truth[i], baselines)
+    return results
+
+
+def _check_pair(pair: FieldPair) -> None:
+    images = {"prediction": pair.prediction, **pair.baselines}
+    for what, image in images.items():
+        if image.shape != pair.truth.shape:
+            raise UserError(
+                f"{pair.field}: {what} has shape {image.shape} but the truth {pair.truth.shape} "
+                "(channels, height, width); score images of one size"
+            )
+
+
+def _pictures(source: PairSource, results: Sequence[ChannelResult]) -> dict[str, list[ShownField]]:
+    """Pictures of the chosen fields; each field is read once, whatever number of channels show it."""
+    limit = max(3, min(SHOWN_FIELDS, SHOWN_IN_ALL // len(results)))
+    wanted: dict[int, list[tuple[ChannelResult, int, int, str]]] = {}
+    for result in results:
+        for place, (row, why) in enumerate(shown_rows(result.ranking(), limit)):
+            wanted.setdefault(result.indices[row], []).append((result, place, row, why))
+    placed: dict[str, dict[int, ShownField]] = {result.name: {} for result in results}
+    for index in progress(sorted(wanted), len(wanted), "pictures"):
+        pair = source.pair(index)
+        for result, place, row, why in wanted[index]:
+            region = worst_region(pair, result.name) if place < DETAILED_FIELDS else None
+            placed[result.name][place] = ShownField(
+                result.rows[row],
+                why,
+                field_strip(pair, result),
+                detail_strip(pair, result, region) if region else None,
+                (region[0].start, region[1].start) if region else None,
+            )
+    return {name: [fields[place] for place in sorted(fields)] for name, fields in placed.items()}
+
+
+def _write_figures(
+    folder: Path, results: Sequence[ChannelResult], shown: Mapping[str, Sequence[ShownField]]
+) -> None:
+    for slug, result in zip(file_names(r.name for r in results), results, strict=True):
+        strips: list[tuple[str, Strip]] = [
+            (f"{field.why}: {field.row.field}", field.whole)
+            for field in shown[result.name][:DETAILED_FIELDS]
+        ]
+        drawn = {
+            "overview": figures.overview(result, strips),
+            "tolerance": figures.tolerance_curve(result),
+            "scatter": figures.scatter(result),
+        }
+        for kind, figure in drawn.items():
+            with replacing(folder / f"{slug}_{kind}.png") as temporary:
+                temporary.write_bytes(figures.png_bytes(figure))
+
+
+def file_names(channels: Iterable[str]) -> list[str]:
+    """Channel names fit for file names; different channels never share one."""
+    names: list[str] = []
+    for channel in channels:
+        base = re.sub(r"[^\w.+-]+", "_", channel).strip("._") or "channel"
+        name, copy = base, 2
+        while name.casefold() in {known.casefold() for known in names}:
+            name, copy = f"{base}_{copy}", copy + 1
+        names.append(name)
+    return names
