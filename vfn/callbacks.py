@@ -2,7 +2,10 @@
 
 import csv
 import io
+import logging
 import math
+import signal
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +24,8 @@ from vfn.report.samples import sample_sheet
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
+log = logging.getLogger(__name__)
+
 
 class Budget(Timer):
     """`trainer.max_time` of this call: a resumed run gets it anew, as a cluster's queue gives it."""
@@ -37,32 +42,71 @@ class Budget(Timer):
 
 
 class Checkpoints(Callback):
-    """`best.ckpt` by validation MAE (weights alone), `last.ckpt` after each epoch (everything)."""
+    """`best.ckpt` by validation MAE (weights alone); `last.ckpt` (everything) after each epoch, and
+    after the last whole step of a run that stops within one.
+
+    It comes last of the callbacks that write or stop: the others' hooks have run when it raises.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.best, self.best_epoch = folder, math.inf, -1
+        self.interrupted, self.saved_step = False, -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let Ctrl-C wait for the end of the step: between D's step and G's no run can go on."""
+        alone = trainer.world_size == 1  # several processes would not stop at the same step
+        if alone and threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give Ctrl-C back."""
+        if hasattr(self, "_handler"):
+            signal.signal(signal.SIGINT, self._handler)
+
+    def _interrupt(self, _signal: int, _frame: object) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        log.info("stopping after this step; Ctrl-C again stops at once")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Save within the epoch where the run stops here."""
+        if trainer.is_last_batch or not (self.interrupted or trainer.should_stop):
+            return
+        self._save_last(trainer)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / LAST)
+        self.saved_step = trainer.global_step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the weights if they are the best so far."""
-        if trainer.sanity_checking:
-            return
         score = float(trainer.callback_metrics["val/mae"])
-        # A first score is kept even if it is NaN: best.ckpt exists whenever a run ends.
-        if score < self.best or not (self.folder / BEST).exists():
+        # A first score is kept even if it is NaN: best.ckpt exists whenever a run ends. All
+        # processes decide alike, since saving is a step that they take together.
+        if score < self.best or self.best_epoch < 0 or math.isnan(self.best):
             self.best, self.best_epoch = score, trainer.current_epoch
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Everything that a resumed run needs."""
-        trainer.save_checkpoint(self.folder / LAST)
+        """Everything that a resumed run needs; an epoch cut short was saved where it was cut."""
+        if trainer.is_last_batch:
+            self._save_last(trainer)
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """An interrupted run can go on, and can predict."""
         if isinstance(exception, KeyboardInterrupt) and trainer.global_step:
-            trainer.save_checkpoint(self.folder / LAST)
-            if not (self.folder / BEST).exists():
+            if self.saved_step != trainer.global_step:
+                self._save_last(trainer)
+            if self.best_epoch < 0:
                 trainer.save_checkpoint(self.folder / BEST, weights_only=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,6 +125,10 @@ class EpochTable(Callback):
         self.path, self.rows = path, list[dict[str, str]]()
         self.images, self.start = 0, 0.0
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that resumes within an epoch does not start that one anew."""
+        self.images, self.start = 0, time.monotonic()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock."""
         self.images, self.start = 0, time.monotonic()
@@ -94,7 +142,7 @@ class EpochTable(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the table anew with this epoch's row, and tell the loggers."""
-        if not self.images:
+        if not self.images or not trainer.is_global_zero:
             return
         figures = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
         rates = {f"lr/{n}": o.param_groups[0]["lr"] for n, o in zip("gd", trainer.optimizers, strict=False)}
@@ -145,7 +193,7 @@ class Samples(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, write, and hand to the loggers that show images."""
-        if trainer.sanity_checking or trainer.current_epoch % self.every:
+        if trainer.current_epoch % self.every or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, VirtualStain)
         with torch.inference_mode():  # Lightning left the networks in evaluation mode

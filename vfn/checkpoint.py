@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from torch import nn
 
 from vfn.data.discovery import Layout
 from vfn.data.intensity import Intensity
@@ -18,7 +17,7 @@ from vfn.data.views import Task
 from vfn.errors import UserError
 from vfn.files import replacing
 from vfn.module import RECIPE
-from vfn.nets import make_generator
+from vfn.nets import UNetGenerator, make_generator
 
 FORMAT = 1  # of the recipe; raised when a reader must know
 
@@ -47,7 +46,7 @@ class Checkpoint:
 
     path: Path
     identity: str
-    generator: nn.Module
+    generator: UNetGenerator
     task: Task
     layout: Layout
     inputs: tuple[Intensity, ...]

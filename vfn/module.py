@@ -65,10 +65,16 @@ class VirtualStain(L.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for G, then for D if there is one."""
         betas = (self.adam.betas[0], self.adam.betas[1])
-        optimisers = [torch.optim.Adam(self.generator.parameters(), self.adam.lr_generator, betas)]
+        optimisers = [
+            torch.optim.Adam(
+                self.generator.parameters(), self.adam.lr_generator, betas, fused=True
+            )
+        ]
         if self.discriminator is not None:
             optimisers.append(
-                torch.optim.Adam(self.discriminator.parameters(), self.adam.lr_discriminator, betas)
+                torch.optim.Adam(
+                    self.discriminator.parameters(), self.adam.lr_discriminator, betas, fused=True
+                )
             )
         return list(optimisers)
 

@@ -34,7 +34,7 @@ from vfn.errors import UserError
 from vfn.files import make_folder, write_text
 from vfn.losses import Objective
 from vfn.module import RECIPE, AdamSettings, VirtualStain
-from vfn.nets import make_discriminator, make_generator
+from vfn.nets import UNetGenerator, make_discriminator, make_generator
 from vfn.precision import has_fast_bf16
 
 log = logging.getLogger(__name__)
@@ -73,16 +73,18 @@ def train(config: DictConfig) -> Path:
     parts = _networks(config, task, objective, data)
     with _new_folder(folder):
         data.setup()
-    set_up_logging(folder / "log.txt")
+    set_up_logging(folder / "log.txt" if _is_first() else None)
     log.info(data.summary())
     module = VirtualStain(
         *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"])
     )
+    parts[0].start_at(data.target_level())
     if config.init:
         _initialise(module, Path(config.init), task)
     last = folder / "checkpoints" / LAST
     resumed = last if config.resume else None
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    if _is_first():
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     trainer = L.Trainer(
         **trainer_args,
         logger=_logger(folder, config) or False,
@@ -161,11 +163,11 @@ def _known(node: dict[str, Any]) -> dict[str, Any]:
 
 def _networks(
     config: DictConfig, task: Task, objective: Objective, data: StainData
-) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+) -> tuple[UNetGenerator, torch.nn.Module | None]:
     inputs, targets = len(task.inputs), len(task.targets)
     generator = make_generator(plain(config.model.generator), inputs, targets)
     patch = data.config.patch_size
-    if patch % generator.stride:  # type: ignore[operator]
+    if patch % generator.stride:
         raise UserError(
             f"data.patch_size={patch}: the generator halves {config.model.generator.depth} times, "
             f"so give a multiple of {generator.stride} or lower model.generator.depth"
@@ -267,14 +269,14 @@ def _callbacks(
     rows = [patches[i * len(patches) // count] for i in range(count)]  # type: ignore[arg-type]
     batch = Batch(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
     callbacks: list[L.Callback] = [
-        Checkpoints(folder / "checkpoints"),
         EpochTable(folder / "metrics.csv"),
         Samples(
             folder / "samples", settings["sample_every_n_epochs"], batch, task.inputs, task.targets
         ),
+        Checkpoints(folder / "checkpoints"),
     ]
-    if settings["max_time"]:
-        callbacks.append(Budget(_duration(str(settings["max_time"]))))
+    if settings["max_time"]:  # first, so that the others see that the run stops
+        callbacks.insert(0, Budget(_duration(str(settings["max_time"]))))
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar())
     return callbacks
@@ -283,7 +285,6 @@ def _callbacks(
 def _logger(folder: Path, config: DictConfig) -> Logger | None:
     """The logger beside metrics.csv, which is always written."""
     name = config.logger.name
-    is_first = getattr(rank_zero_only, "rank", 0) == 0  # Lightning sets it from the launcher's variables
     if name == "csv":
         return None
     if name == "tensorboard":
@@ -291,7 +292,12 @@ def _logger(folder: Path, config: DictConfig) -> Logger | None:
             return TensorBoardLogger(folder, name="tensorboard", version="")
         except ModuleNotFoundError as exc:
             raise UserError("logger=tensorboard: not installed; pip install tensorboard") from exc
-    return WandbLogger(experiment=_wandb_run(folder, config)) if is_first else None
+    return WandbLogger(experiment=_wandb_run(folder, config)) if _is_first() else None
+
+
+def _is_first() -> bool:
+    """Whether this is the only process, or the one of several that writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0  # Lightning reads the launcher's variables
 
 
 def _wandb_run(folder: Path, config: DictConfig) -> Any:

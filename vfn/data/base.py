@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -45,7 +46,7 @@ class DataConfig:
 
     name: str
     root: str | None = None
-    channels: Mapping[str, str | int] = field(default_factory=dict)
+    channels: Mapping[str, str | int] | None = None
     pattern: str | None = None
     manifest: str | None = None
     unpaired: str = "error"
@@ -118,6 +119,7 @@ class StainData(L.LightningDataModule):
         self.split: Split | None = None
         self.cache = PlaneCache(config.cache_gb)
         self.rank, self.world = 0, 1
+        self._drawn = 0  # training batches before this call
 
     @classmethod
     def fits(cls, task: Task) -> bool:
@@ -130,7 +132,7 @@ class StainData(L.LightningDataModule):
         """How the files are named: the data set's own way, unless the user says otherwise."""
         own = self.CHANNELS if not self.config.manifest else None
         return Layout(
-            {**(own or {}), **self.config.channels},
+            {**(own or {}), **(self.config.channels or {})},
             self.config.pattern or self.PATTERN,
             self.config.manifest,
             self.Z_ZERO,
@@ -201,12 +203,24 @@ class StainData(L.LightningDataModule):
                 )
             except UserError as exc:
                 raise UserError(f"channel {channel}: {exc}") from exc
+        kinds = {m.dtype for m in maps[count:]}
+        if len(kinds) > 1:  # one predicted image has one dtype
+            raise UserError(
+                f"targets {', '.join(self.task.targets)} are {' and '.join(sorted(kinds))}; "
+                "save them in one dtype, or train a model for each"
+            )
         return maps[:count], maps[count:]
 
     @property
     def baselines(self) -> LinearMap:
         """The mean and the linear map, fitted by `setup`."""
         return self.measured.baselines
+
+    def target_level(self) -> torch.Tensor:
+        """Mean of each target over the training pixels, (Ct,) in (-1, 1)."""
+        pairs = zip(self.targets, self.baselines.mean, strict=True)
+        levels = [float(fitted.normalise(np.array([mean]))[0]) for fitted, mean in pairs]
+        return torch.tensor(levels).clamp(-0.99, 0.99)
 
     def _reader(self) -> PatchReader:
         return PatchReader(self.cache, self.inputs, self.targets, self.config.patch_size)
@@ -226,7 +240,20 @@ class StainData(L.LightningDataModule):
         wanted = config.patches_per_epoch or max(MIN_PATCHES, area // config.patch_size**2)
         data = RandomPatches(self.split.train, shapes, self._reader(), config.augment, config.seed)
         batches = max(1, round(wanted / (config.batch_size * self.world)))
-        return PatchLoader(data, batches, self.rank, self.world, **self._loading(config.batch_size))
+        loading = self._loading(config.batch_size)
+        self._loader = PatchLoader(data, batches, self.rank, self.world, **loading)
+        self._loader.drawn = self._drawn
+        return self._loader
+
+    def state_dict(self) -> dict[str, int]:
+        """How many training batches were drawn. Lightning keeps loaders' states, but takes them up
+        only within an epoch, not between two.
+        """
+        return {"drawn": self._loader.drawn}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on behind the batches that were drawn."""
+        self._drawn = int(state_dict["drawn"])
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Patches on a grid over the validation views, always the same."""
@@ -242,6 +269,8 @@ class StainData(L.LightningDataModule):
             "num_workers": workers,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": workers > 0,
+            # Its own: a loader draws a seed each time it starts, also where a run is resumed.
+            "generator": torch.Generator(),
         }
 
     def recipe(self) -> dict[str, Any]:

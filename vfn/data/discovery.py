@@ -6,6 +6,7 @@ relative path, or tokens of the path (the default, which needs no configuration)
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,24 +36,31 @@ class Plane(Protocol):
 
 @dataclass(frozen=True)
 class FilePlane:
-    """Channel `index` of an image file."""
+    """Channel `index` of an image file; None where the file must hold no other."""
 
     path: Path
-    index: int = 0
+    index: int | None = None
 
     def read(self) -> np.ndarray:
         """Pixels (H, W).
 
         Raises:
-            UserError: see `read_image`; or the file has fewer channels than asked for.
+            UserError: see `read_image`; or the file has fewer channels than asked for, or several
+                (a stack?) where its name promises one.
         """
         array = read_image(self.path).array
-        if self.index >= len(array):
+        if self.index is None and len(array) > 1:
             raise UserError(
-                f"{self.path}: channel {self.index} is asked for, it has {len(array)}; "
+                f"{self.path}: holds {len(array)} planes where one is expected; split it, or say which "
+                "plane is which channel by data.channels={CHANNEL: POSITION}"
+            )
+        index = self.index or 0
+        if not 0 <= index < len(array):
+            raise UserError(
+                f"{self.path}: channel {index} is asked for, it has {len(array)} (the first is 0); "
                 "correct data.channels"
             )
-        return array[self.index]
+        return array[index]
 
     @property
     def pixel_size(self) -> float | None:
@@ -60,7 +68,7 @@ class FilePlane:
         return read_image(self.path).pixel_size
 
     def __str__(self) -> str:
-        return f"{self.path}" + (f" (channel {self.index})" if self.index else "")
+        return f"{self.path}" + ("" if self.index is None else f" (channel {self.index})")
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Layout:
         pattern: regular expression with the named groups of `PATTERN_GROUPS`, searched in the path
             relative to the root; the group `channel` holds the token of the channel.
         manifest: CSV with the columns field, channel, path and, if wanted, plate, well, site, z (um)
-            and index (position inside a multi-channel file). Paths are relative to the CSV.
+            and index (position inside a multi-channel file, from 0). Paths are relative to the CSV.
         z_zero: value of the group `z` at the focal plane.
         z_step: micrometres by which z grows when the group `z` grows by 1.
     """
@@ -101,7 +109,13 @@ class Layout:
 
 
 def _tokens(text: str) -> list[str]:
-    return [token for token in re.split(r"[\W_]+", text) if token]
+    # macOS spells "é" as "e" and an accent, which is no letter.
+    return [token for token in re.split(r"[\W_]+", unicodedata.normalize("NFC", text)) if token]
+
+
+def _parts(relative_path: str) -> list[str]:
+    """Tokens of a path without its suffix."""
+    return _tokens(str(Path(relative_path).with_name(strip_suffix(relative_path))))
 
 
 def split_token(relative_path: str, token: str) -> str | None:
@@ -115,8 +129,7 @@ def split_token(relative_path: str, token: str) -> str | None:
     'plate1_A01'
     """
     wanted = [part.casefold() for part in _tokens(token)]
-    stem = str(Path(relative_path).with_name(strip_suffix(relative_path)))
-    parts = _tokens(stem)
+    parts = _parts(relative_path)
     folded = [part.casefold() for part in parts]
     rest: list[str] = []
     found, at = False, 0
@@ -150,6 +163,12 @@ def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
     fields: dict[str, Field] = {}
     for name, channel, z, plane, where in found:
         entry = fields.setdefault(name, Field(name, {}, **where))
+        for key in ("plate", "well", "site"):
+            if getattr(entry, key) != where.get(key, ""):
+                raise UserError(
+                    f"field {name}: {plane} is of {key} {where.get(key) or '(none)'}, its other files "
+                    f"of {getattr(entry, key) or '(none)'}; give each field a name of its own"
+                )
         if (channel, z) in entry.planes:
             raise UserError(
                 f"field {name}: channel {channel} is both {entry.planes[channel, z]} and {plane}; "
@@ -188,7 +207,7 @@ def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[
         if not hits:
             inside = {**positions, **_named_inside(path, tokens)}
             # Unnamed planes are only taken by position where the user gave positions.
-            name = split_token(f"{relative}/x", "x") or "field"
+            name = "_".join(_parts(relative)) or "field"
             for channel, index in inside.items():
                 yield name, channel, 0.0, FilePlane(path, index), {}
 
@@ -253,11 +272,14 @@ def _from_manifest(manifest: Path, wanted: Sequence[str]) -> Iterable[Found]:
         if not path.is_file():
             raise UserError(f"{manifest}: line {number} names {path}, which does not exist")
         try:
-            z, index = float(row.get("z") or 0), int(row.get("index") or 0)
+            z, index = float(row.get("z") or 0), int(row["index"]) if row.get("index") else None
         except ValueError as exc:
             raise UserError(f"{manifest}: line {number}: z or index is no number ({exc})") from exc
         where = {key: row[key] for key in ("plate", "well", "site") if row.get(key)}
-        yield str(row["field"]), row["channel"], z, FilePlane(path, index), where
+        name = row["field"] or ""
+        if not name.strip() or "/" in name or "\\" in name:  # it becomes a file name
+            raise UserError(f"{manifest}: line {number}: field {name!r} needs a name without slash")
+        yield name, row["channel"], z, FilePlane(path, index), where
 
 
 def whole_images(root: Path, count: int) -> list[tuple[str, tuple[FilePlane, ...]]]:
@@ -282,7 +304,7 @@ def whole_images(root: Path, count: int) -> list[tuple[str, tuple[FilePlane, ...
                 f"{path}: has {channels} channel(s), the model takes {count}; name the files by "
                 "channel, or give one file with all of them"
             )
-        name = "_".join(_tokens(str(path.relative_to(base).with_name(strip_suffix(path)))))
+        name = "_".join(_parts(path.relative_to(base).as_posix()))
         found.append((name or "field", tuple(FilePlane(path, i) for i in range(count))))
     return found
 

@@ -18,10 +18,13 @@ SUFFIXES = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".png")
 DTYPES = ("uint8", "uint16", "float32")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_COLOUR_TYPES = {2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-# What one of these units is in micrometres (OME names, and those that ImageJ and MetaMorph write).
+# "Black is zero", "white is zero" (stored values are taken as they are in both), palette indices.
+GREY_PHOTOMETRICS = (0, 1, 3)
+# What one of these units is in micrometres (OME names, and those that ImageJ and MetaMorph write;
+# ImageJ escapes what is not ASCII).
 MICROMETRES = {
-    "um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0,
-    "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6,
+    "um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00B5m": 1.0, "\\u00b5m": 1.0,
+    "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6,
 }  # fmt: skip
 
 
@@ -56,7 +59,8 @@ def find_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder that holds the images")
-    paths = sorted(path for path in folder.rglob("*") if is_image(path))
+    # Links that lead nowhere stay in: reading them says so, where leaving them out would hide it.
+    paths = sorted(path for path in folder.rglob("*") if is_image(path) and not path.is_dir())
     if not paths:
         raise UserError(f"{folder}: no image in it; {', '.join(SUFFIXES)} files are read")
     return paths
@@ -79,6 +83,8 @@ def read_image(path: Path) -> Image:
         stat = path.stat()
     except OSError as exc:
         raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder named like an image; give an image, or rename it")
     # Keyed by time and size, so a changed file is read anew.
     return _read(path, stat.st_mtime_ns, stat.st_size)
 
@@ -124,7 +130,10 @@ def _read_png(path: Path) -> Image:
         )
     if depth not in (8, 16):
         raise UserError(f"{path}: is a {depth}-bit PNG; save it with 8 or 16 bit")
-    return Image(imagecodecs.png_decode(data)[np.newaxis])
+    array = imagecodecs.png_decode(data)
+    if array.ndim != 2:  # a grey PNG may name a transparent grey value
+        raise UserError(f"{path}: has transparency, grey is expected; save it without")
+    return Image(array[np.newaxis])
 
 
 def _read_tiff(path: Path) -> Image:
@@ -132,27 +141,45 @@ def _read_tiff(path: Path) -> Image:
         if not tif.pages:
             raise UserError(f"{path}: is a TIFF without images; export it anew")
         page = tif.pages.first
-        if page.photometric == tifffile.PHOTOMETRIC.RGB or not _is_grey_ramp(page.colormap):
+        kind = int(page.photometric)
+        if kind not in GREY_PHOTOMETRICS or not _is_grey_ramp(page.colormap):
             raise UserError(
-                f"{path}: is {tifffile.PHOTOMETRIC(page.photometric).name} colour, grey is expected; "
+                f"{path}: is {getattr(page.photometric, 'name', kind)} colour, grey is expected; "
                 "export each channel as a single-channel grey image"
             )
         _check_whole(path, tif)
-        series = tif.series[0]
-        if len(series.shape) > 3 or "X" not in series.axes or "Y" not in series.axes:
-            raise UserError(
-                f"{path}: has axes {series.axes} {series.shape}; one plane, or one axis of channels "
-                "beside Y and X, is read: split time points and z planes into files"
-            )
-        array = series.asarray()
-        if "Y" in series.axes[:1] and array.ndim == 3:  # samples behind the pixels: Y, X, S
-            array = np.moveaxis(array, -1, 0)
-        array = array.reshape(-1, *array.shape[-2:])
+        array = _pixels(path, tif)
         if array.dtype.kind == "f":
-            array = array.astype(np.float32)
+            with np.errstate(over="ignore"):  # too large for float32: infinite, and refused as such
+                array = array.astype(np.float32)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         names = _channel_names(tif)
         return Image(array, names if len(names) == len(array) else None, _pixel_size(tif))
+
+
+def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
+    """(C, H, W) of the one image in the file."""
+    series = tif.series[0]
+    if any(page is None or page.parent is not tif for page in series.pages):
+        # OME metadata may describe a whole acquisition, of which this file holds one part:
+        # the planes of its siblings are no channels of this file.
+        with tifffile.TiffFile(path, is_ome=False) as alone:
+            return _pixels(path, alone)
+    size = series.keyframe.shape[-2:]
+    if any(other.keyframe.shape[-2:] == size for other in tif.series[1:]):  # no mere thumbnail
+        raise UserError(
+            f"{path}: holds {len(tif.series)} images; save each one as a file of its own, "
+            "or channels as one stack"
+        )
+    if len(series.shape) > 3 or "X" not in series.axes or "Y" not in series.axes:
+        raise UserError(
+            f"{path}: has axes {series.axes} {series.shape}; one plane, or one axis of channels "
+            "beside Y and X, is read: split time points and z planes into files"
+        )
+    array = series.asarray()
+    if series.axes.startswith("Y") and array.ndim == 3:  # samples behind the pixels: Y, X, S
+        array = np.moveaxis(array, -1, 0)
+    return array.reshape(-1, *array.shape[-2:])
 
 
 def _is_grey_ramp(colormap: np.ndarray | None) -> bool:
@@ -162,8 +189,14 @@ def _is_grey_ramp(colormap: np.ndarray | None) -> bool:
 
 
 def _check_whole(path: Path, tif: tifffile.TiffFile) -> None:
-    """Decoders fill what is missing at the end of a truncated file with zeros: refuse it first."""
+    """Decoders fill what is missing at the end of a truncated file with zeros, and pages that are
+    missing are no pages to them: refuse such a file first."""
     size = tif.filehandle.size
+    if _next_page(tif):
+        raise UserError(
+            f"{path}: is truncated ({size} bytes, of its pages only {len(tif.pages)} can be read); "
+            "copy it anew from the microscope or leave it out"
+        )
     for page in tif.pages:
         page = page.aspage()
         ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
@@ -172,6 +205,15 @@ def _check_whole(path: Path, tif: tifffile.TiffFile) -> None:
                 f"{path}: is truncated ({size} bytes, its pixels end at byte {max(ends)}); "
                 "copy it anew from the microscope or leave it out"
             )
+
+
+def _next_page(tif: tifffile.TiffFile) -> int:
+    """Where the page after the last one that can be read begins; 0 if that is the last."""
+    file, form = tif.filehandle, tif.tiff
+    file.seek(tif.pages[-1].offset)
+    tags = struct.unpack(form.tagnoformat, file.read(form.tagnosize))[0]
+    file.seek(tags * form.tagsize, 1)
+    return int(struct.unpack(form.offsetformat, file.read(form.offsetsize))[0])
 
 
 def _ome_pixels(tif: tifffile.TiffFile) -> dict[str, Any]:

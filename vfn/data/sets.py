@@ -53,8 +53,9 @@ class U2OSCPS(StainData):
 
     CHANNELS: ClassVar[Mapping[str, str]] = {"dna": "1", "er": "2", "rna": "3", "golgi_actin": "4", "mito": "5"}
     PATTERN = (
-        r"(?i)(?:(?P<plate>\d{5})(?:w\d)?/)?(?:[^/]*/)*"
-        r"[^/]*_(?P<well>[a-p]\d\d)_s(?P<site>\d)_w(?P<channel>[1-5])[^/]*$"
+        # Anchored, or the search would be content with a match that leaves the plate out.
+        r"(?i)^(?:(?:.*\D)?(?P<plate>\d{5})(?:w\d)?/)?.*"
+        r"_(?P<well>[a-p]\d\d)_s(?P<site>\d)_w(?P<channel>[1-5])[^/]*$"
     )
 
 

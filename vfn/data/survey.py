@@ -123,7 +123,7 @@ class Survey:
     Attributes:
         histograms: of the training pixels, inputs first, then targets.
         baselines: fitted on the training pixels.
-        pixel_size: micrometres, of the first field that states one.
+        pixel_size: micrometres, of the first input of the first training view; None if not stated.
     """
 
     histograms: tuple[Histogram, ...]

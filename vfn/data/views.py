@@ -1,5 +1,6 @@
 """What a task asks of the data: views, each one field with the input and target planes chosen."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,7 @@ from vfn.data.discovery import Field, Plane
 from vfn.errors import UserError
 
 SPATIAL_GAP = 32  # px, the default of `data.gap`: about one nucleus at 20x
+log = logging.getLogger(__name__)
 Region = tuple[slice, slice]  # rows, columns
 
 
@@ -82,17 +84,24 @@ def make_views(
     if unpaired not in ("error", "skip"):
         raise UserError(f"data.unpaired={unpaired}: unknown; choose error or skip")
     views: list[View] = []
+    skipped: list[str] = []
     for entry in fields:
         try:
             views += _views_of(entry, task, targets)
-        except UserError:
+        except UserError as exc:
             if unpaired == "error":
                 raise
+            skipped.append(str(exc))
     if not views:
         raise UserError(
             f"none of {len(fields)} field(s) has all of the channels {', '.join(task.channels)}; "
             "check that the files of one field differ in the channel alone"
         )
+    if skipped:
+        log.warning(
+            "data.unpaired=skip: %d of %d fields left out, the first: %s",
+            len(skipped), len(fields), skipped[0],
+        )  # fmt: skip
     return views
 
 
@@ -116,7 +125,12 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
     for z in depths:
         wanted = [(c, z) for c in task.inputs]
         wanted += [(c, 0.0) for c in task.targets] if targets else []
-        missing = [f"{c} at {z:g} um" if z else c for c, z in wanted if (c, z) not in entry.planes]
+        stack = depths != [0.0]
+        missing = [
+            f"{c} at {depth:g} um" if stack else c
+            for c, depth in wanted
+            if (c, depth) not in entry.planes
+        ]
         if missing:
             have = sorted({c for c, _ in entry.planes})
             raise UserError(
@@ -170,18 +184,14 @@ class Split:
 
 
 def _group(view: View, by: str) -> str:
+    """What `view` may not be parted from; its field where the well is not known."""
     if by == "plate":
         return view.plate
     # A well's sites show the same treated cells, so they stay together.
-    return f"{view.plate}/{view.well}" if by == "well" else view.field
+    return f"{view.plate}/{view.well}" if by == "well" and view.well else view.field
 
 
-def split_views(views: Sequence[View], rule: SplitRule) -> Split:
-    """Divide `views` by `rule`. No group is in two parts; all planes of a field stay together.
-
-    Raises:
-        UserError: unknown rule, unknown plates or fields, fractions out of (0, 1), too few groups.
-    """
+def _check_rule(rule: SplitRule) -> None:
     if rule.by not in ("auto", "plate", "well", "field", "spatial"):
         raise UserError(
             f"data.split={rule.by}: unknown; choose auto, plate, well, field or spatial"
@@ -189,47 +199,71 @@ def split_views(views: Sequence[View], rule: SplitRule) -> Split:
     for key, value in (("test_fraction", rule.test_fraction), ("val_fraction", rule.val_fraction)):
         if not 0 < value < 1:
             raise UserError(f"data.{key}={value}: give a share between 0 and 1")
+    if rule.gap < 0:
+        raise UserError(f"data.gap={rule.gap}: give a number of pixels, 0 or more")
+    named = [key for key in ("test_plates", "test_fields") if getattr(rule, key)]
+    if len(named) == 2:
+        raise UserError("data.test_plates and data.test_fields are both given; give one")
+    if named and rule.by == "spatial":
+        raise UserError(
+            f"data.{named[0]} is given with data.split=spatial, which tests on a part of every field; "
+            "leave one of them out"
+        )
+
+
+def split_views(views: Sequence[View], rule: SplitRule) -> Split:
+    """Divide `views` by `rule`. No group is in two parts; all planes of a field stay together.
+
+    Test views are chosen by plate, well or field; what is left is divided for validation by the
+    smaller unit `inner`: wells stay whole there too, unless the user asked for fields.
+
+    Raises:
+        UserError: unknown rule, unknown plates or fields, fractions out of (0, 1), too few groups.
+    """
+    _check_rule(rule)
     if rule.by == "spatial":
         raise ValueError("spatial splits need the size of each view: use split_spatial")
-    plates = sorted({view.plate for view in views})
-    wells = all(view.well for view in views)
-    kept = rule.by
-    if kept == "auto":
-        kept = "plate" if len(plates) > 1 else "well" if wells else "field"
-    if kept in ("plate", "well") and not all(getattr(view, kept) for view in views):
-        raise UserError(
-            f"data.split={kept}: not every field has a {kept}; name it by data.pattern or a manifest"
-        )
-    # Below the test plate, and for fields named one by one, wells stay whole where they are known.
-    inner = "well" if wells and kept != "field" else "field"
-    test_names = _test_groups(views, rule, kept, inner)
-    key = kept if kept == "plate" or rule.test_plates else inner
-    key = "plate" if rule.test_plates else "field" if rule.test_fields else key
-    test = [view for view in views if _group(view, key) in test_names]
-    rest = [view for view in views if _group(view, key) not in test_names]
-    if inner == "well" and rule.test_fields:
-        shared = {_group(v, "well") for v in test} & {_group(v, "well") for v in rest}
-        if shared:
+    by = rule.by
+    has_wells = any(view.well for view in views)
+    if by == "auto":
+        several_plates = len({view.plate for view in views}) > 1
+        by = "plate" if several_plates else "well" if has_wells else "field"
+    if by == "plate" or rule.by == "well":
+        lacking = [view.name for view in views if not getattr(view, by)]
+        if lacking:
             raise UserError(
-                f"data.test_fields: well {min(shared)} would be in training and testing; "
-                "name all its fields, or say data.split=field"
+                f"data.split={rule.by}: field {lacking[0]} has no {by}; name it by data.pattern or a "
+                "manifest, or say data.split=field"
             )
+    inner = "well" if has_wells and by != "field" else "field"
+    key, names = _test_groups(views, rule, by)
+    test = [view for view in views if _group(view, key) in names]
+    rest = [view for view in views if _group(view, key) not in names]
     groups = sorted({_group(view, inner) for view in rest})
-    if len(groups) < 2 or not test:
-        total = len({_group(view, inner) for view in views})
+    shared = {_group(view, inner) for view in test} & set(groups)
+    if shared:  # fields named one by one
         raise UserError(
-            f"{total} {inner}(s) found: too few to train, validate and test on different ones "
-            "(3 at least); bring more, or cut each field in two by data.split=spatial"
+            f"data.test_fields: well {min(shared).strip('/')} would be in training and testing; "
+            "name all its fields, or say data.split=field"
+        )
+    if not test or len(groups) < 2:
+        total = len({_group(view, inner) for view in views})
+        found = f"{total} {inner}(s) found"
+        if key != inner:
+            found += f", {len(groups)} of them not on test {key} {', '.join(sorted(names)[:8])}"
+        finer = "let wells be shared by data.split=field, " if inner == "well" else ""
+        raise UserError(
+            f"{found}: too few to train, validate and test on different ones (3 at least); "
+            f"bring more, {finer}or cut each field in two by data.split=spatial"
         )
     val_names = _draw(groups, rule.val_fraction, rule.seed + 1, leave=1)
     train = [view for view in rest if _group(view, inner) not in val_names]
     val = [view for view in rest if _group(view, inner) in val_names]
-    return Split(train, val, test, by=kept)
+    return Split(train, val, test, by=key)
 
 
-def _test_groups(views: Sequence[View], rule: SplitRule, kept: str, inner: str) -> set[str]:
-    if rule.test_plates and rule.test_fields:
-        raise UserError("data.test_plates and data.test_fields are both given; give one")
+def _test_groups(views: Sequence[View], rule: SplitRule, by: str) -> tuple[str, set[str]]:
+    """What is set apart for testing: the unit ("plate", "well", "field"), and which of them."""
     for key, names in (("plate", rule.test_plates), ("field", rule.test_fields)):
         if names:
             have = {_group(view, key) for view in views}
@@ -239,11 +273,9 @@ def _test_groups(views: Sequence[View], rule: SplitRule, kept: str, inner: str) 
                     f"data.test_{key}s: no {key} {', '.join(unknown)}; there are "
                     f"{', '.join(sorted(have)[:8])}{', ...' if len(have) > 8 else ''}"
                 )
-            return set(names)
-    if kept == "plate":
-        return {max(view.plate for view in views)}
-    groups = sorted({_group(view, inner) for view in views})
-    return _draw(groups, rule.test_fraction, rule.seed, leave=2)
+            return key, set(names)
+    groups = sorted({_group(view, by) for view in views})
+    return by, {groups[-1]} if by == "plate" else _draw(groups, rule.test_fraction, rule.seed, 2)
 
 
 def _draw(groups: Sequence[str], fraction: float, seed: int, leave: int) -> set[str]:
@@ -267,8 +299,7 @@ def split_spatial(
     Raises:
         UserError: a field too small for the parts and the gaps.
     """
-    if rule.gap < 0:
-        raise UserError(f"data.gap={rule.gap}: give a number of pixels, 0 or more")
+    _check_rule(rule)
     parts: dict[str, list[View]] = {"train": [], "val": [], "test": []}
     for view, shape in zip(views, shapes, strict=True):
         axis = int(shape[1] >= shape[0])

@@ -10,7 +10,8 @@ from vfn.data.images import read_image
 from vfn.errors import UserError
 from vfn.files import replacing
 
-NOTE = "predicted by vfn {version}, model {identity}"
+BY = "predicted by vfn"
+NOTE = BY + " {version}, model {identity}"
 
 
 def write_ome(
@@ -24,7 +25,8 @@ def write_ome(
 
     Args:
         pixel_size: micrometres, or None where it is not known.
-        identity: of the model, for `is_whole` and for whoever finds the file later.
+        identity: of the model (and what else the pixels depend on), for `is_whole` and for whoever
+            finds the file later.
     """
     metadata: dict[str, object] = {
         "axes": "CYX",
@@ -43,7 +45,11 @@ def write_ome(
 
 
 def is_whole(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The pixels (C, H, W) of `path` if it is whole, of (H, W) `shape` and by model `identity`."""
+    """The pixels (C, H, W) of `path` if it is whole, of (H, W) `shape` and by model `identity`.
+
+    Raises:
+        UserError: the file is somebody's image, not a prediction, and would be overwritten.
+    """
     if not path.exists():
         return None
     try:
@@ -52,4 +58,8 @@ def is_whole(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | 
             note = tif.ome_metadata or ""
     except UserError:
         return None  # half or damaged: it is computed again, and replaced
+    if BY not in note:
+        raise UserError(
+            f"{path}: is there already and is no prediction of vfn; choose another output folder"
+        )
     return array if array.shape[1:] == shape and f"model {identity}" in note else None

@@ -1,5 +1,6 @@
 """Fields in, predicted stains out: in memory (`Predictor`), and from folder to folder (`run`)."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -98,11 +99,16 @@ class Predictor:
     def predict_to_file(self, view: View, cache: PlaneCache, output: Path) -> np.ndarray:
         """Predict `view` into `output`/<name>.ome.tif, or read it where it already is.
 
-        A file counts as there if it is whole, has the right size and came from this very model.
+        A file counts as there if it is whole, has the right size and came from this very model,
+        these input pixels and these settings.
+
+        Raises:
+            UserError: see `predict`, `is_whole`.
         """
         inputs = cache.stack(view.inputs, view)
         path = output / f"{view.name}.ome.tif"
-        kept = is_whole(path, self.checkpoint.identity, inputs[0].shape)
+        identity = self._identity(inputs)
+        kept = is_whole(path, identity, inputs[0].shape)
         if kept is not None:
             return kept
         try:
@@ -110,10 +116,18 @@ class Predictor:
         except UserError as exc:
             raise UserError(f"field {view.name}: {exc}") from exc
         pixel_size = view.inputs[0].pixel_size
-        write_ome(
-            path, predicted, self.checkpoint.task.targets, pixel_size, self.checkpoint.identity
-        )
+        write_ome(path, predicted, self.checkpoint.task.targets, pixel_size, identity)
         return predicted
+
+    def _identity(self, inputs: Sequence[np.ndarray]) -> str:
+        """Everything that the predicted pixels depend on, in a line."""
+        pixels = hashlib.blake2b(digest_size=8)
+        for array in inputs:
+            pixels.update(np.ascontiguousarray(array).data)
+        return (
+            f"{self.checkpoint.identity}, {self.precision}, tile {self.tile}, "
+            f"overlap {self.overlap:g}, input {pixels.hexdigest()}."
+        )
 
 
 def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
@@ -148,12 +162,34 @@ def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
         images = whole_images(source, len(task.inputs))
     except UserError as exc:
         raise UserError(f"{reasons[0] if reasons else exc}") from exc
-    log.info("no channel names in the paths: each image is taken as %s", " + ".join(task.inputs))
+    _refuse_targets(checkpoint, root, trained)
+    log.warning(
+        "input=%s: no channel names in the paths, so each image is taken as %s",
+        source, " + ".join(task.inputs),
+    )  # fmt: skip
     return [View(name, name, planes, ()) for name, planes in images]
+
+
+def _refuse_targets(checkpoint: Checkpoint, root: Path, layout: Layout) -> None:
+    """Images that are known to be a target are no nameless inputs, nor are those beside them."""
+    targets = [c for c in checkpoint.task.targets if c not in checkpoint.task.inputs]
+    try:
+        known = discover(root, layout, targets)
+    except UserError:
+        return
+    channel, plane = next((c, plane) for (c, _), plane in known[0].planes.items())
+    raise UserError(
+        f"{plane}: is {channel}, which the model predicts, and no image is "
+        f"{' or '.join(checkpoint.task.inputs)} by its name; name the inputs by their channel"
+    )
 
 
 def _holds(field: Field, path: Path) -> bool:
     return any(getattr(plane, "path", None) == path for plane in field.planes.values())
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def run(predictor: Predictor, source: Path, output: Path) -> list[Path]:
@@ -167,9 +203,13 @@ def run(predictor: Predictor, source: Path, output: Path) -> list[Path]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"two fields are named {twice}: rename one, their predictions would collide")
+    folder = source.parent if source.is_file() else source
+    if _inside(output, folder) and (source.is_dir() or _inside(folder, output)):
+        raise UserError(
+            f"output={output}: lies in the input folder, where predictions would be taken for images; "
+            "choose a folder beside it"
+        )
     output = make_folder(output)
-    if output.resolve() == (source if source.is_dir() else source.parent).resolve():
-        raise UserError(f"output={output}: is the input folder; choose another one")
     cache = PlaneCache(0)  # every field is read once: nothing is kept
     for view in progress(views, len(views), "predicting"):
         predictor.predict_to_file(view, cache, output)

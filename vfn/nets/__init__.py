@@ -9,7 +9,7 @@ from vfn.errors import UserError
 from vfn.nets.discriminator import ConditionalDiscriminator, PatchGAN
 from vfn.nets.generator import UNetGenerator
 
-GENERATORS: dict[str, type[nn.Module]] = {"unet": UNetGenerator}
+GENERATORS: dict[str, type[UNetGenerator]] = {"unet": UNetGenerator}
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "conditional": ConditionalDiscriminator,
     "patchgan": PatchGAN,
@@ -27,13 +27,13 @@ def _make(kind: str, table: Mapping[str, type[nn.Module]], spec: Mapping[str, An
         raise UserError(f"model.{kind}: {exc}; see conf/model for the keys of {name}") from exc
 
 
-def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int) -> nn.Module:
+def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int) -> UNetGenerator:
     """The generator that `spec` names (`name` and its options).
 
     Raises:
         UserError: unknown name or option.
     """
-    generator: nn.Module = _make(
+    generator: UNetGenerator = _make(
         "generator", GENERATORS, spec, in_channels=in_channels, out_channels=out_channels
     )
     return generator
@@ -49,3 +49,5 @@ def make_discriminator(spec: Mapping[str, Any], in_channels: int, patch_size: in
         "discriminator", DISCRIMINATORS, spec, in_channels=in_channels, patch_size=patch_size
     )
     return discriminator
+
+__all__ = ["DISCRIMINATORS", "GENERATORS", "UNetGenerator", "make_discriminator", "make_generator"]
