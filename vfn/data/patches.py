@@ -31,9 +31,11 @@ class Batch(NamedTuple):
 def augmentation() -> A.Compose:
     """Flips and quarter turns (paper, sec. 2.3: "augmented with rotation and flipping").
 
-    Quarter turns move pixels and never resample them, so grey values and co-registration stay exact.
+    One of the eight symmetries of the square, each as likely: they move pixels and never resample
+    them, so grey values and co-registration stay exact. One transform, since a list of flips and
+    turns that is seeded together tosses one coin for all of them.
     """
-    return A.Compose([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), A.RandomRotate90(p=1.0)])
+    return A.Compose([A.D4(p=1.0)])
 
 
 class PatchReader:

@@ -1,5 +1,6 @@
 """Predicted fields as OME-TIFF: channels named, pixel size kept, the model noted."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,8 @@ def is_whole(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | 
     try:
         array = read_image(path).array
         with tifffile.TiffFile(path) as tif:
+            if not _has_all_tags(tif):  # the note stands behind the pixels: cut off with the end
+                return None
             note = tif.ome_metadata or ""
     except UserError:
         return None  # half or damaged: it is computed again, and replaced
@@ -63,3 +66,10 @@ def is_whole(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | 
             f"{path}: is there already and is no prediction of vfn; choose another output folder"
         )
     return array if array.shape[1:] == shape and f"model {identity}" in note else None
+
+
+def _has_all_tags(tif: tifffile.TiffFile) -> bool:
+    """Whether every tag of the first page could be read; tifffile leaves out those that cannot."""
+    tif.filehandle.seek(tif.pages.first.offset)
+    count = struct.unpack(tif.tiff.tagnoformat, tif.filehandle.read(tif.tiff.tagnosize))[0]
+    return len(tif.pages.first.tags) == count

@@ -46,7 +46,7 @@ class Predictor:
     ) -> None:
         if not 0 <= overlap <= 0.5:
             raise UserError(f"overlap={overlap}: give the shared part of a tile, 0 to 0.5")
-        if batch_size < 1 or (tile is not None and tile < 1):
+        if batch_size < 1 or (tile is not None and not (isinstance(tile, int) and tile >= 1)):
             raise UserError(f"tile={tile}, batch_size={batch_size}: give 1 or more")
         self.checkpoint = checkpoint
         self.device = pick_device(device)

@@ -1,0 +1,357 @@
+import random
+import re
+import tempfile
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfn.data.discovery import Field, FilePlane, Layout, discover, split_token, whole_images
+from vfn.data.sets import U2OSAF, U2OSCPS
+from vfn.errors import UserError
+
+
+def fill(root: Path, *names: str) -> Path:
+    """Tiny images; every file holds another grey value."""
+    for value, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, np.full((2, 3), value, np.uint16))
+    return root
+
+
+def table(root: Path, fields: Sequence[Field]) -> dict[str, dict[tuple[str, float], str]]:
+    """field -> (channel, z) -> file."""
+    return {
+        f.name: {key: plane.path.relative_to(root).as_posix() for key, plane in f.planes.items()}
+        for f in fields
+    }
+
+
+words = st.text("abcdefghijklmnopqrstuvwxyz0123456789äß", min_size=1, max_size=6)
+separators = st.sampled_from(["_", "-", " ", ", ", ".", "/", "__", "(", "+", "=", "#"])
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    parts=st.lists(words.filter(lambda w: w not in ("phase", "dapi")), min_size=1, max_size=4),
+    at=st.integers(0, 4),
+    gaps=st.lists(separators, min_size=5, max_size=5),
+    spelling=st.sampled_from(["phase", "Phase", "PHASE", "pHASE"]),
+    suffix=st.sampled_from([".tif", ".TIFF", ".ome.tif", ".png"]),
+)
+def test_the_field_is_what_is_left_of_the_path(
+    parts: list[str], at: int, gaps: list[str], spelling: str, suffix: str
+) -> None:
+    at = min(at, len(parts))
+    tokens = [*parts[:at], spelling, *parts[at:]]
+    path = tokens[0] + "".join(g + t for g, t in zip(gaps, tokens[1:], strict=False)) + suffix
+    assert split_token(path, "phase") == "_".join(parts)
+    assert split_token(path, spelling.swapcase()) == "_".join(parts)
+    assert split_token(path, "dapi") is None
+
+
+@settings(deadline=None, derandomize=True)
+@given(inner=words, outer=words)
+def test_a_token_is_whole(inner: str, outer: str) -> None:
+    assert split_token(f"{outer}phase{inner}_x.tif", "phase") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "name"),
+    [
+        ("plate1/A01_Phase.tif", "phase", "plate1_A01"),
+        ("phase/A01.tif", "phase", "A01"),
+        ("phase/phase_A01.tif", "phase", "A01"),
+        ("phase.tif", "phase", "field"),
+        ("A01_far-red.tif", "far red", "A01"),
+        ("A01_red-far.tif", "far-red", None),
+        ("img_000_Far-red_000.png", "far-red", "img_000_000"),
+        ("a,b c (1)_ch2.tif", "ch2", "a_b_c_1"),
+        ("r01c02f01p01-ch2sk1fk1fl1.tiff", "ch2", None),
+        ("Channel2-84-G-12.tif", "Channel2", "84_G_12"),
+        ("größe/Zelle_ÄR.tif", "är", "größe_Zelle"),
+        ("a_phase.tif", "", None),
+        ("a_phase.tif", "-", None),
+    ],
+)
+def test_tokens_of_real_paths(path: str, token: str, name: str | None) -> None:
+    assert split_token(path, token) == name
+
+
+def test_decomposed_letters_are_the_same_letters() -> None:
+    decomposed = unicodedata.normalize("NFD", "Zélle_Ör.tif")
+    assert split_token(decomposed, "ör") == "Zélle"
+
+
+def test_pairs_by_token_in_nested_folders(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        "day 1/phase/A01, s1.tif", "day 1/dapi/A01, s1.tif",
+        "day 2/A01 s1 Phase.tif", "day 2/DAPI A01 s1.png",
+        "day 2/A01 s1 actin.tif", "notes_phase/ö_dapi.txt.tif",
+    )  # fmt: skip
+    (tmp_path / "notes_phase/ö_dapi.txt.tif").unlink()
+    found = discover(tmp_path, Layout(), ["phase", "dapi"])
+    assert table(tmp_path, found) == {
+        "day_1_A01_s1": {("phase", 0.0): "day 1/phase/A01, s1.tif",
+                         ("dapi", 0.0): "day 1/dapi/A01, s1.tif"},
+        "day_2_A01_s1": {("phase", 0.0): "day 2/A01 s1 Phase.tif",
+                         ("dapi", 0.0): "day 2/DAPI A01 s1.png"},
+    }  # fmt: skip
+
+
+def test_other_tokens_by_data_channels(tmp_path: Path) -> None:
+    fill(tmp_path, "A01_Ch01.tif", "A01_ch02.tif", "A01_phase.tif")
+    found = discover(tmp_path, Layout({"phase": "CH01", "dapi": "ch02"}), ["phase", "dapi"])
+    assert table(tmp_path, found) == {
+        "A01": {("phase", 0.0): "A01_Ch01.tif", ("dapi", 0.0): "A01_ch02.tif"}
+    }
+
+
+def refused(root: Path, layout: Layout, wanted: Sequence[str], *words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        discover(root, layout, wanted)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_file_of_two_channels_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "dapi/A01_phase.tif")
+    refused(tmp_path, Layout(), ["phase", "dapi"], "A01_phase.tif", "phase and dapi")
+
+
+def test_two_files_of_one_channel_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "A01_phase.tif", "A01-phase.png", "A01_dapi.tif")
+    refused(tmp_path, Layout(), ["phase", "dapi"], "field A01", "A01_phase.tif", "A01-phase.png")
+
+
+def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
+    fill(tmp_path, "A01_ch1.tif")
+    refused(tmp_path, Layout({"dapi": "w1"}), ["phase", "dapi"], str(tmp_path), "phase", "w1")
+    refused(tmp_path / "no", Layout(), ["phase"], "no such folder")
+
+
+def test_a_stack_where_one_plane_is_expected_is_refused(tmp_path: Path) -> None:
+    # Its first plane would be taken for the field, out of focus or of another channel.
+    stack = np.zeros((3, 2, 4), np.uint16)
+    tifffile.imwrite(tmp_path / "A01_phase.tif", stack, photometric="minisblack")
+    (field,) = discover(tmp_path, Layout(), ["phase"])
+    with pytest.raises(UserError, match=r"A01_phase\.tif: holds 3 planes"):
+        field.planes["phase", 0.0].read()
+
+
+PATTERN = (
+    r"(?P<plate>P\d)/(?P<well>[A-H]\d\d)f(?P<site>\d)z(?P<z>-?\d+)_(?P<channel>[^_.]+)_\w+\.tif$"
+)
+
+
+def test_pattern_with_all_groups(tmp_path: Path) -> None:
+    fill(tmp_path, "P1/A01f1z-1_BF_x9.tif", "P1/A01f1z0_BF_x8.tif", "P1/A01f1z0_Blue_x7.tif",
+         "P2/A01f1z0_bf_x1.tif", "P2/A01f1z0_red_x1.tif", "P2/notes.tif")  # fmt: skip
+    layout = Layout({"phase": "bf", "dapi": "blue"}, PATTERN, z_zero=1, z_step=0.5)
+    found = discover(tmp_path, layout, ["phase", "dapi"])
+    assert table(tmp_path, found) == {
+        "P1_A01_s1": {
+            ("phase", -1.0): "P1/A01f1z-1_BF_x9.tif",
+            ("phase", -0.5): "P1/A01f1z0_BF_x8.tif",
+            ("dapi", -0.5): "P1/A01f1z0_Blue_x7.tif",
+        },
+        "P2_A01_s1": {("phase", -0.5): "P2/A01f1z0_bf_x1.tif"},
+    }
+    assert [(f.plate, f.well, f.site) for f in found] == [("P1", "A01", "1"), ("P2", "A01", "1")]
+
+
+def test_a_field_is_at_one_place(tmp_path: Path) -> None:
+    # The name alone would pair phase of one plate with dapi of another.
+    fill(tmp_path, "P1/f1_phase.tif", "P2/f1_dapi.tif")
+    layout = Layout({}, r"(?P<plate>P\d)/(?P<field>f\d)_(?P<channel>\w+)\.tif")
+    refused(tmp_path, layout, ["phase", "dapi"], "field f1", "P1", "P2")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "word"),
+    [
+        (r"(?P<field>.*_(?P<channel>\w+)", "not a regular expression"),
+        (r"(?P<field>.*)\.tif", "channel"),
+        (r"_(?P<channel>\w+)\.tif", "field"),
+        (r"(?P<plate>.*)_(?P<channel>\w+)\.tif", "field"),
+        (r"(?P<field>.*)_(?P<chanel>\w+)\.tif", "chanel"),
+        (r"(?P<field>.*)_(?P<channel>\w+)\.jpg", "data.pattern"),
+        (r"(?P<z>\w+)_(?P<field>.*)_(?P<channel>\w+)\.tif", "'top'"),
+    ],
+)
+def test_wrong_patterns_are_refused(tmp_path: Path, pattern: str, word: str) -> None:
+    fill(tmp_path, "top_A01_phase.tif")
+    refused(tmp_path, Layout({}, pattern), ["phase"], word)
+
+
+BBBC022 = [
+    "BBBC022_v1_images_20585w1/IXMtest_A01_s2_w1AA6B1894-F561-42EE-9D1D-E21E5C741B75.tif",
+    "BBBC022_v1_images_20585w3/IXMtest_A01_s2_w308F3A6FF-A865-40A1-8488-9A5BA31605A9.tif",
+    "BBBC022_v1_images_20585w1/IXMtest_E07_s4_w1722986E3-C24E-4E7D-A484-F1578ECD7C53.tif",
+    "BBBC022_v1_images_20646w1/IXMtest_A01_s2_w1724EB5AF-9EF4-41F9-98E6-6CF7E4182E51.tif",
+    "sub/20590/IXMtest_p24_s9_w1164FBEEF-F77C-4892-86F5-72D0160D4FB2.tif",
+]
+
+
+def test_names_of_bbbc022(tmp_path: Path) -> None:
+    fill(tmp_path, *BBBC022)
+    layout = Layout(U2OSCPS.CHANNELS, U2OSCPS.PATTERN)
+    found = discover(tmp_path, layout, ["rna", "dna"])
+    assert table(tmp_path, found) == {
+        "20585_A01_s2": {("dna", 0.0): BBBC022[0], ("rna", 0.0): BBBC022[1]},
+        "20585_E07_s4": {("dna", 0.0): BBBC022[2]},
+        "20590_p24_s9": {("dna", 0.0): BBBC022[4]},
+        "20646_A01_s2": {("dna", 0.0): BBBC022[3]},
+    }
+    assert [(f.plate, f.well, f.site) for f in found] == [
+        ("20585", "A01", "2"), ("20585", "E07", "4"), ("20590", "p24", "9"), ("20646", "A01", "2"),
+    ]  # fmt: skip
+
+
+def test_bbbc022_without_a_plate_folder(tmp_path: Path) -> None:
+    fill(tmp_path, BBBC022[0].split("/")[1])
+    (field,) = discover(tmp_path, Layout(U2OSCPS.CHANNELS, U2OSCPS.PATTERN), ["dna"])
+    assert (field.name, field.plate, field.well) == ("A01_s2", "", "A01")
+
+
+def test_names_of_bbbc006(tmp_path: Path) -> None:
+    names = [
+        "BBBC006_v1_images_z_00/mcf-z-stacks-03212011_a01_s1_w1a571d43d-5554-47fd-bb54-5db68290e5a7.tif",
+        "BBBC006_v1_images_z_16/mcf-z-stacks-03212011_a01_s1_w12e7632d4-7a01-4cc0-a680-e686a4869613.tif",
+        "BBBC006_v1_images_z_21/mcf-z-stacks-03212011_a01_s1_w2d571d43d-5554-47fd-bb54-5db68290e5a7.tif",
+        "BBBC006_v1_images_z_16/mcf-z-stacks-03212011_p24_s2_w1283f1213-dc59-40b5-ae21-9d66400a5f20.tif",
+    ]
+    fill(tmp_path, *names)
+    layout = Layout(U2OSAF.CHANNELS, U2OSAF.PATTERN, None, U2OSAF.Z_ZERO, U2OSAF.Z_STEP)
+    found = discover(tmp_path, layout, ["dna", "actin"])
+    assert table(tmp_path, found) == {
+        "a01_s1": {("dna", -32.0): names[0], ("dna", 0.0): names[1], ("actin", 10.0): names[2]},
+        "p24_s2": {("dna", 0.0): names[3]},
+    }
+    assert found[0].well == "a01"
+
+
+def multichannel(path: Path, names: Sequence[str]) -> None:
+    array = np.stack([np.full((2, 3), i, np.uint16) for i in range(len(names))])
+    metadata = {"axes": "CYX", "Channel": {"Name": list(names)}}
+    tifffile.imwrite(path, array, photometric="minisblack", metadata=metadata)
+
+
+def test_channels_inside_of_ome(tmp_path: Path) -> None:
+    multichannel(tmp_path / "pos_x_1.ome.tif", ["Actin", "DAPI", "Phase"])
+    multichannel(tmp_path / "pos_1.ome.tif", ["dapi", "phase"])
+    found = discover(tmp_path, Layout(), ["phase", "dapi"])
+    assert [f.name for f in found] == ["pos_1", "pos_x_1"]
+    values = [[int(f.planes[c, 0.0].read()[0, 0]) for c in ("phase", "dapi")] for f in found]
+    assert values == [[1, 0], [2, 1]]
+
+
+def test_positions_inside_of_stacks(tmp_path: Path) -> None:
+    stack = np.stack([np.full((2, 3), i, np.uint16) for i in range(3)])
+    tifffile.imwrite(tmp_path / "IXMtest_A02_s9.tif", stack, photometric="minisblack")
+    (field,) = discover(tmp_path, Layout({"dna": 0, "rna": 2}), ["rna", "dna"])
+    assert field.name == "IXMtest_A02_s9"
+    assert int(field.planes["rna", 0.0].read()[0, 0]) == 2
+    assert int(field.planes["dna", 0.0].read()[0, 0]) == 0
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_positions_out_of_the_stack_are_refused(tmp_path: Path, index: int) -> None:
+    stack = np.zeros((3, 2, 4), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    (field,) = discover(tmp_path, Layout({"dna": index}), ["dna"])
+    with pytest.raises(UserError, match=rf"a\.tif: channel {index} is asked for, it has 3"):
+        field.planes["dna", 0.0].read()
+
+
+def test_manifest(tmp_path: Path) -> None:
+    fill(tmp_path, "raw/1.tif", "raw/2.tif", "raw/3.tif", "raw/4.tif")
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(
+        "channel,field,path,plate,well,site,z,index\n"
+        "phase,one field,raw/1.tif,P1,A01,1,-2.5,\n"
+        "dapi,one field,raw/2.tif,P1,A01,1,,0\n"
+        "actin,one field,raw/nowhere.tif,P1,A01,1,,0\n"
+        "phase,two,raw/3.tif,,,,0,\n",
+        encoding="utf-8-sig",  # as Excel writes it
+    )
+    found = discover(tmp_path, Layout(manifest=str(manifest)), ["phase", "dapi"])
+    assert table(tmp_path, found) == {
+        "one field": {("phase", -2.5): "raw/1.tif", ("dapi", 0.0): "raw/2.tif"},
+        "two": {("phase", 0.0): "raw/3.tif"},
+    }
+    assert [(f.plate, f.well, f.site) for f in found] == [("P1", "A01", "1"), ("", "", "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("field;channel;path\na;phase;1.tif\n", ["lacks the column field, channel, path"]),
+        ("field,channel\na,phase\n", ["lacks the column path"]),
+        ("", ["lacks the column"]),
+        ("field,channel,path\na,phase,2.tif\n", ["line 2", "2.tif"]),
+        ("field,channel,path\na,phase,\n", ["line 2"]),
+        ("field,channel,path,z\na,phase,1.tif,top\n", ["line 2", "top"]),
+        ("field,channel,path,index\na,phase,1.tif,1.5\n", ["line 2", "1.5"]),
+        ("field,channel,path\na/b,phase,1.tif\n", ["line 2", "a/b"]),
+        ("field,channel,path\n,phase,1.tif\n", ["line 2", "name"]),
+        ("field,channel,path\na,dapi,1.tif\n", ["phase"]),
+        ("field,channel,path\na,phase,1.tif\na,phase,1.tif\n", ["field a", "both"]),
+        ("field,channel,path,well\na,phase,1.tif,A1\na,dapi,1.tif,B1\n", ["field a", "A1", "B1"]),
+    ],
+)
+def test_wrong_manifests_are_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    fill(tmp_path, "1.tif")
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(text)
+    wanted = ["phase", "dapi"] if "dapi,1.tif,B1" in text else ["phase"]
+    refused(tmp_path, Layout(manifest=str(manifest)), wanted, "", *words)
+
+
+def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, Layout(manifest=str(tmp_path / "no.csv")), ["phase"], "no.csv")
+    (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00field")
+    refused(tmp_path, Layout(manifest=str(tmp_path / "bad.csv")), ["phase"], "bad.csv")
+
+
+def test_whole_images(tmp_path: Path) -> None:
+    fill(tmp_path, "a b/1.tif", "2.png")
+    found = whole_images(tmp_path, 1)
+    assert [name for name, _ in found] == ["2", "a_b_1"]
+    assert [int(planes[0].read()[0, 0]) for _, planes in found] == [1, 0]
+    assert whole_images(tmp_path / "2.png", 1)[0][0] == "2"
+    with pytest.raises(UserError, match=r"has 1 channel\(s\), the model takes 2"):
+        whole_images(tmp_path, 2)
+
+
+def test_layout_survives_a_checkpoint() -> None:
+    layout = Layout({"a": "x", "b": 2}, "p", "m", 3.0, 0.5)
+    assert Layout(**layout.to_dict()) == layout
+
+
+def test_planes_name_themselves(tmp_path: Path) -> None:
+    assert str(FilePlane(tmp_path / "a.tif")) == str(tmp_path / "a.tif")
+    assert re.search(r"a\.tif \(channel 0\)$", str(FilePlane(tmp_path / "a.tif", 0)))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from("abcdef"), unique=True, min_size=1), st.randoms(use_true_random=False)
+)
+def test_order_of_files_does_not_matter(names: list[str], rnd: random.Random) -> None:
+    # `discover` sorts: fields come in one order on every file system.
+    with tempfile.TemporaryDirectory() as folder:
+        shuffled = list(names)
+        rnd.shuffle(shuffled)
+        for name in shuffled:
+            (Path(folder) / f"{name}_phase.png").touch()
+        found = discover(Path(folder), Layout(), ["phase"])
+        assert [f.name for f in found] == sorted(names)

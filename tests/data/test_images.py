@@ -1,0 +1,450 @@
+import logging
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+
+from vfn.data.images import find_images, read_image, strip_suffix
+from vfn.errors import UserError
+
+RNG = np.random.default_rng(0)
+GREY16 = RNG.integers(0, 60_000, (37, 53)).astype(np.uint16)
+GREY8 = RNG.integers(0, 256, (37, 53)).astype(np.uint8)
+STACK = RNG.integers(0, 60_000, (3, 37, 53)).astype(np.uint16)
+RGB = RNG.integers(0, 256, (37, 53, 3)).astype(np.uint8)
+
+
+def written(path: Path, array: np.ndarray, **options: object) -> Path:
+    tifffile.imwrite(path, array, **options)
+    return path
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + extra
+        + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def refused(path: Path, *words: str) -> None:
+    """One line that names the file and says each of `words`."""
+    with pytest.raises(UserError) as caught:
+        read_image(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in (str(path), *words):
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        *({"compression": c} for c in ("lzw", "zlib", "deflate", "zstd", "packbits", "lzma")),
+        {"compression": "zlib", "predictor": True},
+        {"compression": "lzw", "predictor": True, "rowsperstrip": 5},
+        {"compression": "jpeg2000", "compressionargs": {"reversible": True, "level": 0}},
+        {"compression": "jpegxl", "compressionargs": {"lossless": True}},
+        {"byteorder": ">"},
+        {"byteorder": ">", "compression": "zlib", "predictor": True},
+        {"bigtiff": True},
+        {"tile": (16, 16)},
+        {"tile": (32, 16), "compression": "zstd"},
+        {"rowsperstrip": 4},
+        {"photometric": "miniswhite"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("array", [GREY8, GREY16], ids=["uint8", "uint16"])
+def test_every_encoding_gives_the_pixels_back(
+    tmp_path: Path, array: np.ndarray, options: dict[str, object]
+) -> None:
+    image = read_image(written(tmp_path / "a.tif", array, **options))
+    assert image.array.dtype == array.dtype
+    assert image.array.dtype.isnative
+    np.testing.assert_array_equal(image.array, array[np.newaxis])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", ">f8"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_floats_become_float32(tmp_path: Path, dtype: str, compression: str | None) -> None:
+    array = RNG.normal(0, 10, (11, 7)).astype(dtype)
+    image = read_image(written(tmp_path / "a.tif", array, compression=compression))
+    assert image.array.dtype == np.dtype("float32")
+    assert image.array.dtype.isnative
+    np.testing.assert_array_equal(image.array[0], array.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3)])
+@pytest.mark.parametrize("ome", [False, True])
+def test_smallest_images(tmp_path: Path, shape: tuple[int, int], ome: bool) -> None:
+    array = GREY16[: shape[0], : shape[1]]
+    image = read_image(written(tmp_path / "a.tif", array, ome=ome))
+    np.testing.assert_array_equal(image.array, array[np.newaxis])
+
+
+@pytest.mark.parametrize("array", [GREY8, GREY16], ids=["uint8", "uint16"])
+def test_png(tmp_path: Path, array: np.ndarray) -> None:
+    path = tmp_path / "a.PNG"
+    path.write_bytes(imagecodecs.png_encode(array))
+    image = read_image(path)
+    assert image.array.dtype == array.dtype
+    np.testing.assert_array_equal(image.array, array[np.newaxis])
+
+
+def test_the_content_counts_and_not_the_suffix(tmp_path: Path) -> None:
+    tiff = written(tmp_path / "a.tif", GREY16).rename(tmp_path / "tiff.png")
+    np.testing.assert_array_equal(read_image(tiff).array[0], GREY16)
+    (tmp_path / "png.tif").write_bytes(imagecodecs.png_encode(GREY8))
+    np.testing.assert_array_equal(read_image(tmp_path / "png.tif").array[0], GREY8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"photometric": "minisblack"},
+        {"photometric": "minisblack", "metadata": None},
+        {"photometric": "minisblack", "planarconfig": "separate"},
+        {"imagej": True, "metadata": {"axes": "CYX"}},
+        {"imagej": True, "metadata": {"axes": "ZYX"}},
+        {"ome": True, "photometric": "minisblack", "metadata": {"axes": "CYX"}},
+        {"bigtiff": True, "photometric": "minisblack", "compression": "zlib", "byteorder": ">"},
+    ],
+    ids=str,
+)
+def test_planes_of_one_file_in_order(tmp_path: Path, options: dict[str, object]) -> None:
+    path = written(tmp_path / "a.tif", STACK, **options)
+    np.testing.assert_array_equal(read_image(path).array, STACK)
+
+
+def test_samples_behind_the_pixels_are_channels(tmp_path: Path) -> None:
+    behind = np.ascontiguousarray(np.moveaxis(STACK, 0, -1))
+    path = written(tmp_path / "a.tif", behind, photometric="minisblack", planarconfig="contig")
+    np.testing.assert_array_equal(read_image(path).array, STACK)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "micrometres"),
+    [(0.65, "µm", 0.65), (0.65, None, 0.65), (650, "nm", 0.65), (0.001, "mm", 1.0),
+     (0.5, "pixel", None), (0.5, "reference frame", None)],
+)  # fmt: skip
+def test_ome_names_and_pixel_size(
+    tmp_path: Path, value: float, unit: str | None, micrometres: float | None
+) -> None:
+    names = ["phase", "DAPI", "α-actin <&>"]
+    metadata = {"axes": "CYX", "Channel": {"Name": names}, "PhysicalSizeX": value}
+    if unit:
+        metadata["PhysicalSizeXUnit"] = unit
+    image = read_image(
+        written(tmp_path / "a.ome.tif", STACK, photometric="minisblack", metadata=metadata)
+    )
+    assert image.channels == tuple(names)
+    assert image.pixel_size == (None if micrometres is None else pytest.approx(micrometres))
+
+
+@pytest.mark.parametrize("names", [["a", "a", "b"], ["a", "", "b"]])
+def test_names_that_do_not_tell_channels_apart_are_no_names(
+    tmp_path: Path, names: list[str]
+) -> None:
+    metadata = {"axes": "CYX", "Channel": {"Name": names}}
+    path = written(tmp_path / "a.ome.tif", STACK, photometric="minisblack", metadata=metadata)
+    assert read_image(path).channels is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "micrometres"),
+    [("um", 0.5), ("micron", 0.5), ("\\u00B5m", 0.5), ("nm", 5e-4), ("mm", 500.0), ("inch", None)],
+)
+def test_imagej_pixel_size(tmp_path: Path, unit: str, micrometres: float | None) -> None:
+    path = written(
+        tmp_path / "a.tif", GREY16, imagej=True, resolution=(2.0, 2.0), metadata={"unit": unit}
+    )
+    image = read_image(path)
+    assert image.pixel_size == (None if micrometres is None else pytest.approx(micrometres))
+
+
+def test_imagej_labels_name_the_channels(tmp_path: Path) -> None:
+    metadata = {"axes": "CYX", "Labels": ["phase", "dapi", "actin"]}
+    path = written(tmp_path / "a.tif", STACK, imagej=True, metadata=metadata)
+    assert read_image(path).channels == ("phase", "dapi", "actin")
+
+
+@pytest.mark.parametrize(("unit", "micrometres"), [("um", 0.32), ("pixel", None)])
+def test_metamorph_pixel_size(tmp_path: Path, unit: str, micrometres: float | None) -> None:
+    description = (
+        "<MetaData><prop id=\"spatial-calibration-x\" type=\"float\" value=\"0.32\"/>"
+        f"<prop id=\"spatial-calibration-units\" type=\"string\" value=\"{unit}\"/></MetaData>"
+    )  # fmt: skip
+    path = written(tmp_path / "a.tif", GREY16, description=description, metadata=None)
+    assert read_image(path).pixel_size == micrometres
+
+
+def test_printing_resolution_is_no_pixel_size(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tif", GREY16, resolution=(72, 72), resolutionunit="inch")
+    assert read_image(path).pixel_size is None
+
+
+def test_an_ome_file_of_a_set_gives_its_own_plane(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Bio-Formats writes one file a channel, each describing all of them.
+    ids = {name: f"urn:uuid:{n:08d}-0000-0000-0000-000000000000" for n, name in enumerate("ab")}
+    planes = "".join(
+        f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1">'
+        f'<UUID FileName="{name}.ome.tif">{ids[name]}</UUID></TiffData>'
+        for c, name in enumerate(ids)
+    )
+    for c, name in enumerate(ids):
+        xml = (
+            '<?xml version="1.0" encoding="UTF-8"?>'
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{ids[name]}">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" '
+            'SizeX="53" SizeY="37" SizeC="2" SizeZ="1" SizeT="1" PhysicalSizeX="0.5">'
+            f'<Channel ID="C:0" Name="one"/><Channel ID="C:1" Name="two"/>{planes}'
+            "</Pixels></Image></OME>"
+        )
+        written(tmp_path / f"{name}.ome.tif", STACK[c], description=xml, metadata=None)
+    for c, name in enumerate(ids):
+        image = read_image(tmp_path / f"{name}.ome.tif")
+        np.testing.assert_array_equal(image.array, STACK[c : c + 1])
+        assert image.pixel_size == 0.5
+    # Without its sibling the missing plane must not come back as zeros.
+    moved = (tmp_path / "b.ome.tif").rename(tmp_path / "alone.ome.tif")
+    (tmp_path / "a.ome.tif").unlink()
+    with caplog.at_level(logging.CRITICAL):
+        np.testing.assert_array_equal(read_image(moved).array, STACK[1:2])
+
+
+def test_grey_ramp_palette_is_its_indices(tmp_path: Path) -> None:
+    ramp = np.repeat(np.arange(256, dtype=np.uint16)[np.newaxis] * 257, 3, axis=0)
+    green = ramp * np.array([[0], [1], [0]], np.uint16)
+    for table in (ramp, green, ramp // 2):
+        path = written(tmp_path / "a.tif", GREY8, photometric="palette", colormap=table)
+        np.testing.assert_array_equal(read_image(path).array[0], GREY8)
+        path.unlink()
+
+
+def test_colour_palette_is_refused(tmp_path: Path) -> None:
+    colours = RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
+    path = written(tmp_path / "a.tif", GREY8, photometric="palette", colormap=colours)
+    refused(path, "PALETTE", "grey")
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "word"),
+    [
+        (RGB, {"photometric": "rgb"}, "RGB"),
+        (np.moveaxis(RGB, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}, "RGB"),
+        (np.dstack([RGB, RGB[..., :1]]), {"photometric": "rgb"}, "RGB"),
+        (RGB, {"photometric": "ycbcr", "compression": "jpeg"}, "YCBCR"),
+        (RGB, {"photometric": "cielab"}, "CIELAB"),
+        (np.dstack([RGB, RGB[..., :1]]), {"photometric": "separated"}, "SEPARATED"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_colour_tiff_is_refused(
+    tmp_path: Path, array: np.ndarray, options: dict[str, object], word: str
+) -> None:
+    refused(written(tmp_path / "a.tif", array, **options), word, "grey", "export each channel")
+
+
+def test_colour_png_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(imagecodecs.png_encode(RGB))
+    refused(path, "RGB", "grey")
+    path.write_bytes(imagecodecs.png_encode(np.dstack([RGB, RGB[..., :1]])))
+    refused(path, "RGBA", "grey")
+    path.write_bytes(png(2, 1, 8, 3, b"\0\0\1", png_chunk(b"PLTE", bytes(range(6)))))
+    refused(path, "palette")
+    path.write_bytes(png(2, 1, 8, 0, b"\0\5\6", png_chunk(b"tRNS", b"\0\5")))
+    refused(path, "transparency")
+    path.write_bytes(png(8, 1, 1, 0, b"\0\x55"))
+    refused(path, "1-bit")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"metadata": None, "rowsperstrip": 3},
+        {"compression": "lzw"},
+        {"compression": "zlib", "rowsperstrip": 4},
+        {"tile": (16, 16)},
+        {"tile": (16, 16), "compression": "zstd", "bigtiff": True},
+        {"stack": True, "photometric": "minisblack", "metadata": None},
+        {"stack": True, "photometric": "minisblack", "compression": "lzw"},
+        {"stack": True, "imagej": True, "metadata": {"axes": "CYX"}},
+        {"stack": True, "ome": True, "photometric": "minisblack", "metadata": {"axes": "CYX"}},
+        {"stack": True, "ome": True, "photometric": "minisblack", "compression": "zlib",
+         "metadata": {"axes": "CYX"}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_truncated_tiff_never_gives_wrong_pixels(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    options = dict(options)
+    truth = STACK if options.pop("stack", False) else GREY16[np.newaxis]
+    check_cuts(
+        written(tmp_path / "whole.tif", truth.squeeze(), **options).read_bytes(), tmp_path, truth
+    )
+
+
+def test_a_truncated_tiff_with_its_table_at_the_end(tmp_path: Path) -> None:
+    # libtiff (ImageJ, MATLAB) writes pixels first: move the table of tifffile's file to the end.
+    path = written(tmp_path / "a.tif", GREY16, metadata=None, compression="zlib", rowsperstrip=5)
+    data = path.read_bytes()
+    with tifffile.TiffFile(path) as tif:
+        start = tif.pages.first.offset
+        length = tif.tiff.tagnosize + len(tif.pages.first.tags) * 12 + 4
+    moved = data[:4] + struct.pack("<I", len(data)) + data[8:] + data[start : start + length]
+    check_cuts(moved, tmp_path, GREY16[np.newaxis])
+
+
+@pytest.mark.parametrize("array", [GREY8, GREY16], ids=["uint8", "uint16"])
+def test_a_truncated_png_never_gives_wrong_pixels(tmp_path: Path, array: np.ndarray) -> None:
+    check_cuts(imagecodecs.png_encode(array), tmp_path, array[np.newaxis])
+
+
+def check_cuts(whole: bytes, folder: Path, truth: np.ndarray) -> None:
+    """Cut at every tenth, close to both ends, and at random places."""
+    size = len(whole)
+    cuts = {size * tenth // 10 for tenth in range(10)} | {1, 3, 7, 8, 9, 20}
+    cuts |= {size - n for n in (1, 2, 4, 8, 12, 13, 20)}
+    cuts |= {int(n) for n in np.random.default_rng(1).integers(0, size, 20)}
+    path = folder / "cut.tif"
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read_image(path).array, truth)
+    refusals: list[str] = []
+    logging.getLogger("tifffile").disabled = True
+    try:
+        for cut in sorted(cuts):
+            path.write_bytes(whole[:cut])
+            try:
+                array = read_image(path).array
+            except UserError as exc:
+                refusals.append(str(exc))
+            else:
+                np.testing.assert_array_equal(array, truth)
+    finally:
+        logging.getLogger("tifffile").disabled = False
+    assert len(refusals) > len(cuts) // 2
+    assert all(str(path) in line and "\n" not in line for line in refusals)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".tiff", ".ome.tif", ".png"])
+def test_what_is_no_image_is_refused(tmp_path: Path, suffix: str) -> None:
+    text = tmp_path / f"text{suffix}"
+    text.write_text("well,site\nA01,1\n")
+    refused(text, "cannot be read")
+    empty = tmp_path / f"empty{suffix}"
+    empty.touch()
+    refused(empty)
+    folder = tmp_path / f"folder{suffix}"
+    folder.mkdir()
+    refused(folder, "folder")
+    link = tmp_path / f"link{suffix}"
+    link.symlink_to(tmp_path / "nowhere")
+    refused(link, "cannot be read")
+    refused(tmp_path / f"missing{suffix}", "cannot be read")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    array = np.zeros((5, 6), np.float32)
+    array[2, 3] = array[4, 5] = value
+    refused(written(tmp_path / "a.tif", array), "2 pixels")
+
+
+def test_float64_beyond_float32_is_refused(tmp_path: Path) -> None:
+    refused(written(tmp_path / "a.tif", np.full((2, 2), 1e300)), "4 pixels")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32", "bool", "complex64"])
+def test_other_dtypes_are_refused(tmp_path: Path, dtype: str) -> None:
+    refused(written(tmp_path / "a.tif", np.ones((4, 5), dtype)), dtype, "uint8, uint16, float32")
+
+
+@pytest.mark.parametrize(
+    ("axes", "options"),
+    [("TZYX", {"imagej": True}), ("ZCYX", {"imagej": True}), ("TCYX", {"ome": True})],
+)
+def test_four_axes_are_refused(tmp_path: Path, axes: str, options: dict[str, object]) -> None:
+    array = np.zeros((2, 3, 8, 9), np.uint16)
+    path = written(
+        tmp_path / "a.tif", array, photometric="minisblack", metadata={"axes": axes}, **options
+    )
+    refused(path, "axes", "split time points and z planes")
+
+
+def test_several_images_in_one_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(GREY16)
+        tif.write(GREY16 + 1)
+    refused(path, "holds 2 images")
+
+
+def test_a_thumbnail_beside_the_image_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(GREY16)
+        tif.write(GREY16[::4, ::4])
+    np.testing.assert_array_equal(read_image(path).array[0], GREY16)
+
+
+def test_a_page_without_pixels_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tif", GREY16, metadata=None)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tif:
+        at = tif.pages.first.tags["ImageLength"].valueoffset
+    data[at : at + 4] = struct.pack("<I", 0)
+    path.write_bytes(data)
+    refused(path)
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tif", GREY16)
+    read_image(path)
+    written(path, GREY8)
+    np.testing.assert_array_equal(read_image(path).array[0], GREY8)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("a.b.OME.TIF", "a.b"), ("a.ome.tiff", "a"), ("x y.Tiff", "x y"), ("a.png", "a"),
+     ("d/a.tif", "a"), ("a.jpg", "a.jpg")],
+)  # fmt: skip
+def test_strip_suffix(name: str, stem: str) -> None:
+    assert strip_suffix(name) == stem
+
+
+def test_find_images(tmp_path: Path) -> None:
+    for name in ("b/2.tif", "a.PNG", "b/.hidden.tif", "notes.txt", "c.tif/inside.tiff", "._a.tif"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "lost.tif").symlink_to("nowhere")
+    names = [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)]
+    assert names == ["a.PNG", "b/2.tif", "c.tif/inside.tiff", "lost.tif"]
+
+
+@pytest.mark.parametrize("make", [lambda p: None, Path.mkdir, Path.touch])
+def test_find_images_needs_a_folder_with_images(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "images"
+    make(folder)
+    with pytest.raises(UserError, match=str(folder)):
+        find_images(folder)

@@ -1,0 +1,154 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from vfn.data.intensity import RANGE_MODES, Histogram, Intensity, to_dtype
+from vfn.errors import UserError
+
+
+def histogram(*arrays: np.ndarray) -> Histogram:
+    result = Histogram(arrays[0].dtype)
+    for array in arrays:
+        result.add(array)
+    return result
+
+
+def draw(dtype: str, kind: str) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    if kind == "dark":  # a stain: most pixels are background
+        grey = rng.gamma(0.5, 600, (64, 65)) + 100
+    elif kind == "few":
+        grey = rng.choice([3.0, 90.0, 200.0], (64, 65), p=[0.9, 0.08, 0.02])
+    else:
+        grey = rng.uniform(0, 65536, (64, 65))
+    if dtype == "uint8":
+        grey = grey / grey.max() * 255
+    return to_dtype(grey, dtype)
+
+
+@pytest.mark.parametrize("equalise", [False, True])
+@pytest.mark.parametrize("mode", RANGE_MODES)
+@pytest.mark.parametrize("kind", ["dark", "few", "even"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_round_trip(dtype: str, kind: str, mode: str, equalise: bool) -> None:
+    array = draw(dtype, kind)
+    fitted = Intensity.fit(histogram(array), mode, (0.5, 99.0), equalise)
+    scaled = fitted.normalise(array)
+    assert scaled.dtype == np.float32
+    assert scaled.shape == array.shape
+    assert scaled.min() >= -1
+    assert scaled.max() <= 1
+    back = fitted.restore(scaled)
+    assert back.dtype == array.dtype
+    clipped = np.clip(array.astype(float), fitted.low, fitted.high)
+    off = np.abs(back.astype(float) - clipped).max()
+    # Integers: one grey level at most. Floats: the resolution of float32 in [-1, 1], which
+    # equalising stretches by the number of classes at most.
+    assert off <= (1 if dtype != "float32" else (fitted.high - fitted.low) * 2**-23 * 256)
+    # A brighter pixel is never darker afterwards.
+    order = np.argsort(array, axis=None)
+    assert (np.diff(scaled.ravel()[order]) >= 0).all()
+    if dtype != "float32":  # and no two grey values become one
+        assert (np.diff(fitted.normalise(np.unique(clipped))) > 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_full_range_is_exact_for_every_grey_value(dtype: str) -> None:
+    top = np.iinfo(dtype).max
+    grey = np.arange(top + 1).astype(dtype)
+    fitted = Intensity.fit(histogram(grey[5:9]), "full", (0, 100), False)
+    assert (fitted.low, fitted.high) == (0, top)
+    assert fitted.normalise(grey[[0, -1]]).tolist() == [-1, 1]
+    np.testing.assert_allclose(fitted.normalise(grey), grey / top * 2 - 1, atol=1e-6)
+    np.testing.assert_array_equal(fitted.restore(fitted.normalise(grey)), grey)
+    # Equalised over what is there, every grey value must survive too.
+    curve = Intensity.fit(histogram(draw(dtype, "dark")), "full", (0, 100), True)
+    np.testing.assert_array_equal(curve.restore(curve.normalise(grey)), grey)
+
+
+def test_beyond_the_range_is_clipped() -> None:
+    fitted = Intensity(100, 200, "uint16")
+    assert fitted.normalise(np.array([0, 100, 150, 200, 65535], np.uint16)).tolist() == [
+        -1, -1, 0, 1, 1,
+    ]  # fmt: skip
+    assert fitted.restore(np.array([-1, 0, 1])).tolist() == [100, 150, 200]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    array=hnp.arrays(
+        st.sampled_from([np.uint8, np.uint16]), st.integers(1, 300), elements=st.integers(0, 255)
+    ),
+    q=st.integers(0, 10_000),
+)
+def test_percentiles_are_those_of_numpy(array: np.ndarray, q: int) -> None:
+    half = array.size // 2
+    counted = histogram(array[:half], array[half:]) if half else histogram(array)
+    (ours,) = counted.quantiles(np.array([q / 10_000]))
+    # numpy's rank in exact arithmetic: q * n / 10000 rounded up.
+    rank = max(1, -(-q * array.size // 10_000))
+    assert ours == np.sort(array)[rank - 1]
+    if q * array.size % 10_000:  # on a step numpy's own float arithmetic may pick either side
+        assert ours == np.quantile(array, q / 10_000, method="inverted_cdf")
+
+
+def test_float_extremes_are_kept_from_large_images() -> None:
+    array = np.random.default_rng(0).normal(0, 1, (400, 400)).astype(np.float32)
+    array[13, 17], array[311, 5] = -50, 60
+    for mode in ("minmax", "full"):
+        fitted = Intensity.fit(histogram(array), mode, (0, 100), False)
+        assert (fitted.low, fitted.high) == (-50, 60)
+    low, high = histogram(array).quantiles(np.array([0.01, 0.99]))
+    np.testing.assert_allclose([low, high], np.quantile(array, [0.01, 0.99]), atol=0.1)
+
+
+def test_equalising_fills_the_range_evenly() -> None:
+    array = draw("uint16", "dark")
+    flat = Intensity.fit(histogram(array), "minmax", (0, 100), False).normalise(array)
+    even = Intensity.fit(histogram(array), "minmax", (0, 100), True).normalise(array)
+    counts = np.histogram(even, 8, (-1, 1))[0]
+    # Not exactly: a part of the straight line is mixed in.
+    assert counts.min() > array.size / 8 / 2
+    assert np.histogram(flat, 8, (-1, 1))[0].min() < array.size / 8 / 10
+
+
+@pytest.mark.parametrize("equalise", [False, True])
+def test_plain_data_round_trip(equalise: bool) -> None:
+    fitted = Intensity.fit(histogram(draw("uint16", "dark")), "percentile", (1, 99), equalise)
+    assert Intensity.from_dict(fitted.to_dict()) == fitted
+
+
+@pytest.mark.parametrize("mode", ["percentile", "minmax"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_constant_channel_is_refused(dtype: str, mode: str) -> None:
+    with pytest.raises(UserError, match="all training pixels are 7"):
+        Intensity.fit(histogram(np.full((4, 5), 7, dtype)), mode, (0.1, 99.9), False)
+
+
+@pytest.mark.parametrize(
+    ("mode", "percentiles", "match"),
+    [
+        ("Full", (0, 100), r"data\.range=Full.*percentile, full, minmax"),
+        ("percentile", (99, 1), r"data\.percentiles=\[99, 1\]"),
+        ("percentile", (-1, 99), r"data\.percentiles"),
+        ("percentile", (0, 101), r"data\.percentiles"),
+    ],
+)
+def test_wrong_settings(mode: str, percentiles: tuple[float, float], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        Intensity.fit(histogram(draw("uint8", "even")), mode, percentiles, False)
+
+
+def test_to_dtype_rounds_and_clips() -> None:
+    assert to_dtype(np.array([-3, 0.4, 0.6, 254.6, 300]), "uint8").tolist() == [0, 0, 1, 255, 255]
+    assert to_dtype(np.array([-3.25, 1e6]), "float32").tolist() == [-3.25, 1e6]
+
+
+def test_knots_rise() -> None:
+    fitted = Intensity.fit(histogram(draw("uint8", "few")), "full", (0, 100), True)
+    assert fitted.knots is not None
+    assert all(a < b for a, b in pairwise(fitted.knots))

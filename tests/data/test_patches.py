@@ -1,0 +1,253 @@
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfn.data.intensity import Intensity
+from vfn.data.patches import (
+    Batch,
+    GridPatches,
+    PatchLoader,
+    PatchReader,
+    RandomPatches,
+    augmentation,
+)
+from vfn.data.survey import PlaneCache
+from vfn.data.views import View
+
+FULL = Intensity(0.0, 65535.0, "uint16")
+
+
+@dataclass(frozen=True)
+class Memory:
+    name: str
+    array: np.ndarray = field(compare=False)
+    pixel_size: float | None = None
+
+    def read(self) -> np.ndarray:
+        return self.array
+
+
+def make_views(shapes: Sequence[tuple[int, int]], targets: int = 1) -> list[View]:
+    """Every pixel of the set has its own grey value; targets are the input plus 1, 2, ..."""
+    views, at = [], 0
+    for n, (height, width) in enumerate(shapes):
+        grey = np.arange(at, at + height * width, dtype=np.uint16).reshape(height, width) * 4
+        at += height * width
+        planes = [Memory(f"{n}/{c}", grey + np.uint16(c)) for c in range(targets + 1)]
+        views.append(View(str(n), str(n), (planes[0],), tuple(planes[1:])))
+    return views
+
+
+def make_reader(size: int, targets: int = 1) -> PatchReader:
+    return PatchReader(PlaneCache(1), [FULL], [FULL] * targets, size)
+
+
+def make_data(
+    shapes: Sequence[tuple[int, int]], size: int = 16, augment: bool = True, seed: int = 5
+) -> RandomPatches:
+    return RandomPatches(make_views(shapes), shapes, make_reader(size), augment, seed)
+
+
+def grey(values: torch.Tensor) -> np.ndarray:
+    return FULL.restore(values.numpy()).astype(int)
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+SHAPES = [(40, 50), (16, 16), (30, 90)]
+
+
+def test_an_index_is_always_the_same_patch() -> None:
+    one, other = make_data(SHAPES), make_data(SHAPES)
+    torch.manual_seed(0)
+    np.random.seed(0)  # global seeds must not matter
+    first = [one[i] for i in range(12)]
+    torch.manual_seed(1)
+    np.random.seed(1)
+    backwards = [other[i] for i in reversed(range(12))][::-1]
+    assert all(equal(a, b) for a, b in zip(first, backwards, strict=True))
+    assert not all(equal(a, b) for a, b in pairwise(first))
+    reseeded = make_data(SHAPES, seed=6)
+    assert not all(equal(first[i], reseeded[i]) for i in range(12))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_inputs_and_targets_stay_registered(augment: bool) -> None:
+    shapes = [(40, 50), (30, 90)]
+    data = RandomPatches(make_views(shapes, 3), shapes, make_reader(16, 3), augment, 0)
+    for index in range(40):
+        batch = data[index]
+        assert batch.input.dtype == batch.target.dtype == torch.float32
+        assert batch.input.shape == (1, 16, 16)
+        assert batch.target.shape == batch.valid.shape == (3, 16, 16)
+        assert batch.valid.dtype == torch.bool
+        assert batch.valid.all()
+        for c in range(3):
+            np.testing.assert_array_equal(grey(batch.target[c]), grey(batch.input[0]) + c + 1)
+
+
+def symmetries(array: np.ndarray) -> list[np.ndarray]:
+    return [np.rot90(a, k) for a in (array, array[:, ::-1]) for k in range(4)]
+
+
+def test_augmentation_is_each_of_the_eight_symmetries() -> None:
+    patch = np.arange(36, dtype=np.float32).reshape(6, 6)
+    known = symmetries(patch)
+    transform, seen = augmentation(), []
+    for seed in range(80):
+        transform.set_random_seed(seed)
+        turned = transform(image=np.stack([patch, patch + 100], axis=-1))["image"]
+        which = [i for i, one in enumerate(known) if np.array_equal(one, turned[..., 0])]
+        assert len(which) == 1
+        np.testing.assert_array_equal(turned[..., 1], turned[..., 0] + 100)
+        seen += which
+    assert set(seen) == set(range(8))
+
+
+def test_patches_lie_within_the_view() -> None:
+    (view,) = make_views([(60, 70)])
+    view = View("v", "v", view.inputs, view.targets, (slice(10, 40), slice(20, 61)))
+    inside = set(view.crop(view.inputs[0].read()).ravel().tolist())
+    data = RandomPatches([view], [(30, 41)], make_reader(16), True, 0)
+    seen: set[int] = set()
+    for index in range(300):
+        seen |= set(grey(data[index].input).ravel().tolist())
+    assert seen <= inside
+    assert len(seen) > 0.95 * len(inside)  # up to the corners, which are rarely drawn
+    grid = GridPatches([view], [(30, 41)], make_reader(16), 100)
+    assert set(np.concatenate([grey(b.input).ravel() for b in grid]).tolist()) == inside  # type: ignore[attr-defined]
+
+
+def test_large_fields_are_drawn_more_often() -> None:
+    shapes = [(16, 16), (64, 64)]
+    data = make_data(shapes, augment=False)
+    small = sum(int(grey(data[i].input).max() < 16 * 16 * 4) for i in range(300))
+    assert 3 < small < 40  # 300 / 17 expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 40), (40, 5), (15, 16)])
+@pytest.mark.parametrize("augment", [False, True])
+def test_fields_smaller_than_a_patch_are_padded_and_masked(
+    shape: tuple[int, int], augment: bool
+) -> None:
+    size = 16
+    data = make_data([shape], size, augment)
+    covered = min(shape[0], size), min(shape[1], size)
+    for index in range(8):
+        batch = data[index]
+        assert batch.input.shape == (1, size, size)
+        assert int(batch.valid.sum()) == covered[0] * covered[1]
+        # What is valid is the field, each pixel once; what is not is its mirror image.
+        real = grey(batch.input)[batch.valid.numpy()]
+        assert len(set(real.tolist())) == real.size
+        assert set(grey(batch.input).ravel().tolist()) == set(real.tolist())
+        np.testing.assert_array_equal(grey(batch.target), grey(batch.input) + 1)
+    if not augment and max(shape) <= size:
+        valid = data[0].valid[0]
+        assert valid[: shape[0], : shape[1]].all()
+        field = make_views([shape])[0].inputs[0].read()
+        np.testing.assert_array_equal(grey(data[0].input)[0][: shape[0], : shape[1]], field)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=3),
+    size=st.integers(4, 24),
+)
+def test_the_grid_covers_every_pixel(shapes: list[tuple[int, int]], size: int) -> None:
+    views = make_views(shapes)
+    data = GridPatches(views, shapes, make_reader(size), 10_000)
+    seen: set[int] = set()
+    for i in range(len(data)):
+        batch = data[i]
+        seen |= set(grey(batch.input)[batch.valid.numpy()].tolist())
+    assert seen == {int(v) for view in views for v in view.inputs[0].read().ravel()}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(count=st.integers(1, 12), at_most=st.integers(1, 80))
+def test_the_grid_holds_at_most_so_many_spread_over_the_views(count: int, at_most: int) -> None:
+    shapes = [(16, 64)] * count
+    data = GridPatches(make_views(shapes), shapes, make_reader(16), at_most)
+    assert len(data) == min(at_most, 4 * count)
+    assert len(set(map(repr, data.corners))) == len(data)
+    held = {view.name for view, _, _ in data.corners}
+    assert len(held) == min(count, at_most)
+
+
+# --- the loader ---
+
+
+def make_loader(batches: int = 5, **options: object) -> PatchLoader:
+    options = {"batch_size": 3, **options}
+    return PatchLoader(make_data(SHAPES), batches, **options)  # type: ignore[arg-type]
+
+
+def test_workers_do_not_change_the_batches() -> None:
+    alone = make_loader(4)
+    helped = make_loader(4, num_workers=2, persistent_workers=True)
+    for _ in range(2):  # epochs
+        ours, theirs = list(alone), list(helped)
+        assert len(ours) == len(theirs) == len(alone) == 4
+        assert all(equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert helped.state_dict() == alone.state_dict() == {"drawn": 8}
+
+
+def test_epochs_differ() -> None:
+    loader = make_loader()
+    first, second = list(loader), list(loader)
+    assert not any(equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [0, 2, 5, 7, 10])
+def test_resume_gives_the_batches_that_are_left(stop: int, workers: int) -> None:
+    whole = make_loader()
+    every = [*whole, *whole, *whole]
+    broken = make_loader(num_workers=workers)
+    drawn: list[Batch] = []
+    while len(drawn) < stop:
+        for batch in broken:
+            drawn.append(batch)
+            if len(drawn) == stop:
+                break
+    state = broken.state_dict()
+    assert state == {"drawn": stop}
+    resumed = make_loader(num_workers=workers)
+    iterator = iter(resumed)  # Lightning restores the state after it asked for the iterator
+    resumed.load_state_dict(state)
+    rest = list(iterator)
+    assert len(rest) == 5 - stop % 5
+    both = [*drawn, *rest]
+    assert all(equal(a, b) for a, b in zip(both, every[: len(both)], strict=True))
+    following = list(resumed)
+    assert all(equal(a, b) for a, b in zip(following, every[len(both) :], strict=False))
+    assert len(following) == 5
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_share_no_patch_and_leave_none_out(world: int) -> None:
+    indices: list[list[int]] = []
+    for rank in range(world):
+        loader = make_loader(4, rank=rank, world=world)
+        epoch = list(loader.sampler)
+        loader.drawn = 4
+        indices.append([*epoch, *loader.sampler])
+    flat = sorted(i for row in indices for i in row)
+    assert flat == list(range(2 * 4 * 3 * world))
+
+
+def test_ranks_together_are_one_larger_batch() -> None:
+    two = [make_loader(3, rank=rank, world=2) for rank in range(2)]
+    one = make_loader(3, batch_size=6)
+    for left, right, whole in zip(*two, one, strict=True):
+        woven = torch.stack([left.input, right.input], dim=1).flatten(0, 1)
+        assert torch.equal(woven, whole.input)

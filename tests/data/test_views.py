@@ -1,0 +1,336 @@
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfn.data.discovery import Field
+from vfn.data.views import (
+    Split,
+    SplitRule,
+    Task,
+    View,
+    make_views,
+    split_spatial,
+    split_views,
+)
+from vfn.errors import UserError
+
+REFOCUS = Task("refocus", ("actin",), ("actin",), (-2.0, 0.0, 2.0))
+STAIN = Task("t", ("phase", "er"), ("dapi",))
+
+
+@dataclass(frozen=True)
+class Fake:
+    """A plane that is never read."""
+
+    name: str
+    pixel_size: float | None = None
+
+    def read(self) -> np.ndarray:
+        raise AssertionError("views are made and split without reading")
+
+
+def make_field(name: str, *keys: tuple[str, float], plate: str = "", well: str = "") -> Field:
+    return Field(name, {key: Fake(f"{name} {key}") for key in keys}, plate, well)
+
+
+def stain_field(name: str, plate: str = "", well: str = "") -> Field:
+    return make_field(name, ("phase", 0.0), ("er", 0.0), ("dapi", 0.0), plate=plate, well=well)
+
+
+# --- views ---
+
+
+def test_planes_come_in_the_order_of_the_task() -> None:
+    (view,) = make_views([stain_field("a", "P", "A1")], STAIN)
+    assert [str(p.name) for p in view.inputs] == ["a ('phase', 0.0)", "a ('er', 0.0)"]
+    assert [str(p.name) for p in view.targets] == ["a ('dapi', 0.0)"]
+    assert (view.name, view.field, view.plate, view.well) == ("a", "a", "P", "A1")
+
+
+def test_every_plane_is_a_view_of_its_own() -> None:
+    field = make_field("a", *(("actin", z) for z in (-4.0, -2.0, 0.0, 2.0)))
+    views = make_views([field], REFOCUS)
+    assert [v.name for v in views] == ["a_z-2", "a_z0", "a_z2"]
+    assert {v.field for v in views} == {"a"}
+    assert {v.targets for v in views} == {(field.planes["actin", 0.0],)}
+    # Prediction needs no target, and takes every plane there is.
+    assert len(make_views([field], REFOCUS, targets=False)) == 4
+
+
+def test_a_stack_gives_its_focal_plane_to_tasks_without_planes() -> None:
+    keys = [(c, z) for c in ("phase", "er", "dapi") for z in (-3.0, 0.0, 3.0)]
+    (view,) = make_views([make_field("a", *keys)], STAIN)
+    assert view.name == "a"
+    assert all("0.0)" in p.name for p in view.inputs + view.targets)
+
+
+@pytest.mark.parametrize(
+    ("field", "task", "words"),
+    [
+        (make_field("a", ("phase", 0.0), ("dapi", 0.0)), STAIN, ["field a", "no file for er"]),
+        (make_field("a", *((c, 5.0) for c in ("phase", "er", "dapi"))), STAIN, ["dapi at 0 um"]),
+        (make_field("a", ("phase", 1.0), ("phase", 2.0)), STAIN, ["1, 2 um", "task.input_z"]),
+        (make_field("a", ("actin", 9.0)), REFOCUS, ["no plane at z = -2, 0, 2 um"]),
+        (make_field("a", ("actin", 2.0)), REFOCUS, ["actin at 0 um"]),
+    ],
+)
+def test_incomplete_fields(
+    field: Field, task: Task, words: Sequence[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = make_field("b", *((c, 0.0) for c in task.channels))
+    with pytest.raises(UserError) as caught:
+        make_views([field, whole], task)
+    assert all(word in str(caught.value) for word in words)
+    with caplog.at_level(logging.WARNING):
+        views = make_views([field, whole], task, unpaired="skip")
+    assert {v.field for v in views} == {"b"}
+    assert "1 of 2 fields left out" in caplog.text  # never silently
+    with pytest.raises(UserError, match="none of 1 field"):
+        make_views([field], task, unpaired="skip")
+
+
+def test_unknown_unpaired_rule() -> None:
+    with pytest.raises(UserError, match=r"data\.unpaired=ignore"):
+        make_views([stain_field("a")], STAIN, unpaired="ignore")
+
+
+# --- splits by group ---
+
+
+def make_plates(plates: int, wells: int, sites: int, planes: int, named: bool) -> list[View]:
+    views = []
+    for p in range(plates):
+        for w in range(wells):
+            for s in range(sites):
+                field = f"P{p}_W{w}_s{s}"
+                plate, well = (f"P{p}" if plates > 1 else "", f"W{w}") if named else ("", "")
+                views += [
+                    View(f"{field}_z{z}", field, (Fake(f"{field} {z}"),), (), None, plate, well)
+                    for z in range(planes)
+                ]
+    return views
+
+
+def ids(views: Sequence[View]) -> set[str]:
+    return {view.name for view in views}
+
+
+def check_parts(views: Sequence[View], split: Split, by: str) -> None:
+    parts = [split.train, split.val, split.test]
+    assert all(parts)
+    assert sum(len(part) for part in parts) == len(views)
+    assert set.union(*(ids(part) for part in parts)) == ids(views)
+    for i, one in enumerate(parts):
+        for other in parts[i + 1 :]:
+            assert not {v.field for v in one} & {v.field for v in other}
+            if by != "field":
+                wells = [{(v.plate, v.well) for v in part if v.well} for part in (one, other)]
+                assert not wells[0] & wells[1]
+    if by == "plate":
+        assert not {v.plate for v in split.test} & {v.plate for v in split.train + split.val}
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    plates=st.integers(1, 4), wells=st.integers(1, 7), sites=st.integers(1, 4),
+    planes=st.integers(1, 3), named=st.booleans(),
+    by=st.sampled_from(["auto", "plate", "well", "field"]),
+    test=st.floats(0.01, 0.99), val=st.floats(0.01, 0.99), seed=st.integers(0, 2**31),
+    shuffle=st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_groups_are_never_parted(
+    plates: int, wells: int, sites: int, planes: int, named: bool, by: str, test: float,
+    val: float, seed: int, shuffle: object,
+) -> None:  # fmt: skip
+    views = make_plates(plates, wells, sites, planes, named)
+    rule = SplitRule(by, test, val, seed=seed)
+    real = by
+    if by == "auto":
+        real = "plate" if named and plates > 1 else "well" if named else "field"
+    unknown = (real == "plate" and (plates == 1 or not named)) or (real == "well" and not named)
+    if unknown:
+        with pytest.raises(UserError, match=rf"data\.split={by}: field P0.* has no {real}"):
+            split_views(views, rule)
+        return
+    fields = plates * wells * sites
+    units = fields if real == "field" or not named else plates * wells
+    left = units - (wells if real == "plate" else 1)
+    if left < 2:
+        with pytest.raises(UserError, match=r"too few .*data\.split=spatial"):
+            split_views(views, rule)
+        return
+    split = split_views(views, rule)
+    assert split.by == real
+    check_parts(views, split, real)
+    if real == "plate":
+        assert {v.plate for v in split.test} == {f"P{plates - 1}"}
+    # Neither the order of the files nor chance plays a part.
+    shuffled = list(views)
+    shuffle.shuffle(shuffled)  # type: ignore[attr-defined]
+    again = split_views(shuffled, rule)
+    for part in ("train", "val", "test"):
+        assert ids(getattr(again, part)) == ids(getattr(split, part))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(n=st.integers(3, 200), test=st.floats(0.01, 0.99), val=st.floats(0.01, 0.99))
+def test_fractions_are_as_asked(n: int, test: float, val: float) -> None:
+    split = split_views(make_plates(1, n, 1, 1, named=False), SplitRule("field", test, val))
+    tested = min(max(1, round(test * n)), n - 2)
+    assert len(split.test) == tested
+    assert len(split.val) == min(max(1, round(val * (n - tested))), n - tested - 1)
+
+
+def test_another_seed_is_another_split() -> None:
+    views = make_plates(1, 40, 1, 1, named=True)
+    assert len({frozenset(ids(split_views(views, SplitRule(seed=s)).test)) for s in range(5)}) > 1
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    known=st.lists(st.booleans(), min_size=6, max_size=6), seed=st.integers(0, 1000)
+)  # fmt: skip
+def test_wells_stay_whole_where_only_some_are_known(known: list[bool], seed: int) -> None:
+    views = [
+        View(f"f{w}{s}", f"f{w}{s}", (), (), None, "", f"W{w}" if known[w] else "")
+        for w in range(6)
+        for s in range(3)
+    ]
+    split = split_views(views, SplitRule(seed=seed))
+    check_parts(views, split, "well" if any(known) else "field")
+
+
+def test_plates_named_for_testing() -> None:
+    views = make_plates(3, 3, 2, 1, named=True)
+    split = split_views(views, SplitRule(test_plates=("P0",)))
+    assert {v.plate for v in split.test} == {"P0"}
+    check_parts(views, split, "plate")
+    split = split_views(views, SplitRule(test_plates=("P0", "P2")))
+    assert {v.plate for v in split.test} == {"P0", "P2"}
+    check_parts(views, split, "plate")
+
+
+def test_fields_named_for_testing() -> None:
+    views = make_plates(1, 4, 2, 3, named=False)
+    split = split_views(views, SplitRule(test_fields=("P0_W1_s0", "P0_W3_s1")))
+    assert {v.field for v in split.test} == {"P0_W1_s0", "P0_W3_s1"}
+    assert len(split.test) == 6
+    check_parts(views, split, "field")
+
+
+def test_fields_named_for_testing_must_be_whole_wells() -> None:
+    views = make_plates(1, 4, 2, 1, named=True)
+    with pytest.raises(UserError, match=r"well W1 would be in training and testing"):
+        split_views(views, SplitRule(test_fields=("P0_W1_s0",)))
+    split = split_views(views, SplitRule(test_fields=("P0_W1_s0", "P0_W1_s1")))
+    check_parts(views, split, "well")
+    split = split_views(views, SplitRule("field", test_fields=("P0_W1_s0",)))
+    check_parts(views, split, "field")
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (SplitRule("wells"), ["data.split=wells", "auto, plate, well, field or spatial"]),
+        (SplitRule(test_fraction=0.0), ["data.test_fraction=0.0"]),
+        (SplitRule(test_fraction=1.0), ["data.test_fraction=1.0"]),
+        (SplitRule(val_fraction=-0.1), ["data.val_fraction=-0.1"]),
+        (SplitRule(gap=-1), ["data.gap=-1"]),
+        (SplitRule(test_plates=("P7",)), ["no plate P7", "P0, P1"]),
+        (SplitRule(test_fields=("x",)), ["no field x", "P0_W0_s0", "..."]),
+        (SplitRule(test_plates=("P1",), test_fields=("P0_W0_s0",)), ["give one"]),
+        (SplitRule(test_plates=("P0", "P1")), ["0 of them not on test plate P0, P1"]),
+    ],
+)
+def test_rules_that_cannot_be_followed(rule: SplitRule, words: Sequence[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        split_views(make_plates(2, 3, 2, 1, named=True), rule)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_few_wells_with_many_fields_may_be_shared_on_request() -> None:
+    views = make_plates(1, 1, 9, 1, named=True)
+    with pytest.raises(UserError, match=r"1 well\(s\) found.*data\.split=field"):
+        split_views(views, SplitRule())
+    check_parts(views, split_views(views, SplitRule("field")), "field")
+
+
+# --- spatial splits ---
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    height=st.integers(1, 300), width=st.integers(1, 300), gap=st.integers(0, 60),
+    test=st.floats(0.01, 0.9), val=st.floats(0.01, 0.9),
+)  # fmt: skip
+def test_spatial_parts_keep_their_distance(
+    height: int, width: int, gap: int, test: float, val: float
+) -> None:
+    views = make_plates(1, 1, 2, 2, named=True)
+    rule = SplitRule("spatial", test, val, gap=gap)
+    shapes = [(height, width)] * len(views)
+    try:
+        split = split_spatial(views, shapes, rule)
+    except UserError as exc:
+        message = str(exc)
+        assert f"{height}x{width}" in message
+        assert "data.gap" in message
+        # Only where there is no room: half a pixel a part is lost to rounding.
+        length = max(height, width)
+        assert (length * (1 - test) - gap) * (1 - val) - gap < 2.5
+        return
+    image = np.arange(height * width).reshape(height, width)
+    parts = [split.train, split.val, split.test]
+    assert [ids(part) for part in parts] == [ids(views)] * 3
+    regions = []
+    for part in parts:
+        # The planes of a field are cut alike.
+        assert len({repr(view.region) for view in part}) == 1
+        crop = part[0].crop(image)
+        assert crop.size > 0
+        rows, columns = np.divmod(crop.ravel(), width)
+        regions.append((rows, columns))
+        for s, side in zip(part[0].region or (), (height, width), strict=True):
+            assert 0 <= s.start < s.stop <= side
+    for i, one in enumerate(regions):
+        for other in regions[i + 1 :]:
+            apart = max(
+                max(a.min() - b.max(), b.min() - a.max()) for a, b in zip(one, other, strict=True)
+            )
+            assert apart > gap  # `gap` whole pixels lie between
+
+
+def test_spatial_shares() -> None:
+    views = make_plates(1, 1, 1, 1, named=False)
+    split = split_spatial(views, [(100, 1032)], SplitRule("spatial", 0.25, 0.2, gap=16))
+    shapes = [
+        part[0].crop(np.zeros((100, 1032))).shape for part in (split.train, split.val, split.test)
+    ]
+    assert shapes == [(100, 1032 - 258 - 152 - 32), (100, 152), (100, 258)]
+    turned = split_spatial(views, [(1032, 100)], SplitRule("spatial", 0.25, 0.2, gap=16))
+    assert turned.test[0].crop(np.zeros((1032, 100))).shape == (258, 100)
+
+
+def test_crop_keeps_leading_axes() -> None:
+    view = View("a", "a", (), (), (slice(1, 3), slice(0, 2)))
+    assert view.crop(np.zeros((5, 4, 4))).shape == (5, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "word"),
+    [
+        (SplitRule("spatial", test_fraction=1.5), "data.test_fraction"),
+        (SplitRule("spatial", val_fraction=0.0), "data.val_fraction"),
+        (SplitRule("spatial", gap=-3), "data.gap"),
+        (SplitRule("spatial", test_fields=("a",)), "data.test_fields"),
+        (SplitRule("spatial", test_plates=("a",)), "data.test_plates"),
+    ],
+)
+def test_spatial_rules_that_cannot_be_followed(rule: SplitRule, word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        split_spatial(make_plates(1, 1, 1, 1, named=False), [(500, 500)], rule)

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from vfn.data.images import read_image
+from vfn.errors import UserError
+from vfn.inference.ome import is_whole, write_ome
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 20)])
+def test_what_is_written_is_read(
+    tmp_path: Path, dtype: str, channels: int, size: tuple[int, int]
+) -> None:
+    array = (RNG.random((channels, *size)) * 250).astype(dtype)
+    names = tuple(["dapi", "α-actin <&>", "far red", "er", 'so "x"'][:channels])
+    path = tmp_path / "a field.ome.tif"
+    write_ome(path, array, names, 0.65, "abc")
+    image = read_image(path)
+    assert image.array.dtype == array.dtype
+    np.testing.assert_array_equal(image.array, array)
+    assert image.channels == names
+    assert image.pixel_size == pytest.approx(0.65)
+    assert [p.name for p in tmp_path.iterdir()] == ["a field.ome.tif"]
+    with tifffile.TiffFile(path) as tif:
+        assert tif.is_ome
+        axes, shape = (
+            tif.series[0].get_axes(squeeze=False),
+            tif.series[0].get_shape(squeeze=False),
+        )
+        sizes = {axis: side for axis, side in zip(axes, shape, strict=True) if side > 1}
+        long = {"C": channels, "Y": size[0], "X": size[1]}
+        assert list(sizes.items()) == [(a, n) for a, n in long.items() if n > 1]
+        assert "predicted by vfn" in str(tif.ome_metadata)
+
+
+def test_an_unknown_pixel_size_stays_unknown(tmp_path: Path) -> None:
+    write_ome(tmp_path / "a.ome.tif", np.zeros((1, 4, 5), np.uint8), ("dapi",), None, "abc")
+    assert read_image(tmp_path / "a.ome.tif").pixel_size is None
+
+
+def test_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    array = RNG.integers(0, 60_000, (2, 30, 40)).astype(np.uint16)
+    assert is_whole(path, "abc", (30, 40)) is None
+    write_ome(path, array, ("dapi", "actin"), 0.5, "abc")
+    kept = is_whole(path, "abc", (30, 40))
+    assert kept is not None
+    np.testing.assert_array_equal(kept, array)
+    assert is_whole(path, "abd", (30, 40)) is None
+    assert is_whole(path, "abc", (40, 30)) is None
+    data = path.read_bytes()
+    size = len(data)
+    for cut in (*range(0, size, size // 20), *range(size - 400, size, 7), size - 1):
+        path.write_bytes(data[:cut])
+        assert is_whole(path, "abc", (30, 40)) is None
+
+
+def test_somebodys_image_is_not_taken_for_a_prediction(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros((4, 5), np.uint8))
+    with pytest.raises(UserError, match=r"a\.ome\.tif: is there already and is no prediction"):
+        is_whole(path, "abc", (4, 5))

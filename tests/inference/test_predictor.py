@@ -1,0 +1,325 @@
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from vfn.checkpoint import Checkpoint
+from vfn.data.discovery import Layout
+from vfn.data.images import read_image
+from vfn.data.intensity import Intensity
+from vfn.data.survey import LinearMap
+from vfn.data.views import Task
+from vfn.errors import UserError
+from vfn.inference.predictor import Predictor, find_views, run
+from vfn.nets import make_generator
+from vfn.precision import pick_device, pick_precision
+
+SPEC = {"name": "unet", "width": 4, "depth": 2}
+
+
+def make_checkpoint(
+    inputs: Sequence[str] = ("phase",),
+    targets: Sequence[str] = ("dapi",),
+    layout: Layout | None = None,
+    dtypes: tuple[str, str] = ("uint16", "uint16"),
+    identity: str = "0123456789ab",
+    input_z: tuple[float, ...] = (),
+) -> Checkpoint:
+    torch.manual_seed(0)
+    task = Task("t", tuple(inputs), tuple(targets), input_z)
+    n, m = len(task.inputs), len(task.targets)
+    top = {"uint8": 200.0, "uint16": 4000.0, "float32": 2.5}
+    return Checkpoint(
+        Path("best.ckpt"),
+        identity,
+        make_generator(SPEC, n, m).eval(),  # type: ignore[arg-type]
+        task,
+        layout or Layout(),
+        tuple(Intensity(0.0, top[dtypes[0]], dtypes[0]) for _ in range(n)),
+        tuple(Intensity(0.0, top[dtypes[1]], dtypes[1]) for _ in range(m)),
+        LinearMap(np.zeros((m, n)), np.zeros(m), np.zeros(m)),
+        {"data": {"patch_size": 16}},
+    )
+
+
+def make_predictor(checkpoint: Checkpoint, **options: object) -> Predictor:
+    return Predictor(checkpoint, "cpu", "float32", **{"tile": 32, **options})  # type: ignore[arg-type]
+
+
+def grey(seed: int, shape: tuple[int, ...] = (37, 45), dtype: str = "uint16") -> np.ndarray:
+    return (np.random.default_rng(seed).random(shape) * 250).astype(dtype)
+
+
+def write(path: Path, array: np.ndarray, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, array, **options)
+    return path
+
+
+# --- in memory ---
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 90), (37, 45), (64, 64), (101, 3)])
+@pytest.mark.parametrize(
+    "dtypes", [("uint8", "uint16"), ("float32", "uint8"), ("uint16", "float32")]
+)
+def test_size_of_the_field_and_dtype_of_the_target(
+    shape: tuple[int, int], dtypes: tuple[str, str]
+) -> None:
+    predictor = make_predictor(make_checkpoint(["a", "b"], ["x", "y", "z"], dtypes=dtypes))
+    out = predictor.predict([grey(0, shape, dtypes[0]), grey(1, shape, dtypes[0])])
+    assert out.shape == (3, *shape)
+    assert out.dtype == np.dtype(dtypes[1])
+
+
+def test_a_field_of_one_tile_is_what_the_network_says() -> None:
+    checkpoint = make_checkpoint()
+    array = grey(0, (32, 32))
+    x = torch.from_numpy(checkpoint.inputs[0].normalise(array))[None, None]
+    with torch.inference_mode():
+        expected = checkpoint.targets[0].restore(checkpoint.generator(x)[0].numpy())
+    np.testing.assert_allclose(make_predictor(checkpoint).predict([array]), expected, atol=1)
+
+
+def test_channels_go_in_in_the_order_of_the_task() -> None:
+    predictor = make_predictor(make_checkpoint(["a", "b"]))
+    one, other = grey(0), grey(1)
+    assert not np.array_equal(predictor.predict([one, other]), predictor.predict([other, one]))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ([grey(0)], r"1 input\(s\).*takes 2 of one size: a, b"),
+        ([grey(0), grey(0, (37, 44))], r"\(37, 44\)"),
+        ([grey(0), grey(0, dtype="uint8")], "channel b is uint8, the model was trained on uint16"),
+        ([grey(0, dtype="float32"), grey(0)], "channel a is float32"),
+    ],
+)
+def test_inputs_unlike_those_of_training_are_refused(arrays: list[np.ndarray], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        make_predictor(make_checkpoint(["a", "b"])).predict(arrays)
+
+
+@pytest.mark.parametrize(
+    "options", [{"overlap": -0.1}, {"overlap": 0.6}, {"tile": 0}, {"batch_size": 0}]
+)
+def test_settings_are_checked(options: dict[str, float]) -> None:
+    (key, value), = options.items()  # fmt: skip
+    with pytest.raises(UserError, match=f"{key}={value}"):
+        make_predictor(make_checkpoint(), **options)
+
+
+def test_devices_and_precisions() -> None:
+    cpu = torch.device("cpu")
+    assert pick_device("cpu") == cpu
+    for name in ("tpu9", "meta", f"cuda:{torch.cuda.device_count()}"):
+        with pytest.raises(UserError, match=f"device={name}"):
+            pick_device(name)
+    assert pick_precision("auto", cpu) in ("bf16", "float32")
+    assert pick_precision("float32", cpu) == "float32"
+    with pytest.raises(UserError, match="precision=fp16"):
+        pick_precision("fp16", cpu)
+
+
+# --- which files are which fields ---
+
+
+def found(checkpoint: Checkpoint, source: Path) -> dict[str, list[str]]:
+    return {v.name: [str(p) for p in v.inputs] for v in find_views(checkpoint, source)}
+
+
+def test_by_token_as_in_training(tmp_path: Path) -> None:
+    for name in ("d1/A1_Phase.tif", "d1/A1_DAPI.tif", "A2 phase.png.tif", "d1/A1_er.tif"):
+        write(tmp_path / name, grey(0))
+    assert found(make_checkpoint(), tmp_path) == {
+        "A2_png": [str(tmp_path / "A2 phase.png.tif")],
+        "d1_A1": [str(tmp_path / "d1/A1_Phase.tif")],
+    }
+    both = make_checkpoint(["er", "phase"], layout=Layout({"er": "ER"}))
+    assert found(both, tmp_path / "d1") == {
+        "A1": [str(tmp_path / "d1/A1_er.tif"), str(tmp_path / "d1/A1_Phase.tif")]
+    }
+    with pytest.raises(UserError, match="field A2_png: no file for er"):
+        find_views(both, tmp_path)
+
+
+def test_names_of_training_come_before_channel_names(tmp_path: Path) -> None:
+    write(tmp_path / "f1_c1.tif", grey(0))
+    write(tmp_path / "f1_c2.tif", grey(1))
+    trained = make_checkpoint(["er"], layout=Layout({"er": "c2"}))
+    assert found(trained, tmp_path) == {"f1": [str(tmp_path / "f1_c2.tif")]}
+    # A manifest served training; its pattern-free names serve now.
+    listed = make_checkpoint(["er"], layout=Layout({}, None, "gone.csv"))
+    write(tmp_path / "new/f9_er.tif", grey(2))
+    assert found(listed, tmp_path / "new") == {"f9": [str(tmp_path / "new/f9_er.tif")]}
+    patterned = make_checkpoint(["er"], layout=Layout({}, r"never(?P<field>.)(?P<channel>.)"))
+    assert found(patterned, tmp_path / "new") == {"f9": [str(tmp_path / "new/f9_er.tif")]}
+
+
+def test_one_file(tmp_path: Path) -> None:
+    for name in ("A1_phase.tif", "A2_phase.tif", "A2_er.tif"):
+        write(tmp_path / name, grey(0))
+    assert list(found(make_checkpoint(), tmp_path / "A2_phase.tif")) == ["A2"]
+    two = make_checkpoint(["phase", "er"])
+    assert found(two, tmp_path / "A2_phase.tif") == {
+        "A2": [str(tmp_path / "A2_phase.tif"), str(tmp_path / "A2_er.tif")]
+    }
+
+
+def test_a_folder_without_channel_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "day 1/x1.tif", grey(0))
+    write(tmp_path / "x2.tif", grey(1))
+    with caplog.at_level(logging.WARNING):
+        views = find_views(make_checkpoint(), tmp_path)
+    assert [view.name for view in views] == ["day_1_x1", "x2"]
+    assert "each image is taken as phase" in caplog.text  # never silently
+    with pytest.raises(UserError, match="no file for the channels phase, er"):
+        find_views(make_checkpoint(["phase", "er"]), tmp_path)
+
+
+def test_a_target_is_never_taken_for_an_input(tmp_path: Path) -> None:
+    write(tmp_path / "A1_bf.tif", grey(0))
+    write(tmp_path / "A1_dapi.tif", grey(0))
+    with pytest.raises(UserError, match=r"A1_dapi\.tif: is dapi, which the model predicts"):
+        find_views(make_checkpoint(), tmp_path)
+
+
+def test_channels_inside_of_ome(tmp_path: Path) -> None:
+    stack = grey(0, (3, 37, 45))
+    names = {"axes": "CYX", "Channel": {"Name": ["DAPI", "er", "Phase"]}, "PhysicalSizeX": 0.4}
+    write(tmp_path / "A1.ome.tif", stack, photometric="minisblack", metadata=names)
+    (view,) = find_views(make_checkpoint(["phase", "er"]), tmp_path)
+    assert view.name == "A1"
+    np.testing.assert_array_equal(np.stack([p.read() for p in view.inputs]), stack[[2, 1]])
+    assert view.inputs[0].pixel_size == pytest.approx(0.4)
+
+
+def test_unnamed_stacks_hold_the_inputs_in_order(tmp_path: Path) -> None:
+    stack = grey(0, (2, 37, 45))
+    write(tmp_path / "A1.tif", stack, photometric="minisblack")
+    (view,) = find_views(make_checkpoint(["phase", "er"]), tmp_path)
+    np.testing.assert_array_equal(np.stack([p.read() for p in view.inputs]), stack)
+    with pytest.raises(UserError):
+        find_views(make_checkpoint(), tmp_path)
+
+
+def test_every_plane_out_of_focus_is_a_field(tmp_path: Path) -> None:
+    for z in (-4, 0, 4):
+        write(tmp_path / f"A1_z{z}_actin.tif", grey(z + 4))
+    layout = Layout({}, r"(?P<field>A\d)_z(?P<z>-?\d)_(?P<channel>\w+)\.tif")
+    checkpoint = make_checkpoint(["actin"], ["actin"], layout, input_z=(-4.0, 4.0))
+    assert list(found(checkpoint, tmp_path)) == ["A1_z-4", "A1_z0", "A1_z4"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "notes.txt", "empty"])
+def test_a_source_without_images_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=name):
+        find_views(make_checkpoint(), tmp_path / name)
+
+
+# --- from folder to folder ---
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    for i in range(3):
+        names = {"axes": "YX", "PhysicalSizeX": 0.3 + i}
+        write(folder / f"A{i}_phase.ome.tif", grey(i, (37 + i, 45)), metadata=names)
+    return folder
+
+
+def test_whole_fields_to_ome(images: Path, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(targets=["dapi", "actin"], dtypes=("uint16", "uint8"))
+    predictor = make_predictor(checkpoint)
+    out = tmp_path / "deep" / "out"
+    paths = run(predictor, images, out)
+    assert paths == [out / f"A{i}.ome.tif" for i in range(3)]
+    assert sorted(out.iterdir()) == paths
+    for i, path in enumerate(paths):
+        image = read_image(path)
+        assert image.channels == ("dapi", "actin")
+        assert image.pixel_size == pytest.approx(0.3 + i)
+        assert image.array.dtype == np.uint8
+        np.testing.assert_array_equal(image.array, predictor.predict([grey(i, (37 + i, 45))]))
+
+
+def test_what_is_there_and_whole_is_kept(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predictor = make_predictor(make_checkpoint())
+    paths = run(predictor, images, out)
+    before = [path.stat().st_ino for path in paths]  # a file that is written anew is another one
+    truth = [path.read_bytes() for path in paths]
+    paths[1].write_bytes(truth[1][: len(truth[1]) // 2])
+    run(predictor, images, out)
+    after = [path.stat().st_ino for path in paths]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    np.testing.assert_array_equal(
+        read_image(paths[1]).array, predictor.predict([grey(1, (38, 45))])
+    )
+
+
+@pytest.mark.parametrize("change", ["model", "image", "overlap"])
+def test_what_is_there_but_of_other_making_is_computed_again(
+    images: Path, tmp_path: Path, change: str
+) -> None:
+    out = tmp_path / "out"
+    (first, *_) = run(make_predictor(make_checkpoint()), images, out)
+    before = first.stat().st_ino
+    checkpoint = make_checkpoint(identity="ba9876543210" if change == "model" else "0123456789ab")
+    predictor = make_predictor(checkpoint, overlap=0.5 if change == "overlap" else 0.25)
+    if change == "image":  # another plate whose fields have the same names
+        write(images / "A0_phase.ome.tif", grey(77, (37, 45)))
+    run(predictor, images, out)
+    assert first.stat().st_ino != before
+    expected = predictor.predict([read_image(images / "A0_phase.ome.tif").array[0]])
+    np.testing.assert_array_equal(read_image(first).array, expected)
+
+
+def test_somebodys_images_are_not_overwritten(images: Path, tmp_path: Path) -> None:
+    truth = write(tmp_path / "out" / "A0.ome.tif", grey(5))
+    before = truth.read_bytes()
+    with pytest.raises(UserError, match=r"A0\.ome\.tif: is there already"):
+        run(make_predictor(make_checkpoint()), images, tmp_path / "out")
+    assert truth.read_bytes() == before
+
+
+@pytest.mark.parametrize("below", ["", "pred"])
+def test_the_input_folder_is_no_output_folder(images: Path, below: str) -> None:
+    with pytest.raises(UserError, match="lies in the input folder"):
+        run(make_predictor(make_checkpoint()), images, images / below)
+    assert not (images / "pred").exists()
+
+
+def test_one_file_may_be_predicted_into_a_folder_beside_it(images: Path) -> None:
+    source = images / "A0_phase.ome.tif"
+    assert run(make_predictor(make_checkpoint()), source, images / "pred")[0].is_file()
+    with pytest.raises(UserError, match="lies in the input folder"):
+        run(make_predictor(make_checkpoint()), source, images)
+
+
+def test_fields_of_one_name_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a/1.tif", grey(0))
+    write(tmp_path / "a_1.tif", grey(0))
+    with pytest.raises(UserError, match="two fields are named a_1"):
+        run(make_predictor(make_checkpoint()), tmp_path, tmp_path.parent / "out")
+
+
+def test_a_wrong_dtype_names_the_field(tmp_path: Path) -> None:
+    write(tmp_path / "in/A7_phase.tif", grey(0, dtype="uint8"))
+    with pytest.raises(UserError, match="field A7: channel phase is uint8"):
+        run(make_predictor(make_checkpoint()), tmp_path / "in", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_written(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write there"):
+        run(make_predictor(make_checkpoint()), images, tmp_path / "file" / "out")

@@ -1,0 +1,66 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from vfn.errors import UserError
+from vfn.files import make_folder, replacing, write_text
+
+
+def test_make_folder_makes_parents_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b c"
+    assert make_folder(folder) == folder
+    assert make_folder(folder) == folder
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=f"{path}: cannot write there .*another output folder"):
+            make_folder(path)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write")
+def test_a_folder_that_cannot_be_written_is_refused() -> None:
+    with pytest.raises(UserError, match="/proc: cannot write there"):
+        make_folder(Path("/proc"))
+
+
+def test_replacing_gives_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.endswith(".ome.tif")
+        assert temporary.name.startswith(".")  # nobody takes it for an image meanwhile
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.ome.tif"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_failed_write_changes_nothing(
+    tmp_path: Path, error: type[BaseException], before: str | None
+) -> None:
+    path = tmp_path / "a.txt"
+    if before:
+        path.write_text(before)
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert os.listdir(tmp_path) == (["a.txt"] if before else [])
+    if before:
+        assert path.read_text() == before
+
+
+def test_write_text_is_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "µm\nα")
+    assert (tmp_path / "a.txt").read_bytes() == "µm\nα".encode()
