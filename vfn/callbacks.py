@@ -66,8 +66,7 @@ class Checkpoints(Callback):
     def _interrupt(self, _signal: int, _frame: object) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
-        self.interrupted = True
-        log.info("stopping after this step; Ctrl-C again stops at once")
+        self.interrupted = True  # a second Ctrl-C stops at once; nothing is printed from a handler
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -157,6 +156,13 @@ class EpochTable(Callback):
         row = {"epoch": trainer.current_epoch, "batches": trainer.global_step // len(trainer.optimizers)}
         named = {key.removesuffix("_epoch"): value for key, value in sorted(figures.items())}
         text = {k: f"{v:.6g}" for k, v in {**extra, **named}.items()}
+        log.info(
+            "epoch %d: MAE %.4f training, %.4f validation; %.1f patches/s",
+            trainer.current_epoch,
+            named["train/mae"],
+            named.get("val/mae", math.nan),
+            extra["images_per_s"],
+        )
         # An epoch that a resumed run finishes replaces its unfinished row.
         before = [r for r in self._read() if int(r["epoch"]) < trainer.current_epoch]
         self._write([*before, {**{k: str(v) for k, v in row.items()}, **text}])

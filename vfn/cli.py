@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -34,11 +35,44 @@ def guarded(work: Callable[[DictConfig], Any], config: DictConfig) -> None:
     traceback. Hydra must not see the exception: it would add lines of its own.
     """
     try:
+        _check_types(config)
         work(config)
     except UserError as exc:
         _leave(str(exc), WRONG_INPUT)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
+
+
+def _check_types(config: DictConfig) -> None:
+    """Refuse a word where the defaults have a number or a switch, before the code stumbles over it.
+
+    Raises:
+        UserError: a setting of another kind than its default.
+    """
+    hydra_config = HydraConfig.get()
+    parsed = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
+    chosen = hydra_config.runtime.choices
+    groups = [
+        f"{group}={chosen[group]}"
+        for group in ("data", "task", "loss", "model", "trainer", "logger")
+        if chosen.get(group)
+    ]
+    defaults = compose(hydra_config.job.config_name, overrides=groups)
+    for override in parsed:
+        key = override.key_or_group
+        if key == "trainer.devices":  # a number, a list of them, or auto
+            continue
+        default, given = (OmegaConf.select(c, key, default=None) for c in (defaults, config))
+        if isinstance(default, bool):
+            kind, right = "true or false", isinstance(given, bool)
+        elif isinstance(default, int):
+            kind, right = "a whole number", isinstance(given, int) and not isinstance(given, bool)
+        elif isinstance(default, float):
+            kind, right = "a number", isinstance(given, int | float) and not isinstance(given, bool)
+        else:
+            continue
+        if not right:
+            raise UserError(f"{key}={given}: give {kind}, as {default} is")
 
 
 def run_cli(main: Callable[[], Any]) -> None:
@@ -67,7 +101,9 @@ def _config_message(exc: Exception) -> str:
         near = difflib.get_close_matches(key, _keys(full), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{full}: no such setting{hint} (--help lists the groups, --cfg job all settings)"
-    missing_group = re.search(r"Could not find '(\w+)/([^']+)'.*Available options in '\w+':(.*)", text)
+    missing_group = re.search(
+        r"Could not find '(\w+)/([^']+)'.*Available options in '\w+':(.*)", text
+    )
     if missing_group:
         group, choice, options = missing_group.groups()
         names = options.split("Config search path")[0].split()
@@ -161,8 +197,9 @@ def set_up_logging(log_file: Path | None = None) -> None:
     # Lightning's advice is for developers; its warnings about our choices would only confuse.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # we say ourselves what is wrong
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*The number of training batches.*smaller than the logging.*")
-
-
+    warnings.filterwarnings(
+        "ignore", ".*The number of training batches.*smaller than the logging.*"
+    )

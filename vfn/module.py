@@ -91,7 +91,7 @@ class VirtualStain(L.LightningModule):
         losses |= self.generator_step(optimisers[0], batch, fake, seen)
         self.log_dict(
             {f"train/{name}": value.detach() for name, value in losses.items()},
-            on_step=True, on_epoch=True, batch_size=len(batch.input),
+            on_step=True, on_epoch=True, sync_dist=True, batch_size=len(batch.input),
         )  # fmt: skip
 
     def discriminator_step(self, optimiser: Any, batch: Batch, fake: Tensor) -> dict[str, Tensor]:

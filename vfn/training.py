@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import RichProgressBar
@@ -71,6 +72,8 @@ def train(config: DictConfig) -> Path:
     trainer_args = _trainer_arguments(settings)
     # Networks first: they are checked in a moment, reading the images takes longer.
     parts = _networks(config, task, objective, data)
+    if config.init:
+        _initialise(*parts, Path(config.init), task)
     with _new_folder(folder):
         data.setup()
     set_up_logging(folder / "log.txt" if _is_first() else None)
@@ -78,9 +81,8 @@ def train(config: DictConfig) -> Path:
     module = VirtualStain(
         *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"])
     )
-    parts[0].start_at(data.target_level())
-    if config.init:
-        _initialise(module, Path(config.init), task)
+    if not config.init:
+        parts[0].start_at(data.target_level())
     last = folder / "checkpoints" / LAST
     resumed = last if config.resume else None
     if _is_first():
@@ -129,9 +131,9 @@ def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
         return folder, merged
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
-        folder = Path(hydra.sweep.dir) / re.sub(r"[^\w.,=+-]", "_", hydra.sweep.subdir)
+        folder = Path(hydra.sweep.dir) / _swept_name(hydra.job.num, hydra.overrides.task)
     else:
-        folder = Path(hydra.run.dir)
+        folder = Path("outputs") / str(config.run)
     for name in (BEST, LAST):  # what failed before it learnt anything may be started anew
         if (folder / "checkpoints" / name).exists():
             raise UserError(
@@ -139,6 +141,16 @@ def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
                 f"resume={folder}, or give another run=NAME"
             )
     return folder, config
+
+
+def _swept_name(number: int, overrides: list[str]) -> str:
+    """Name of one run of a sweep: its number and what varies, as `1_loss.adversarial=0.01`."""
+    typed = [text for text in sys.argv[1:] if "=" in text and not text.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(typed)
+    varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
+    own = [text for text in overrides if text.split("=")[0].lstrip("+") in varied]
+    # File systems allow 255 bytes; the number keeps names apart that are cut.
+    return re.sub(r"[^\w.,=+-]", "_", "_".join([str(number), *own]))[:100]
 
 
 @contextmanager
@@ -195,12 +207,13 @@ def _recipe(config: DictConfig, data: StainData) -> dict[str, Any]:
     }
 
 
-def _initialise(module: VirtualStain, path: Path, task: Task) -> None:
+def _initialise(
+    generator: torch.nn.Module, discriminator: torch.nn.Module | None, path: Path, task: Task
+) -> None:
     """Start from the weights of another model (`init=CKPT`)."""
     raw = read_raw(path)
-    generator = submodule(raw["state_dict"], "generator")
     try:
-        module.generator.load_state_dict(generator)
+        generator.load_state_dict(submodule(raw["state_dict"], "generator"))
     except RuntimeError as exc:
         theirs = raw[RECIPE]["task"]
         raise UserError(
@@ -210,11 +223,10 @@ def _initialise(module: VirtualStain, path: Path, task: Task) -> None:
         ) from exc
     # A discriminator is taken along if it fits; it is no loss if it does not.
     theirs_d = submodule(raw["state_dict"], "discriminator")
-    ours = module.discriminator
-    if ours is not None and {k: v.shape for k, v in ours.state_dict().items()} == {
-        k: v.shape for k, v in theirs_d.items()
-    }:
-        ours.load_state_dict(theirs_d)
+    if discriminator is not None and {
+        k: v.shape for k, v in discriminator.state_dict().items()
+    } == {k: v.shape for k, v in theirs_d.items()}:
+        discriminator.load_state_dict(theirs_d)
     log.info("weights from %s", path)
 
 
@@ -224,6 +236,10 @@ def _trainer_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     if accelerator == "auto":
         accelerator = "gpu" if gpu else "cpu"
+    if accelerator not in ("cpu", "gpu"):
+        raise UserError(f"trainer.accelerator={accelerator}: choose auto, cpu or gpu")
+    if settings["max_time"]:
+        _duration(str(settings["max_time"]))
     if accelerator == "gpu" and not gpu:
         raise UserError("trainer.accelerator=gpu: no CUDA device here; choose trainer=cpu")
     precision = settings["precision"]
@@ -258,7 +274,10 @@ def _duration(text: str) -> timedelta:
     if not re.fullmatch(r"\d+:\d{1,2}:\d{1,2}:\d{1,2}", text):
         raise UserError(f"trainer.max_time={text}: give days:hours:minutes:seconds, as 00:00:05:00")
     days, hours, minutes, seconds = (int(part) for part in text.split(":"))
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if not duration:
+        raise UserError(f"trainer.max_time={text}: no time at all; give a second or more, or null")
+    return duration
 
 
 def _callbacks(

@@ -80,7 +80,7 @@ def _size_of_error(result: ChannelResult, summary: Mapping[str, Any]) -> list[st
         levels = error * result.ranges.signal.width
         sentences.append(
             f"A predicted pixel is off by {100 * error:.2g} % of the signal range on average "
-            f"({levels:.3g} of {result.ranges.signal.width:.4g} grey levels)."
+            f"({levels:.3g} of {result.ranges.signal.width:.0f} grey levels)."
         )
     if r is not None:
         sentences.append(

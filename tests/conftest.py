@@ -1,0 +1,90 @@
+"""Tiny specimens of every data set's layout, and workers that run commands side by side."""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from scipy.ndimage import gaussian_filter
+
+HEIGHT, WIDTH = 70, 91  # odd on purpose: no multiple of a tile, of a stride, or of each other
+CPS_WELLS = {"20585": ("A01", "A02"), "20586": ("B01", "B02"), "20592": ("C01",)}
+AF_WELLS = ("a01", "a02", "b07")
+AF_FOLDERS = (11, 12, 13, 14, 16, 18, 19, 20, 21)  # -10 to 10 um, 2 um each; z_16 is in focus
+
+
+def make_image(seed: int, dtype: str, blur: float = 3.0) -> np.ndarray:
+    """Smooth blobs (H, W) that fill an eighth to a half of the range of `dtype`."""
+    noise = np.random.default_rng(seed).random((HEIGHT, WIDTH))
+    smooth = gaussian_filter(noise, blur)
+    smooth = (smooth - smooth.min()) / np.ptp(smooth)
+    return ((0.125 + 0.375 * smooth) * np.iinfo(dtype).max).astype(dtype)
+
+
+def write(path: Path, image: np.ndarray, compression: str | None = "lzw") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, image, compression=compression)
+
+
+def _uuid(seed: int) -> str:
+    return str(uuid.UUID(int=seed * 0x9E3779B97F4A7C15 % 2**128)).upper()
+
+
+def write_cps(root: Path) -> None:
+    """BBBC022's names: a folder a plate and channel, another identifier in every file."""
+    seed = 0
+    for plate, wells in CPS_WELLS.items():
+        for well in wells:
+            for channel in range(1, 6):
+                seed += 1
+                folder = root / f"BBBC022_v1_images_{plate}w{channel}"
+                name = f"IXMtest_{well}_s1_w{channel}{_uuid(seed)}.tif"
+                write(folder / name, make_image(seed, "uint16"))
+
+
+def write_af(root: Path) -> None:
+    """BBBC006's names: a folder a plane."""
+    for number, well in enumerate(AF_WELLS):
+        for folder in AF_FOLDERS:
+            for channel in (1, 2):
+                seed = 10 * number + channel
+                blur = 2 + abs(folder - 16) / 2
+                name = (
+                    f"mcf-z-stacks-03212011_{well}_s1_w{channel}{_uuid(seed + folder).lower()}.tif"
+                )
+                write(
+                    root / f"BBBC006_v1_images_z_{folder}" / name,
+                    make_image(seed, "uint16", blur),
+                )
+
+
+def write_tokens(
+    root: Path, channels: Sequence[str], fields: int, dtype: str, suffix: str = ".tif"
+) -> None:
+    """Names that hold the channel: `f01_phase.tif`."""
+    for field in range(1, fields + 1):
+        for number, channel in enumerate(channels):
+            image = make_image(100 * field + number, dtype)
+            write(root / f"f{field:02d}_{channel}{suffix}", image)
+
+
+@pytest.fixture(scope="session")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Data set -> its folder."""
+    base = tmp_path_factory.mktemp("data")
+    write_cps(base / "u2os_cps")
+    write_af(base / "u2os_af")
+    write_tokens(base / "mda_mb_231", ("phase", "dapi", "actin", "vinculin"), 4, "uint8")
+    write_tokens(base / "folder", ("phase", "dapi", "Cy5", "tubulin"), 4, "uint16")
+    return {path.name: path for path in base.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """Two commands at a time, one for each core of the smallest machine that we think of."""
+    pool = ThreadPoolExecutor(2)
+    yield pool
+    pool.shutdown(cancel_futures=True)

@@ -1,0 +1,138 @@
+"""Checkpoints: what goes in comes out, and nothing but data is ever read."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vfn.checkpoint import FORMAT, AtomicCheckpointIO, digest, load_checkpoint, read_raw, submodule
+from vfn.data.discovery import Layout
+from vfn.data.intensity import Intensity
+from vfn.data.survey import LinearMap
+from vfn.data.views import Task
+from vfn.errors import UserError
+from vfn.losses import Objective
+from vfn.module import RECIPE, AdamSettings, VirtualStain
+from vfn.nets import make_discriminator, make_generator
+
+SPEC = {"name": "unet", "width": 4, "max_width": 8, "depth": 3}
+TASK = Task("er", ("golgi_actin", "rna"), ("er",), (-4.0, 4.0))
+INPUTS = (Intensity(10, 900, "uint16"), Intensity(0, 255, "uint8", (0.0, 3.5, 255.0)))
+TARGETS = (Intensity(-1.5, 2.5, "float32"),)
+BASELINES = LinearMap(np.array([[0.5, -2.0]]), np.array([3.0]), np.array([99.5]))
+LAYOUT = Layout({"er": "2", "rna": 1}, r"(?P<well>\w)_(?P<channel>\d)", None, 16.0, 2.0)
+
+
+def recipe() -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": "0",
+        "generator": SPEC,
+        "task": TASK.to_dict(),
+        "layout": LAYOUT.to_dict(),
+        "inputs": [m.to_dict() for m in INPUTS],
+        "targets": [m.to_dict() for m in TARGETS],
+        "baselines": BASELINES.to_dict(),
+        "data": {"patch_size": 64},
+    }
+
+
+@pytest.fixture
+def module() -> VirtualStain:
+    torch.manual_seed(0)
+    generator = make_generator(SPEC, 2, 1)
+    discriminator = make_discriminator({"name": "conditional", "width": 4}, 3, 64)
+    return VirtualStain(generator, discriminator, Objective(), AdamSettings(), recipe())
+
+
+def save(module: VirtualStain, path: Path) -> Path:
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+    return path
+
+
+def test_round_trip(module: VirtualStain, tmp_path: Path) -> None:
+    path = save(module, tmp_path / "deep" / "a.ckpt")
+    read = load_checkpoint(path)
+    assert (read.task, read.layout, read.inputs, read.targets) == (TASK, LAYOUT, INPUTS, TARGETS)
+    assert read.patch_size == 64
+    for key, value in BASELINES.to_dict().items():
+        assert read.baselines.to_dict()[key] == value
+    assert not read.generator.training
+    theirs = read.generator.state_dict()
+    for key, value in module.generator.state_dict().items():
+        assert torch.equal(theirs[key], value)
+    image = torch.rand(1, 2, 16, 24)
+    torch.testing.assert_close(read.generator(image), module.generator.eval()(image))
+
+
+def test_file_holds_data_alone(module: VirtualStain, tmp_path: Path) -> None:
+    raw = torch.load(save(module, tmp_path / "a.ckpt"), weights_only=True)
+    assert raw[RECIPE] == recipe()
+    assert torch.equal(raw["rng"]["cpu"], torch.get_rng_state())
+
+
+def test_random_state_is_taken_up_when_training_starts(
+    module: VirtualStain, tmp_path: Path
+) -> None:
+    torch.manual_seed(7)
+    path = save(module, tmp_path / "a.ckpt")
+    expected = torch.rand(3)
+    module.on_load_checkpoint(torch.load(path, weights_only=True))
+    torch.rand(100)  # what is drawn in between does not count
+    module.on_train_start()
+    assert torch.equal(torch.rand(3), expected)
+    module.on_train_start()  # and it is taken up once
+    assert not torch.equal(torch.rand(3), expected)
+
+
+def test_identity_is_that_of_the_weights(module: VirtualStain, tmp_path: Path) -> None:
+    first = load_checkpoint(save(module, tmp_path / "a.ckpt")).identity
+    assert load_checkpoint(save(module, tmp_path / "b.ckpt")).identity == first
+    with torch.no_grad():
+        module.generator.last.bias.add_(1e-3)
+    assert load_checkpoint(save(module, tmp_path / "c.ckpt")).identity != first
+    assert len(first) == 12
+
+
+def test_digest_tells_names_apart() -> None:
+    one, other = torch.zeros(2), torch.ones(2)
+    assert digest({"a": one, "b": other}) == digest({"b": other, "a": one})
+    assert digest({"a": one, "b": other}) != digest({"a": other, "b": one})
+
+
+def test_submodule() -> None:
+    state = {"generator.a": torch.zeros(1), "generator2.a": torch.ones(1), "d.a": torch.ones(1)}
+    assert submodule(state, "generator") == {"a": torch.zeros(1)}
+
+
+def test_a_failed_write_leaves_the_old_file(module: VirtualStain, tmp_path: Path) -> None:
+    path = save(module, tmp_path / "a.ckpt")
+    before = path.read_bytes()
+    with pytest.raises((AttributeError, TypeError, RuntimeError)):
+        AtomicCheckpointIO().save_checkpoint({"x": lambda: None}, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_another_format_is_refused(module: VirtualStain, tmp_path: Path) -> None:
+    module.recipe["format"] = FORMAT + 1
+    with pytest.raises(UserError, match=rf"format {FORMAT + 1}, this version reads {FORMAT}"):
+        read_raw(save(module, tmp_path / "a.ckpt"))
+
+
+def test_weights_of_another_network_are_refused(module: VirtualStain, tmp_path: Path) -> None:
+    module.recipe["generator"] = {**SPEC, "width": 2}
+    with pytest.raises(UserError, match=r"a\.ckpt: weights do not fit"):
+        load_checkpoint(save(module, tmp_path / "a.ckpt"))
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.ckpt: no such file"):
+        read_raw(tmp_path / "gone.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(UserError, match=r"not a checkpoint of vfn"):
+        read_raw(tmp_path / "list.ckpt")

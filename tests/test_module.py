@@ -1,0 +1,195 @@
+"""The training step: who moves when, and what the losses are."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vfn.data.patches import Batch
+from vfn.losses import Objective
+from vfn.module import AdamSettings, VirtualStain
+from vfn.nets import make_discriminator, make_generator
+
+SIZE = 32
+State = dict[str, Tensor]
+
+
+def make_module(objective: Objective | None = None, **adam: float) -> VirtualStain:
+    """A module that runs without a Trainer, and keeps what it logs in `logged`."""
+    objective = objective or Objective()
+    torch.manual_seed(0)
+    generator = make_generator(
+        {"name": "unet", "width": 4, "max_width": 8, "depth": 3}, in_channels=2, out_channels=1
+    )
+    discriminator = (
+        make_discriminator({"name": "conditional", "width": 4}, 3, SIZE)
+        if objective.adversarial
+        else None
+    )
+    module = VirtualStain(generator, discriminator, objective, AdamSettings(**adam), {})
+    optimisers = module.configure_optimizers()
+    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+    module.optimizers = lambda: optimisers if len(optimisers) > 1 else optimisers[0]  # type: ignore
+    module.logged = {}  # type: ignore[assignment]
+    module.log_dict = lambda values, **_: module.logged.update(values)  # type: ignore
+    return module.train()
+
+
+def make_batch(valid_rows: int = SIZE, seed: int = 0) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+    valid = torch.zeros(2, 1, SIZE, SIZE, dtype=torch.bool)
+    valid[:, :, :valid_rows] = True
+    return Batch(
+        torch.rand(2, 2, SIZE, SIZE, generator=draw) * 2 - 1,
+        torch.rand(2, 1, SIZE, SIZE, generator=draw) * 2 - 1,
+        valid,
+    )
+
+
+def state(net: nn.Module | None) -> State:
+    assert net is not None
+    return copy.deepcopy(net.state_dict())
+
+
+def same(one: State, other: State) -> bool:
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_generator_step_leaves_the_discriminator_alone() -> None:
+    module, batch = make_module(), make_batch()
+    fake = module(batch.input)
+    before_g, before_d = state(module.generator), state(module.discriminator)
+    module.generator_step(module.optimizers()[0], batch, fake, fake)  # type: ignore[index]
+    assert same(before_d, state(module.discriminator))
+    assert not same(before_g, state(module.generator))
+    assert module.discriminator is not None
+    for parameter in module.discriminator.parameters():
+        assert parameter.grad is None, "D's next step would start from G's gradients"
+        assert parameter.requires_grad, "D would never learn again"
+
+
+def test_discriminator_step_leaves_the_generator_alone() -> None:
+    module, batch = make_module(), make_batch()
+    fake = module(batch.input).detach()
+    before_g, before_d = state(module.generator), state(module.discriminator)
+    module.discriminator_step(module.optimizers()[1], batch, fake)  # type: ignore[index]
+    assert same(before_g, state(module.generator))
+    assert not same(before_d, state(module.discriminator))
+    assert all(parameter.grad is None for parameter in module.generator.parameters())
+
+
+def test_training_step_gives_the_discriminator_no_way_to_the_generator() -> None:
+    """With G's optimiser asleep only D moves; G's running statistics are its forward pass's."""
+    module, batch = make_module(lr_generator=0.0), make_batch()
+    before = dict(module.generator.named_parameters())
+    before = {name: value.detach().clone() for name, value in before.items()}
+    before_d = state(module.discriminator)
+    module.training_step(batch, 0)
+    for name, value in module.generator.named_parameters():
+        assert torch.equal(value, before[name]), name
+    assert not same(before_d, state(module.discriminator))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_losses_of_one_step_by_hand(reduction: str) -> None:
+    objective = Objective(0.7, 0.2, 0.05, reduction, discriminator=0.5)
+    module, batch = make_module(objective), make_batch(valid_rows=20)
+    generator = copy.deepcopy(module.generator)
+    discriminator: Any = copy.deepcopy(module.discriminator)
+    bce = nn.BCEWithLogitsLoss()
+
+    module.training_step(batch, 0)
+    logged: dict[str, Tensor] = module.logged  # type: ignore[assignment]
+
+    fake = generator(batch.input)
+    seen = torch.cat([fake[:, :, :20], batch.target[:, :, 20:]], dim=2)
+    real_logits = discriminator(batch.input, batch.target)
+    fake_logits = discriminator(batch.input, seen.detach())
+    loss_d = 0.5 * (bce(real_logits, torch.ones(2, 1)) + bce(fake_logits, torch.zeros(2, 1)))
+    torch.testing.assert_close(logged["train/loss_d"], loss_d.detach())
+    torch.testing.assert_close(logged["train/d_real"], real_logits.sigmoid().mean().detach())
+    torch.testing.assert_close(logged["train/d_fake"], fake_logits.sigmoid().mean().detach())
+
+    adam = torch.optim.Adam(discriminator.parameters(), 2e-4, (0.5, 0.999))
+    loss_d.backward()
+    adam.step()
+    adversarial = -torch.log(torch.sigmoid(discriminator(batch.input, seen))).mean()
+    mae = (fake - batch.target)[:, :, :20].abs().mean()
+    weights = torch.cat([p.flatten() for p in generator.parameters()]).abs()
+    l1 = weights.mean() if reduction == "mean" else weights.sum()
+    loss_g = 0.7 * mae + 0.2 * adversarial + 0.05 * l1
+    for name, value in {
+        "mae": mae, "adversarial": adversarial, "weight_l1": l1, "loss_g": loss_g,
+    }.items():  # fmt: skip
+        torch.testing.assert_close(logged[f"train/{name}"], value.detach(), rtol=1e-4, atol=1e-5)
+
+    for parameter in generator.parameters():
+        parameter.grad = None
+    loss_g.backward()
+    torch.optim.Adam(generator.parameters(), 2e-4, (0.5, 0.999)).step()
+    ours = dict(module.generator.named_parameters())
+    for name, value in generator.named_parameters():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=2e-5)
+
+
+def test_masked_pixels_give_no_gradient() -> None:
+    module, batch = make_module(), make_batch(valid_rows=20)
+    fake = module(batch.input).detach().requires_grad_()
+    seen = torch.where(batch.valid, fake, batch.target)
+    module.generator_step(module.optimizers()[0], batch, fake, seen)  # type: ignore[index]
+    assert fake.grad is not None
+    assert fake.grad[:, :, :20].abs().sum() > 0
+    assert not fake.grad[:, :, 20:].any()
+
+
+def test_what_is_predicted_beyond_the_edge_does_not_matter() -> None:
+    losses = []
+    for rubbish in (0.0, 0.9):
+        module, batch = make_module(), make_batch(valid_rows=20)
+        fake = module(batch.input).detach()
+        fake[:, :, 20:] = rubbish
+        module.forward = lambda _, fake=fake: fake.requires_grad_()  # type: ignore
+        module.training_step(batch, 0)
+        losses.append(dict(module.logged))  # type: ignore[arg-type]
+    assert losses[0] == losses[1]
+
+
+def test_without_adversary_there_is_one_optimiser() -> None:
+    module = make_module(Objective(1.0, 0.0, 0.0))
+    assert len(module.configure_optimizers()) == 1
+    module.training_step(make_batch(), 0)
+    logged: dict[str, Tensor] = module.logged  # type: ignore[assignment]
+    assert logged.keys() == {"train/loss_g", "train/mae"}
+    assert logged["train/loss_g"] == logged["train/mae"]
+
+
+def test_optimisers_are_the_papers() -> None:
+    for optimiser in make_module().configure_optimizers():
+        assert isinstance(optimiser, torch.optim.Adam)
+        assert optimiser.param_groups[0]["lr"] == 2e-4
+        assert optimiser.param_groups[0]["betas"] == (0.5, 0.999)
+
+
+def test_validation_counts_valid_pixels_alone() -> None:
+    module, batch = make_module(), make_batch(valid_rows=5)
+    module.eval()
+    with torch.no_grad():
+        module.validation_step(batch, 0)
+        error = (module(batch.input) - batch.target)[:, :, :5]
+    logged: dict[str, Tensor] = module.logged  # type: ignore[assignment]
+    torch.testing.assert_close(logged["val/mae"], error.abs().mean())
+    torch.testing.assert_close(logged["val/mse"], error.square().mean())
+
+
+def test_channels_last_changes_nothing_but_the_memory() -> None:
+    module = make_module()
+    other = VirtualStain(
+        copy.deepcopy(module.generator), None, Objective(), AdamSettings(), {}, channels_last=True
+    )
+    assert other.generator.down[0][1].weight.is_contiguous(memory_format=torch.channels_last)
+    batch = make_batch()
+    torch.testing.assert_close(
+        module.eval()(batch.input), other.eval()(batch.input), rtol=1e-4, atol=1e-5
+    )

@@ -1,0 +1,182 @@
+"""The networks: the layers that section 2.4 names, sizes, and dtypes."""
+
+import pytest
+import torch
+from torch import nn
+
+from vfn.errors import UserError
+from vfn.nets import make_discriminator, make_generator
+from vfn.nets.discriminator import ConditionalDiscriminator, PatchGAN
+from vfn.nets.generator import LEAK, UNetGenerator
+
+SMALL = {"width": 4, "max_width": 8}
+
+
+def kinds(module: nn.Module) -> list[str]:
+    return [type(layer).__name__ for layer in module.modules() if not [*layer.children()]]
+
+
+def images(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_generator_is_the_papers() -> None:
+    """Conv k3 s2; LeakyReLU-Conv-BN; ReLU-ConvTranspose-BN; the last without BN."""
+    net = UNetGenerator(2, 1, **SMALL, depth=4)
+    assert kinds(net.first) == ["Conv2d"]
+    assert [kinds(block) for block in net.down] == [["LeakyReLU", "Conv2d", "BatchNorm2d"]] * 3
+    assert [kinds(block) for block in net.up] == [["ReLU", "ConvTranspose2d", "BatchNorm2d"]] * 3
+    assert kinds(net.last) == ["ConvTranspose2d"]
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            assert layer.kernel_size == (3, 3)
+            assert layer.stride == (2, 2)
+        if isinstance(layer, nn.LeakyReLU):
+            assert layer.negative_slope == LEAK
+    # Every decoder step but the deepest takes the encoder's features of its size beside its own.
+    assert [block[1].in_channels for block in net.up] == [8, 16, 16]
+    assert net.last.in_channels == 8
+
+
+def test_skip_connections_carry_each_encoder_level() -> None:
+    net = UNetGenerator(1, 1, **SMALL, depth=4).eval()
+    seen: list[torch.Tensor] = []
+    for layer in (net.first, *net.down):
+        layer.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    joined: list[torch.Tensor] = []
+    for layer in (*net.up, net.last):
+        layer.register_forward_hook(lambda _m, inputs, _out: joined.append(inputs[0]))
+    net(images(1, 1, 32, 48))
+    bottleneck, *skips = seen[::-1]
+    torch.testing.assert_close(joined[0], bottleneck)
+    for given, skip in zip(joined[1:], skips, strict=True):
+        given = given[:, -skip.shape[1] :]
+        # The last layer's ReLU is applied before it is called.
+        torch.testing.assert_close(given, torch.relu(skip) if skip is skips[-1] else skip)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 192), (128, 64), (320, 64)])
+@pytest.mark.parametrize("kernel_size", [3, 4])
+def test_generator_keeps_every_multiple_of_its_stride(
+    height: int, width: int, kernel_size: int
+) -> None:
+    net = make_generator({"name": "unet", **SMALL, "kernel_size": kernel_size}, 3, 2).eval()
+    assert net.stride == 64
+    out = net(images(1, 3, height, width))
+    assert out.shape == (1, 2, height, width)
+    assert out.abs().max() < 1  # tanh
+
+
+@pytest.mark.parametrize("depth", [1, 2, 8])
+def test_any_depth(depth: int) -> None:
+    net = UNetGenerator(1, 1, **SMALL, depth=depth).eval()
+    assert net.stride == 2**depth
+    assert net(images(1, 1, 256, 256)).shape == (1, 1, 256, 256)
+
+
+def test_output_is_float32_under_bf16_autocast() -> None:
+    net = UNetGenerator(1, 1, **SMALL, depth=4).eval()
+    image = images(1, 1, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(image)
+        assert net.first(image).dtype == torch.bfloat16  # the rest does run in bf16
+    assert out.dtype == torch.float32
+    # Not bf16 numbers in float32's clothes: rounding them to bf16 changes them.
+    assert (out.bfloat16().float() != out).any()
+    torch.testing.assert_close(out, net(image), atol=0.05, rtol=0)
+
+
+def test_start_at_sets_the_level_of_the_untrained_network() -> None:
+    net = UNetGenerator(1, 2, **SMALL, depth=3)
+    level = torch.tensor([-0.95, 0.5])
+    net.start_at(level)
+    with torch.no_grad():
+        net.last.weight.zero_()
+        out = net(images(2, 1, 32, 32))
+    torch.testing.assert_close(out, level[None, :, None, None].expand_as(out))
+
+
+def test_pix2pix_differs_by_its_numbers() -> None:
+    spec = {"kernel_size": 4, "depth": 5, "dropout": 0.5, "bottleneck_norm": False, **SMALL}
+    net = UNetGenerator(1, 1, **spec)
+    assert kinds(net.down[-1]) == ["LeakyReLU", "Conv2d"]
+    assert net.down[-1][1].bias is not None
+    assert net.down[0][1].bias is None  # BN has one
+    dropped = ["Dropout" in kinds(block) for block in net.up]
+    assert dropped == [True, True, True, False]
+    image = images(2, 1, 64, 64)
+    torch.manual_seed(0)
+    assert (net(image) != net(image)).any()
+
+
+def test_discriminator_is_the_papers() -> None:
+    """Conv k5 s2 - BN; three times Conv k5 s2 - BN - LeakyReLU; one fully connected layer."""
+    net = ConditionalDiscriminator(3, 64, width=4)
+    block = ["Conv2d", "BatchNorm2d", "LeakyReLU"]
+    assert kinds(net.features) == [*block[:2], *block * 3]
+    assert kinds(net.score) == ["Linear"]
+    for layer in net.features:
+        if isinstance(layer, nn.Conv2d):
+            assert layer.kernel_size == (5, 5)
+            assert layer.stride == (2, 2)
+    assert not [*net.buffers()], "something of it would move whenever it looks at an image"
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [*[("conditional", n) for n in (16, 33, 47, 64, 71)], *[("patchgan", n) for n in (33, 64, 71)]],
+)
+def test_discriminator_takes_any_patch_size(name: str, size: int) -> None:
+    net = make_discriminator({"name": name, "width": 2}, 3, size)
+    out = net(images(2, 2, size, size), images(2, 1, size, size))
+    assert out.shape[:2] == (2, 1)
+    assert out.ndim == (2 if name == "conditional" else 4)
+
+
+def test_discriminator_sees_condition_and_image() -> None:
+    net = ConditionalDiscriminator(2, 32, width=2)
+    one, other = images(2, 1, 32, 32), images(2, 1, 32, 32, seed=1)
+    first = net(one, other)
+    assert (first != net(one, one)).any()
+    assert (first != net(other, other)).any()
+
+
+def test_patchgan_judges_patches_of_70_pixels() -> None:
+    net = PatchGAN(2, 256, width=2).eval()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):  # it would couple all pixels
+            layer.weight.data.fill_(1.0)
+            layer.forward = lambda x: x  # type: ignore[method-assign]
+    image = images(1, 1, 256, 256).requires_grad_()
+    out = net(images(1, 1, 256, 256, seed=1), image)
+    assert out.shape == (1, 1, 30, 30)
+    out[0, 0, 15, 15].backward()
+    assert image.grad is not None
+    rows = image.grad[0, 0].abs().sum(1).nonzero()
+    assert int(rows.max() - rows.min()) + 1 == 70
+
+
+def test_weights_start_as_in_pix2pix() -> None:
+    torch.manual_seed(0)
+    net = UNetGenerator(1, 1, width=32, max_width=64, depth=4)
+    weights = net.down[1][1].weight
+    assert abs(float(weights.detach().std()) - 0.02) < 0.001
+    assert abs(float(net.down[1][2].weight.detach().mean()) - 1) < 0.02
+    assert net.first.bias is not None
+    assert not net.first.bias.any()
+
+
+def test_seed_reproduces() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return torch.cat([p.flatten() for p in UNetGenerator(1, 1, **SMALL).parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_unknown_names_and_options_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model.generator.name=resnet.*unet"):
+        make_generator({"name": "resnet"}, 1, 1)
+    with pytest.raises(UserError, match=r"model.discriminator.*wings"):
+        make_discriminator({"name": "patchgan", "wings": 2}, 2, 64)

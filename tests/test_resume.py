@@ -1,0 +1,125 @@
+"""A resumed run equals an unbroken one bit for bit, wherever it stopped (CPU, float32)."""
+
+import csv
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cli import Result, interrupt_in_step, run, run_out_of_time
+
+# Dropout draws random numbers in every step, so that the random state matters.
+RUN = [
+    "data=simulated", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
+    "data.batch_size=2", "data.patches_per_epoch=8", "model.generator.width=4",
+    "model.generator.max_width=8", "model.discriminator.width=4", "model.generator.dropout=0.5",
+    "logger=csv", "trainer=cpu", "trainer.precision=32-true",
+]  # fmt: skip
+BATCHES = 4  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    run("train.py", *RUN, "run=whole", "trainer.max_epochs=2", cwd=folder).ok()
+    return folder / "outputs" / "whole"
+
+
+def last(run_folder: Path) -> dict[str, Any]:
+    return torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def rows(run_folder: Path) -> list[dict[str, str]]:
+    with (run_folder / "metrics.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    for row in found:
+        del row["images_per_s"]
+    return found
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Nested plain data and tensors, to the last bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}/{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+def assert_same_training(run_folder: Path, unbroken: Path) -> None:
+    one, other = last(run_folder), last(unbroken)
+    for key in ("state_dict", "optimizer_states", "rng", "epoch", "global_step"):
+        assert_same(one[key], other[key], key)
+    assert len(one["optimizer_states"]) == 2
+    assert_same(
+        [p["params"] for o in one["optimizer_states"] for p in o["param_groups"]],
+        [p["params"] for o in other["optimizer_states"] for p in o["param_groups"]],
+    )
+
+
+def test_two_runs_are_the_same_but_for_the_seed(unbroken: Path, tmp_path: Path) -> None:
+    again = ["run=again", "trainer.max_epochs=1"]
+    run("train.py", *RUN, *again, cwd=tmp_path).ok()
+    run("train.py", *RUN, "run=other", "trainer.max_epochs=1", "seed=1", cwd=tmp_path).ok()
+    first, other = rows(tmp_path / "outputs" / "again"), rows(tmp_path / "outputs" / "other")
+    assert first == rows(unbroken)[:1]
+    assert first != other
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resume_after_an_epoch(unbroken: Path, tmp_path: Path, workers: int) -> None:
+    loading = f"data.num_workers={workers}"
+    run("train.py", *RUN, "run=part", "trainer.max_epochs=1", loading, cwd=tmp_path).ok()
+    run("train.py", "resume=outputs/part", "trainer.max_epochs=2", cwd=tmp_path).ok()
+    part = tmp_path / "outputs" / "part"
+    assert_same_training(part, unbroken)
+    assert rows(part) == rows(unbroken)
+    best = [
+        torch.load(p / "checkpoints" / "best.ckpt", weights_only=True) for p in (part, unbroken)
+    ]
+    assert_same(best[0]["state_dict"], best[1]["state_dict"])
+
+
+@pytest.mark.parametrize("batch", [1, BATCHES, BATCHES + 2])
+def test_resume_after_ctrl_c_in_a_step(unbroken: Path, tmp_path: Path, batch: int) -> None:
+    stopped = _train(tmp_path, partial(interrupt_in_step, batch))
+    assert stopped.code == 130
+    assert stopped.err.splitlines() in ([], ["interrupted"])
+    assert "resume=outputs/part" in stopped.out
+    _resume_and_compare(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize("batch", [BATCHES - 1, BATCHES])
+def test_resume_after_the_time_was_up(unbroken: Path, tmp_path: Path, batch: int) -> None:
+    _train(tmp_path, partial(run_out_of_time, batch), "trainer.max_time=00:00:01:00").ok()
+    assert (tmp_path / "outputs" / "part" / "checkpoints" / "best.ckpt").is_file()
+    _resume_and_compare(tmp_path, unbroken)
+
+
+def _train(folder: Path, prepare: Callable[[], None], *more: str) -> Result:
+    return run(
+        "train.py", *RUN, "run=part", "trainer.max_epochs=2", *more, cwd=folder, prepare=prepare
+    )
+
+
+def _resume_and_compare(folder: Path, unbroken: Path) -> None:
+    part = folder / "outputs" / "part"
+    steps = last(part)["global_step"]
+    assert steps < last(unbroken)["global_step"], "it was not stopped"
+    run("train.py", "resume=outputs/part", cwd=folder).ok()
+    assert_same_training(part, unbroken)
+    ours, whole = rows(part), rows(unbroken)
+    assert [row["epoch"] for row in ours] == [row["epoch"] for row in whole]
+    # The training figures of an epoch in two pieces are those of its second piece.
+    assert [row["val/mae"] for row in ours] == [row["val/mae"] for row in whole]
