@@ -18,8 +18,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = ["model.generator.width=32", "model.discriminator.width=32", "logger=csv"]
-JUMP = "{mito:ch1sk1fk1fl1,rna:ch2sk1fk1fl1,er:ch3sk1fk1fl1,dna:ch4sk1fk1fl1,golgi_actin:ch5sk1fk1fl1}"
-DAOY = "{er:ch2sk1fk1fl1,golgi_actin:ch3sk1fk1fl1,mito:ch4sk1fk1fl1,dna:ch5sk1fk1fl1,rna:ch6sk1fk1fl1}"
+JUMP = (
+    "{mito:ch1sk1fk1fl1,rna:ch2sk1fk1fl1,er:ch3sk1fk1fl1,dna:ch4sk1fk1fl1,golgi_actin:ch5sk1fk1fl1}"
+)
+DAOY = (
+    "{er:ch2sk1fk1fl1,golgi_actin:ch3sk1fk1fl1,mito:ch4sk1fk1fl1,dna:ch5sk1fk1fl1,rna:ch6sk1fk1fl1}"
+)
 SPATIAL = ["data=folder", "data.split=spatial", "data.test_fraction=0.25"]
 # name -> folder below --data, overrides of train.py
 RUNS: dict[str, tuple[str, list[str]]] = {
@@ -39,8 +43,21 @@ RUNS["deepcell_nuclear"] = (
         "data.split_seed=9",
     ],
 )  # fmt: skip
-COLUMNS = ("pearson", "psnr_signal", "mae_signal", "ssim_signal", "psnr", "mae", "ssim", "tolerance_level")
-WHO = {"prediction": "VirFluoNet", "linear": "linear map of the inputs", "mean": "mean of the training target"}
+COLUMNS = (
+    "pearson",
+    "psnr_signal",
+    "mae_signal",
+    "ssim_signal",
+    "psnr",
+    "mae",
+    "ssim",
+    "tolerance_level",
+)
+WHO = {
+    "prediction": "VirFluoNet",
+    "linear": "linear map of the inputs",
+    "mean": "mean of the training target",
+}
 START, END = "<!-- table: bench/real_images.py -->", "<!-- end of table -->"
 
 

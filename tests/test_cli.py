@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from tests.cli import ROOT, Result, run
-from tests.conftest import AF_WELLS, HEIGHT, WIDTH, write
+from tests.conftest import AF_WELLS, HEIGHT, WIDTH, write, write_tokens
 
 TASKS = sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml"))
 TINY = [
@@ -528,3 +528,26 @@ def test_another_model_writes_the_predictions_anew(simulated_run: Path, tmp_path
         run("predict.py", f"ckpt={ckpt}", "input=in", "output=out", cwd=tmp_path).ok()
         shots.append(tifffile.imread(tmp_path / "out" / "a.ome.tif"))
     assert (shots[0] != shots[1]).any()
+
+
+def test_the_test_fields_stay_those_of_the_training_when_fields_are_added(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "images", ["phase", "dapi"], 5, "uint16")
+    run(
+        "train.py", "data=folder", "data.root=images", "task.inputs=[phase]", "task.targets=[dapi]",
+        *TINY, "logger=csv", "run=r", cwd=tmp_path,
+    ).ok()  # fmt: skip
+    folder = tmp_path / "outputs" / "r"
+    ckpt = folder / "checkpoints" / "best.ckpt"
+    tested = [name for name, _ in _recipe(tmp_path)["split"]["test"]]
+    write_tokens(tmp_path / "images", ["phase", "dapi"], 9, "uint16")
+    # The data set's name is known from the checkpoint; its folder may be said anew.
+    run("evaluate.py", f"ckpt={ckpt}", "data.root=images", "output=scored", cwd=tmp_path).ok()
+    assert [row["field"] for row in read_csv(tmp_path / "scored" / "metrics.csv")] == tested
+
+
+def test_changed_channels_give_the_task_another_name(tmp_path: Path) -> None:
+    run(
+        "train.py", *SIMULATED, *TINY, "task=er", "task.inputs=[mito]", "logger=csv", "run=r",
+        cwd=tmp_path,
+    ).ok()  # fmt: skip
+    assert _recipe(tmp_path)["task"]["name"] == "er_from_mito"

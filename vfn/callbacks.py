@@ -69,7 +69,12 @@ class Checkpoints(Callback):
         self.interrupted = True  # a second Ctrl-C stops at once; nothing is printed from a handler
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Save within the epoch where the run stops here."""
         if trainer.is_last_batch or not (self.interrupted or trainer.should_stop):
@@ -133,7 +138,12 @@ class EpochTable(Callback):
         self.images, self.start = 0, time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Count the patches; the clock of a throughput stops before validation."""
         self.images += len(batch.input) * trainer.world_size
@@ -143,17 +153,27 @@ class EpochTable(Callback):
         """Write the table anew with this epoch's row, and tell the loggers."""
         if not self.images or not trainer.is_global_zero:
             return
-        figures = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
-        rates = {f"lr/{n}": o.param_groups[0]["lr"] for n, o in zip("gd", trainer.optimizers, strict=False)}
+        figures = {
+            k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")
+        }
+        rates = {
+            f"lr/{n}": o.param_groups[0]["lr"]
+            for n, o in zip("gd", trainer.optimizers, strict=False)
+        }
         extra = {
             "images_per_s": self.images / max(self.seconds, 1e-9),
             **rates,
         }
         if figures.get("val/mse", 0) > 0:
-            extra["val/psnr"] = 10 * math.log10(4 / figures["val/mse"])  # the range [-1, 1] is 2 wide
+            extra["val/psnr"] = 10 * math.log10(
+                4 / figures["val/mse"]
+            )  # the range [-1, 1] is 2 wide
         for logger in trainer.loggers:
             logger.log_metrics({**extra, "epoch": trainer.current_epoch}, trainer.global_step)
-        row = {"epoch": trainer.current_epoch, "batches": trainer.global_step // len(trainer.optimizers)}
+        row = {
+            "epoch": trainer.current_epoch,
+            "batches": trainer.global_step // len(trainer.optimizers),
+        }
         named = {key.removesuffix("_epoch"): value for key, value in sorted(figures.items())}
         text = {k: f"{v:.6g}" for k, v in {**extra, **named}.items()}
         log.info(
@@ -192,7 +212,12 @@ class Samples(Callback):
     """
 
     def __init__(
-        self, folder: Path, every: int, batch: Batch, inputs: tuple[str, ...], targets: tuple[str, ...]
+        self,
+        folder: Path,
+        every: int,
+        batch: Batch,
+        inputs: tuple[str, ...],
+        targets: tuple[str, ...],
     ) -> None:
         self.folder, self.every, self.batch = folder, every, batch
         self.inputs, self.targets = inputs, targets

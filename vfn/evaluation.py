@@ -24,6 +24,15 @@ from vfn.prediction import make_predictor, required
 from vfn.scoring import score
 
 log = logging.getLogger(__name__)
+SPLIT_KEYS = (
+    "split",
+    "test_fraction",
+    "val_fraction",
+    "test_plates",
+    "test_fields",
+    "gap",
+    "split_seed",
+)
 
 
 @dataclass(frozen=True)
@@ -85,16 +94,28 @@ def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, lis
     if not same:  # how another data set names its files is its own affair
         node = plain(config.data)
     data = make_data(checkpoint.task, DataConfig.from_dict(node), known_tasks())
-    views = data.divide().test
     split = checkpoint.recipe["split"]
+    kept = same and all(node[key] == checkpoint.recipe["data"][key] for key in SPLIT_KEYS)
+    views = _recorded(data, split["test"]) if kept and split["by"] != "spatial" else []
+    views = views or data.divide().test
     # Fields of another data set may bear the same names by chance.
     seen = overlap(views, [*split["train"], *split["val"]]) if same else []
     if seen:
         raise UserError(
             f"{len(seen)} of {len(views)} test fields (first {seen[0]}) were trained on: their scores "
-            "would flatter; leave the data.split... keys as they were in training"
+            "would flatter; leave the data.split... keys as they were in training, or, if these are "
+            "other images under the same names, score the output of predict.py by pred=DIR truth=DIR"
         )
     return data, views
+
+
+def _recorded(data: StainData, test: list[Any]) -> list[View]:
+    """The very views that training set apart, also where fields were added or removed since."""
+    names = {name for name, _ in test}
+    views = [view for view in data.views() if view.name in names]
+    if views and len(views) < len(names):
+        log.warning("%d of the %d test fields of the training are here", len(views), len(names))
+    return views
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:

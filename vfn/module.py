@@ -66,9 +66,7 @@ class VirtualStain(L.LightningModule):
         """Adam for G, then for D if there is one."""
         betas = (self.adam.betas[0], self.adam.betas[1])
         optimisers = [
-            torch.optim.Adam(
-                self.generator.parameters(), self.adam.lr_generator, betas, fused=True
-            )
+            torch.optim.Adam(self.generator.parameters(), self.adam.lr_generator, betas, fused=True)
         ]
         if self.discriminator is not None:
             optimisers.append(

@@ -52,6 +52,7 @@ def train(config: DictConfig) -> Path:
         UserError: anything wrong in the config or the data; nothing is trained then.
     """
     set_up_logging()
+    _name_task(config)
     folder, config = _run_folder(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
     task = make_task(plain(config.task))
@@ -114,6 +115,14 @@ def train(config: DictConfig) -> Path:
 
 def _best(trainer: L.Trainer) -> float:
     return next(c.best for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+
+
+def _name_task(config: DictConfig) -> None:
+    """A task whose channels were changed on the command line is no longer the one it is named after."""
+    task = make_task(plain(config.task))
+    named = next((known for known in known_tasks() if known.name == task.name), None)
+    if task != named and task.inputs and task.targets:
+        config.task.name = f"{'_'.join(task.targets)}_from_{'_'.join(task.inputs)}"
 
 
 def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
@@ -330,7 +339,9 @@ def _wandb_run(folder: Path, config: DictConfig) -> Any:
         write_text(identity, uuid.uuid4().hex[:8])
     online = _has_wandb_account()
     if not online:
-        log.info("W&B: no account is set up, so the run is kept in %s (wandb sync)", identity.parent)
+        log.info(
+            "W&B: no account is set up, so the run is kept in %s (wandb sync)", identity.parent
+        )
     return wandb.init(
         project=config.logger.project,
         group=config.logger.group,

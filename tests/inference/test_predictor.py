@@ -178,7 +178,7 @@ def test_a_folder_without_channel_names(tmp_path: Path, caplog: pytest.LogCaptur
         views = find_views(make_checkpoint(), tmp_path)
     assert [view.name for view in views] == ["day_1_x1", "x2"]
     assert "each image is taken as phase" in caplog.text  # never silently
-    with pytest.raises(UserError, match="no file for the channels phase, er"):
+    with pytest.raises(UserError, match="no file for channel phase, er"):
         find_views(make_checkpoint(["phase", "er"]), tmp_path)
 
 

@@ -145,13 +145,13 @@ def split_token(relative_path: str, token: str) -> str | None:
 def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
     """Find the fields below `root` and their planes of the channels `wanted`.
 
-    Fields may lack some of the wanted channels; `missing_planes` says which.
+    Fields may lack some of the wanted channels, but each channel is found somewhere.
 
     Returns:
         Fields sorted by name.
 
     Raises:
-        UserError: no image, nothing that matches, one file claimed by two channels, two files for
+        UserError: no image, a channel without any file, one file claimed by two channels, two files for
             the same channel of one field, a damaged pattern or manifest.
     """
     if layout.manifest:
@@ -175,12 +175,14 @@ def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
                 "rename one, or tell them apart by data.pattern"
             )
         entry.planes[channel, z] = plane  # type: ignore[index]  # ours until it is returned
-    if not fields:
-        tokens = ", ".join(str(layout.channels.get(c, c)) for c in wanted)
+    there = {channel for entry in fields.values() for channel, _ in entry.planes}
+    absent = [channel for channel in wanted if channel not in there]
+    if absent:
+        tokens = ", ".join(str(layout.channels.get(c, c)) for c in absent)
         source = layout.manifest or root
         how = f"pattern {layout.pattern}" if layout.pattern else "part of a file's path"
         raise UserError(
-            f"{source}: no file for the channels {', '.join(wanted)} (looked for {tokens} as {how}); "
+            f"{source}: no file for channel {', '.join(absent)} (looked for {tokens} as {how}); "
             "map channel names by data.channels={CHANNEL: TOKEN} or name files by data.pattern"
         )
     return [fields[name] for name in sorted(fields)]

@@ -92,7 +92,9 @@ def read_image(path: Path) -> Image:
 @lru_cache(maxsize=4)  # the channels of one file are asked for one after the other
 def _read(path: Path, _mtime: int, _size: int) -> Image:
     try:
-        with path.open("rb") as file:  # names lie: BBBC006's re-exported planes are TIFFs named .png
+        with path.open(
+            "rb"
+        ) as file:  # names lie: BBBC006's re-exported planes are TIFFs named .png
             is_png = file.read(8) == PNG_SIGNATURE
         image = _read_png(path) if is_png else _read_tiff(path)
     except UserError:

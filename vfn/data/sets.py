@@ -26,7 +26,12 @@ class MDAMB231(StainData):
     Not public: a folder whose file names carry the channel as a token.
     """
 
-    CHANNELS: ClassVar[Mapping[str, str]] = {"phase": "phase", "dapi": "dapi", "actin": "actin", "vinculin": "vinculin"}
+    CHANNELS: ClassVar[Mapping[str, str]] = {
+        "phase": "phase",
+        "dapi": "dapi",
+        "actin": "actin",
+        "vinculin": "vinculin",
+    }
 
 
 class U2OSAF(StainData):
@@ -37,9 +42,7 @@ class U2OSAF(StainData):
     """
 
     CHANNELS: ClassVar[Mapping[str, str]] = {"dna": "1", "actin": "2"}
-    PATTERN = (
-        r"(?i)_z_(?P<z>\d+)/[^/]*_(?P<well>[a-p]\d\d)_s(?P<site>\d)_w(?P<channel>[12])[^/]*$"
-    )
+    PATTERN = r"(?i)_z_(?P<z>\d+)/[^/]*_(?P<well>[a-p]\d\d)_s(?P<site>\d)_w(?P<channel>[12])[^/]*$"
     HAS_Z = True
     Z_ZERO = 16.0
     Z_STEP = 2.0
@@ -51,7 +54,13 @@ class U2OSCPS(StainData):
     Names: `BBBC022_v1_images_20585w1/IXMtest_A01_s1_w1<id>.tif`, one folder a plate and channel.
     """
 
-    CHANNELS: ClassVar[Mapping[str, str]] = {"dna": "1", "er": "2", "rna": "3", "golgi_actin": "4", "mito": "5"}
+    CHANNELS: ClassVar[Mapping[str, str]] = {
+        "dna": "1",
+        "er": "2",
+        "rna": "3",
+        "golgi_actin": "4",
+        "mito": "5",
+    }
     PATTERN = (
         # Anchored, or the search would be content with a match that leaves the plate out.
         r"(?i)^(?:(?:.*\D)?(?P<plate>\d{5})(?:w\d)?/)?.*"
@@ -145,7 +154,9 @@ def make_data(task: Task, config: DataConfig, known_tasks: Iterable[Task] = ()) 
         raise UserError(f"data={config.name}: unknown; choose one of {', '.join(DATA_SETS)}")
     kind = DATA_SETS[config.name]
     if not kind.fits(task):
-        have = f"it has {', '.join(kind.CHANNELS or ())}" + ("" if kind.HAS_Z else ", one plane each")
+        have = f"it has {', '.join(kind.CHANNELS or ())}" + (
+            "" if kind.HAS_Z else ", one plane each"
+        )
         fitting = [known.name for known in known_tasks if kind.fits(known)]
         raise UserError(
             f"task={task.name} ({' + '.join(task.inputs)} -> {', '.join(task.targets)}"

@@ -87,7 +87,9 @@ class Predictor:
                 self._tiles, image, self.tile, int(self.overlap * self.tile),
                 self.generator.stride, self.batch_size,
             ).numpy()  # fmt: skip
-        restored = [m.restore(channel) for m, channel in zip(self.checkpoint.targets, y, strict=True)]
+        restored = [
+            m.restore(channel) for m, channel in zip(self.checkpoint.targets, y, strict=True)
+        ]
         return np.stack(restored)
 
     def _tiles(self, tiles: torch.Tensor) -> torch.Tensor:
@@ -202,7 +204,9 @@ def run(predictor: Predictor, source: Path, output: Path) -> list[Path]:
     names = [view.name for view in views]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"two fields are named {twice}: rename one, their predictions would collide")
+        raise UserError(
+            f"two fields are named {twice}: rename one, their predictions would collide"
+        )
     folder = source.parent if source.is_file() else source
     if _inside(output, folder) and (source.is_dir() or _inside(folder, output)):
         raise UserError(

@@ -16,7 +16,9 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
 }
 
 
-def _make(kind: str, table: Mapping[str, type[nn.Module]], spec: Mapping[str, Any], **sizes: int) -> Any:
+def _make(
+    kind: str, table: Mapping[str, type[nn.Module]], spec: Mapping[str, Any], **sizes: int
+) -> Any:
     options = dict(spec)
     name = options.pop("name", None)
     if name not in table:
@@ -49,5 +51,6 @@ def make_discriminator(spec: Mapping[str, Any], in_channels: int, patch_size: in
         "discriminator", DISCRIMINATORS, spec, in_channels=in_channels, patch_size=patch_size
     )
     return discriminator
+
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "UNetGenerator", "make_discriminator", "make_generator"]

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from vfn.errors import UserError
 from vfn.nets.generator import LEAK, init_weights
 
 
@@ -55,12 +56,17 @@ class PatchGAN(nn.Module):
 
     Args:
         in_channels: Ci + Ct.
-        patch_size: not used by a fully convolutional network; here so that both are made alike.
+        patch_size: side of the patches.
         width: channels of the first layer.
+
+    Raises:
+        UserError: patches below 32 pixels, of which its layers leave nothing.
     """
 
     def __init__(self, in_channels: int, patch_size: int, width: int = 64) -> None:
         super().__init__()
+        if patch_size < 32:
+            raise UserError(f"data.patch_size={patch_size}: the PatchGAN needs 32 pixels or more")
         widths = [width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 4, 2, 1), nn.LeakyReLU(LEAK)]
         for level, (before, after) in enumerate(pairwise(widths)):
