@@ -251,3 +251,23 @@ def test_ranks_together_are_one_larger_batch() -> None:
     for left, right, whole in zip(*two, one, strict=True):
         woven = torch.stack([left.input, right.input], dim=1).flatten(0, 1)
         assert torch.equal(woven, whole.input)
+
+
+def test_jitter_changes_the_inputs_alone_and_keeps_their_range() -> None:
+    shapes = [(40, 40)]
+    views, reader = make_views(shapes), make_reader(16)
+    plain = RandomPatches(views, shapes, reader, False, 3)
+    jittered = RandomPatches(views, shapes, reader, False, 3, jitter=0.3)
+    before, after = plain[7], jittered[7]
+    assert torch.equal(before.target, after.target)
+    assert torch.equal(before.valid, after.valid)
+    assert not torch.equal(before.input, after.input)
+    assert float(after.input.abs().max()) <= 1
+    # One gain and one offset: away from the limits the change is a straight line.
+    x, y = before.input.flatten().double(), after.input.flatten().double()
+    inside = y.abs() < 1
+    slope, offset = np.polyfit(x[inside].numpy(), y[inside].numpy(), 1)
+    np.testing.assert_allclose(y[inside], slope * x[inside] + offset, atol=1e-6)
+    assert 0.7 <= slope <= 1.3
+    assert abs(offset) <= 0.3
+    assert torch.equal(after.input, jittered[7].input)  # the same whoever asks

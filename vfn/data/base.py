@@ -38,6 +38,7 @@ class DataConfig:
         patches_per_epoch: None takes as many as cover the training area once, 400 at least.
         val_patches: at most this many patches validate, spread over the validation views.
         augment: flips and quarter turns.
+        input_jitter: see `vfn.data.patches.jitter_inputs`; 0 is off, as in the paper.
         num_workers: processes that cut patches; 0 cuts them in the training process.
         cache_gb: decoded images kept in memory, in GiB.
         seed: of the patches.
@@ -65,6 +66,7 @@ class DataConfig:
     patches_per_epoch: int | None = None
     val_patches: int = 64
     augment: bool = True
+    input_jitter: float = 0.0
     num_workers: int = 0
     cache_gb: float = 4.0
     seed: int = 0
@@ -115,6 +117,8 @@ class StainData(L.LightningDataModule):
                 f"data.patch_size={config.patch_size}, data.batch_size={config.batch_size}, "
                 f"data.val_patches={config.val_patches}: a patch needs 16 pixels, the others 1"
             )
+        if not 0 <= config.input_jitter <= 1:
+            raise UserError(f"data.input_jitter={config.input_jitter}: give a share, 0 (off) to 1")
         self.task, self.config = task, config
         self.split: Split | None = None
         self.cache = PlaneCache(config.cache_gb)
@@ -238,7 +242,14 @@ class StainData(L.LightningDataModule):
         shapes = self._shapes(self.split.train)
         area = sum(h * w for h, w in shapes)
         wanted = config.patches_per_epoch or max(MIN_PATCHES, area // config.patch_size**2)
-        data = RandomPatches(self.split.train, shapes, self._reader(), config.augment, config.seed)
+        data = RandomPatches(
+            self.split.train,
+            shapes,
+            self._reader(),
+            config.augment,
+            config.seed,
+            config.input_jitter,
+        )
         batches = max(1, round(wanted / (config.batch_size * self.world)))
         loading = self._loading(config.batch_size)
         self._loader = PatchLoader(data, batches, self.rank, self.world, **loading)

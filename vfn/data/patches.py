@@ -38,6 +38,22 @@ def augmentation() -> A.Compose:
     return A.Compose([A.D4(p=1.0)])
 
 
+def jitter_inputs(inputs: np.ndarray, strength: float, rng: np.random.Generator) -> None:
+    """Random contrast and brightness of each input channel, in place; the target stays.
+
+    For transmitted light, whose level varies between fields and says nothing of the stain. Where a
+    stain predicts a stain its intensity is information, and jitter would take it away.
+
+    Args:
+        inputs: (h, w, Ci) in [-1, 1]; stays in it.
+        strength: gain within 1 +- strength, offset within +- strength.
+    """
+    channels = inputs.shape[-1]
+    gain = 1 + strength * rng.uniform(-1, 1, channels)
+    offset = strength * rng.uniform(-1, 1, channels)
+    inputs[...] = np.clip(inputs * gain + offset, -1, 1)
+
+
 class PatchReader:
     """Cuts one patch out of a view and normalises it."""
 
@@ -87,8 +103,9 @@ class RandomPatches(Dataset[Batch]):
         reader: PatchReader,
         augment: bool,
         seed: int,
+        jitter: float = 0.0,
     ) -> None:
-        self.views, self.reader, self.seed = views, reader, seed
+        self.views, self.reader, self.seed, self.jitter = views, reader, seed, jitter
         # Corners of a patch; at least one even where the field is smaller than a patch.
         self.room = [tuple(max(0, side - reader.size) + 1 for side in shape) for shape in shapes]
         area = np.array([math.prod(shape) for shape in shapes], float)
@@ -104,6 +121,8 @@ class RandomPatches(Dataset[Batch]):
             # albumentations keeps its own generators, which ignore every global seed.
             self.transform.set_random_seed(int(rng.integers(2**31)))
             patch = self.transform(image=patch)["image"]
+        if self.jitter:
+            jitter_inputs(patch[..., : self.reader.inputs], self.jitter, rng)
         return self.reader.sample(patch)
 
 
