@@ -9,10 +9,14 @@ same machine; each ratio is the median over repeats. Last lines: RATIO name valu
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
 from vfn.data.patches import Batch
 from vfn.losses import Objective
