@@ -179,6 +179,14 @@ def make_task(data: Any) -> Task:
     return Task(str(data["name"]), inputs, targets, z)
 
 
+class _Stdout(logging.Handler):
+    """Prints to whatever stdout is at the moment: a running progress bar lifts such lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        print(self.format(record), flush=True)
+
+
 def set_up_logging(log_file: Path | None = None) -> None:
     """Our lines on stdout (stderr is for errors and bars) and, if given, in the run's `log.txt`."""
     ours = logging.getLogger("vfn")
@@ -187,7 +195,7 @@ def set_up_logging(log_file: Path | None = None) -> None:
     for handler in list(ours.handlers):
         ours.removeHandler(handler)
         handler.close()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [_Stdout()]
     if log_file is not None:
         to_file = logging.FileHandler(log_file, encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
