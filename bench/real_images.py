@@ -39,8 +39,8 @@ RUNS["deepcell_nuclear"] = (
     [
         "data=folder", "task.inputs=[phase]", "task.targets=[nuclear]",
         "data.unpaired=skip", "data.test_fields=[HeLa_joint_set3]",
-        # Trains on HeLa sets 1 and 2 and 3T3, validates on MCF10A.
-        "data.split_seed=1",
+        # Validates on HeLa too (set 2); trains on HeLa set 1, 3T3 and MCF10A.
+        "data.split_seed=9",
         # The brightness of phase contrast differs between these fields.
         "data.input_jitter=0.2",
     ],
