@@ -209,7 +209,7 @@ CASES = {
         says=("f02_phase.tif", "int32", "uint16"), prepare=put("f02_phase.tif", GREY.astype(np.int32))
     ),
     # names
-    "unknown channel": train("task.inputs=[gfp]", says=("gfp", "it has dapi")),
+    "unknown channel": train("task.inputs=[gfp]", says=("gfp", "data.channels=")),
     "unknown task": simulated("task=dapi_from_fase", says=("dapi_from_fase", "dapi_from_phase")),
     "unknown data": simulated("data=u2os_cp", says=("u2os_cp", "u2os_cps")),
     "unknown model": simulated("model=unett", says=("unett", "unet")),
