@@ -126,7 +126,7 @@ class EpochTable(Callback):
     """`metrics.csv`: a row an epoch; a resumed run goes on below the rows it had."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.rows = path, list[dict[str, str]]()
+        self.path = path
         self.images, self.start = 0, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
