@@ -5,6 +5,7 @@ few kilobytes, so that memory does not grow with the size of the images.
 """
 
 import hashlib
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -190,7 +191,7 @@ def _bands(pyramid: list[np.ndarray], noise: float) -> tuple[float, ...]:
     variances = [float(level.var(dtype=np.float64)) for level in pyramid]
     bands = [
         max(0.0, fine - coarse - noise**2 * (0.25**k - 0.25 ** (k + 1)))
-        for k, (fine, coarse) in enumerate(zip(variances, variances[1:], strict=False))
+        for k, (fine, coarse) in enumerate(itertools.pairwise(variances))
     ]
     return (*bands, *[math.nan] * (BANDS - len(bands)))
 

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from vfn.data.discovery import Field
 from vfn.data.registration import Features, Shift, features, measure_shift
 from vfn.data.views import Task, View, make_views
@@ -26,6 +24,7 @@ class FieldStats:
         inputs, targets: keys of the planes that the task asks for, whether they are there or not.
         planes: of those that could be read.
         errors: why the others could not be, one line each; planes without a file are in neither.
+        sources: where each plane comes from, for people.
         shifts: of each target against the first input; missing where one of the two is.
         views: what training makes of the field; empty with `refused`, the reason.
     """
@@ -38,6 +37,7 @@ class FieldStats:
     targets: tuple[Key, ...]
     planes: Mapping[Key, PlaneStats] = field(default_factory=dict)
     errors: Mapping[Key, str] = field(default_factory=dict)
+    sources: Mapping[Key, str] = field(default_factory=dict)
     shifts: Mapping[Key, Shift] = field(default_factory=dict)
     views: tuple[View, ...] = ()
     refused: str = ""
@@ -90,7 +90,8 @@ def read_field(entry: Field, task: Task) -> FieldStats:
     views, refused = _views(entry, task)
     return FieldStats(
         entry.name, entry.plate, entry.well, entry.site,
-        inputs, targets, planes, errors, shifts, views, refused,
+        inputs, targets, planes, errors, {k: str(p) for k, p in entry.planes.items()}, shifts,
+        views, refused,
     )  # fmt: skip
 
 
@@ -119,8 +120,3 @@ def read_fields(fields: Sequence[Field], task: Task) -> Iterator[FieldStats]:
             yield from progress(items, len(fields), "looking at fields")
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def descriptor(stats: PlaneStats) -> np.ndarray:
-    """Unit vector (1024,) by whose scalar product two pictures are compared, float32."""
-    raise NotImplementedError
