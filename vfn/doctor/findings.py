@@ -42,6 +42,7 @@ class Finding:
         fields: names of those concerned.
         channel: empty where it is about whole fields or the set.
         exclude: names of the fields that training can do without.
+        setting: of `train.py` that mends it, as it is typed.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Finding:
     fields: tuple[str, ...] = ()
     channel: str = ""
     exclude: tuple[str, ...] = ()
+    setting: str = ""
 
 
 def label(key: Key, keys: Iterable[Key]) -> str:
@@ -325,6 +327,7 @@ def _illumination(planes: Mapping[str, PlaneStats], name: str) -> Iterator[Findi
                 f"{name}: the darkest corner has {100 * typical:.0f} % of the light of the centre "
                 f"(median of {len(known)} fields, lowest {100 * min(known.values()):.0f} %).",
                 advice, dark if typical < DARK_CORNER else (), name,
+                setting="data.illumination=true" if typical < DARK_CORNER else "",
             )  # fmt: skip
         return
     lit = [p for p in planes.values() if not empty(p)]
@@ -399,7 +402,7 @@ def _shifts(fields: Sequence[FieldStats], names: Mapping[Key, str]) -> Iterator[
                 if len(fields) > 1 else
                 f"{names[key]} is shifted against {reference} by {size:.1f} pixels {by}.",
                 "data.register=true moves it back",
-                tuple(sure) if size >= STEADY else (), names[key],
+                tuple(sure) if size >= STEADY else (), names[key], setting="data.register=true",
             )  # fmt: skip
         for field, place in zip(sure, places, strict=True):
             away = float(np.hypot(*(place - steady)))

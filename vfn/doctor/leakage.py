@@ -148,7 +148,7 @@ def _shared_wells(
         "leak", LOOK,
         f"{many}Well {well} is in {where}: its fields show the same treated cells, so the scores "
         f"come out too good{'' if known else ' (wells are read from the names)'}.",
-        remedy, tuple(dict.fromkeys(fields)),
+        remedy, tuple(dict.fromkeys(fields)), setting="data.split=well" if known else "",
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def descriptor(stats: PlaneStats) -> np.ndarray:
 
     Blind to gain, offset, bit depth, compression and a little noise.
     """
-    small = stats.thumbnail.astype(np.float32)
+    small: np.ndarray = stats.thumbnail.astype(np.float32)
     small = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     # The rim is left out: dark corners and the edge of the field stop are the same in all fields.
     inner = _clipped_details(small, 4.0, 3.0)[RIM:-RIM, RIM:-RIM].ravel()
@@ -83,7 +83,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
     """
     a, b = (_clipped_details(o.astype(np.float32), 6.0, 4.0) for o in (one, other))
     full = tuple(p + q - 1 for p, q in zip(a.shape, b.shape, strict=True))
-    fast = [scipy.fft.next_fast_len(side, real=True) for side in full]
+    fast = [scipy.fft.next_fast_len(n, real=True) for n in full]  # type: ignore[no-untyped-call]
     b = np.ascontiguousarray(b[::-1, ::-1])  # convolution becomes correlation
 
     def ahead(image: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def measure(pixels: np.ndarray, outline: bool = False) -> PlaneStats:
         outline: keep the larger thumbnail too.
     """
     pixels = np.ascontiguousarray(pixels)
-    digest = hashlib.sha256(pixels.view(np.uint8))  # in hardware on most machines
+    digest = hashlib.sha256(pixels.data)  # in hardware on most machines
     digest.update(f"{pixels.shape} {pixels.dtype}".encode())
     values = _values(pixels)
     quantiles = values["quantiles"]
