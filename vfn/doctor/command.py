@@ -24,11 +24,11 @@ from vfn.files import make_folder, write_text
 log = logging.getLogger(__name__)
 
 
-def diagnose(config: DictConfig) -> Path:
+def diagnose(config: DictConfig) -> Case:
     """Look the data set of `config` over; a bad verdict is no error.
 
     Returns:
-        The path of the page.
+        What was found; it is in the files of `config.output`, too.
 
     Raises:
         UserError: no output folder, no such data set or channel; nothing is written then.
@@ -53,7 +53,7 @@ def diagnose(config: DictConfig) -> Path:
     print(f"report: {page}")
     if any(f.exclude for f in case.findings):
         print(f"fields to leave out: data.exclude={exclude}")
-    return page
+    return case
 
 
 def judge(

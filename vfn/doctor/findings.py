@@ -123,7 +123,8 @@ def _missing(
             f"{entry.name}: no file for {lacking} (it has {have or 'none'})."
             if lacking else entry.refused,
             "add the file; or data.unpaired=skip leaves such fields out",
-            (entry.name,), lacking if len(entry.missing) == 1 else "", (entry.name,),
+            (entry.name,), lacking if len(entry.missing) == 1 else "",
+            () if config.unpaired == "skip" else (entry.name,),
         )  # fmt: skip
     if len(task.targets) > 1:
         counts = {

@@ -13,6 +13,7 @@ import numpy as np
 from vfn.data.discovery import Field, Plane
 from vfn.doctor.case import Case
 from vfn.doctor.findings import FATAL, LOOK, NOTE, SEVERITIES, Finding, corner_ratio
+from vfn.doctor.leakage import PARTS
 from vfn.doctor.measure import PlaneStats
 from vfn.doctor.reading import FieldStats, Key
 from vfn.doctor.tables import number, role, status
@@ -96,7 +97,8 @@ def render(case: Case, fields: Mapping[str, Field], exclude: Path) -> str:
         bad=len(worst),
         rows=lines[:TABLE_ROWS],
         left_out=max(0, len(lines) - TABLE_ROWS),
-        parts=Counter("+".join(p) for p in case.parts.values()),
+        parts=Counter(in_words(p) for p in case.parts.values()),
+        in_words=in_words,
         versions=versions(),
         date=today(),
     )  # fmt: skip
@@ -162,31 +164,38 @@ def _channel(case: Case, key: Key) -> dict[str, str]:
     shifts = [f.shifts[key] for f in case.fields if key in f.shifts]
     sure = np.array([(s.dy, s.dx) for s in shifts if s.sure])
 
-    def median(values: Sequence[float], spec: str) -> str:
+    def median(values: Sequence[float]) -> float:
         known = [v for v in values if not math.isnan(v)]
-        return format(float(np.median(known)), spec) if known else "-"
+        return float(np.median(known)) if known else math.nan
 
     shapes = Counter(f"{p.shape[0]}x{p.shape[1]}" for p in planes)
-    depths = Counter(_depth(p) for p in planes)
-    low, high = (median([p.quantiles[i] for p in planes], ".4g") for i in (0, 4))
+    steps = Counter((p.dtype, p.step) for p in planes)
+    deepest = {
+        kind: max((p for p in planes if (p.dtype, p.step) == kind), key=lambda p: p.depth)
+        for kind in steps
+    }
+    low, high = (median([p.quantiles[i] for p in planes]) for i in (0, 4))
     move = "{:+.1f}, {:+.1f}".format(*np.median(sure, axis=0)) if len(sure) else "not known"
     return {
         "name": case.names[key],
         "role": role(entry, key),
         "fields": f"{len(planes)} of {len(case.fields)}",
         "size": ", ".join(shape for shape, _ in shapes.most_common(3)) or "-",
-        "depth": ", ".join(depth for depth, _ in depths.most_common(3)) or "-",
-        "range": f"{low} to {high}",
+        "depth": ", ".join(_depth(p) for p in deepest.values()) or "-",
+        "range": f"{number(low)} to {number(high)}",
         "saturated": f"{100 * max((p.top for p in planes), default=0):.2g} %",
-        "noise": median([100 * p.noise_share for p in planes], ".1f") + " %",
-        "focus": median([p.focus for p in planes], ".1f"),
-        "corner": median([corner_ratio(p) for p in planes], ".2f"),
+        "noise": f"{100 * median([p.noise_share for p in planes]):.1f} %",
+        "focus": number(median([p.focus for p in planes])),
+        "corner": number(median([corner_ratio(p) for p in planes])),
         "shift": f"{move} ({len(sure)} of {len(shifts)})" if shifts else "",
     }
 
 
 def _depth(plane: PlaneStats) -> str:
-    return f"{plane.dtype}, {plane.depth} used" if plane.depth else plane.dtype
+    if not plane.depth:
+        return plane.dtype
+    steps = f", steps of {plane.step}" if plane.step > 1 else ""
+    return f"{plane.depth} of {np.dtype(plane.dtype).itemsize * 8}{steps}"
 
 
 def _shown(case: Case, stats: FieldStats, entry: Field) -> ShownField:
@@ -246,6 +255,11 @@ def overlay(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.resize(rgb, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST))
 
 
+def in_words(parts: Sequence[str]) -> str:
+    """Parts of the split that a field is in."""
+    return " + ".join(PARTS[part] for part in parts)
+
+
 def _rows(case: Case) -> list[dict[str, Any]]:
     """The table of all fields and channels, those with findings first."""
     grave: dict[str, int] = {}
@@ -273,7 +287,7 @@ def _rows(case: Case) -> list[dict[str, Any]]:
             )  # fmt: skip
             lines.append({
                 "field": entry.name, "channel": case.names[key],
-                "part": "+".join(case.parts.get(entry.name, ())), "status": status(entry, key),
+                "part": in_words(case.parts.get(entry.name, ())), "status": status(entry, key),
                 "cells": cells, "kinds": ", ".join(kinds),
             })  # fmt: skip
     return lines
