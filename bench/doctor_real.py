@@ -286,9 +286,10 @@ def shifted(rows: int, columns: int) -> Callable[[np.ndarray], np.ndarray]:
 
 def saturated(image: np.ndarray) -> np.ndarray:
     """84 % of the pixels at the top of the dtype, as in JUMP's brightfield."""
-    top = np.iinfo(image.dtype).max
-    scaled = image.astype(float) * (top / np.quantile(image, 0.16))
-    return scaled.clip(0, top).astype(image.dtype)
+    order = np.argsort(image, axis=None, kind="stable")
+    result = image.copy()
+    result.flat[order[round(0.16 * image.size) :]] = np.iinfo(image.dtype).max
+    return result
 
 
 def emptied(image: np.ndarray) -> np.ndarray:

@@ -188,13 +188,14 @@ def _dtypes(
 
 def _depth(planes: Mapping[str, PlaneStats], name: str, config: DataConfig) -> Iterator[Finding]:
     """Mixed bit depths; one depth throughout that is not the dtype's."""
-    whole = {n: p for n, p in planes.items() if p.dtype.startswith("uint") and not p.constant}
+    whole = {n: p for n, p in planes.items() if p.dtype.startswith("uint") and not empty(p)}
+    whole = {n: p for n, p in whole.items() if p.top < CLIPPED}  # told by itself
     if not whole:
         return
     steps = Counter(p.step for p in whole.values())
     usual = steps.most_common(1)[0][0]
     odd = {
-        n: f"its grey values are multiples of {p.step}, those of most fields of {usual}"
+        n: f"its grey values go in steps of {p.step}, those of most fields in steps of {usual}"
         for n, p in whole.items()
         if p.step != usual
     }
@@ -205,7 +206,7 @@ def _depth(planes: Mapping[str, PlaneStats], name: str, config: DataConfig) -> I
             "export all fields in the same way, without stretching the grey values",
             (field,), name, (field,),
         )  # fmt: skip
-    bits = max(p.depth for p in whole.values())
+    bits = max(p.depth for p in whole.values() if p.step == usual)
     kind = next(iter(whole.values())).dtype
     if usual > 1:
         yield Finding(

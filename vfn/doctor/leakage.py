@@ -129,8 +129,10 @@ def _shared_wells(
     # Testing first: that is the figure which is quoted.
     well = next((w for w, members in shared.items() if "test" in members), next(iter(shared)))
     where = " and ".join(
-        f"{PARTS[part]} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for part, names in sorted(shared[well].items(), key=lambda item: list(PARTS).index(item[0]))
+        f"{PARTS[part]} ({', '.join(shared[well][part][:3])}"
+        f"{', ...' if len(shared[well][part]) > 3 else ''})"
+        for part in PARTS
+        if part in shared[well]
     )
     many = (
         f"{len(shared)} wells are in more than one part of the split. " if len(shared) > 1 else ""

@@ -156,7 +156,7 @@ def _values(pixels: np.ndarray) -> dict[str, Any]:
     at_top = int(counts[high])
     # A tail that ends by itself thins out; a clipped one piles up at its last value.
     before = counts[occupied[-1 - FEW_LEVELS : -1]]
-    piled = len(before) > 0 and at_top >= 10 and at_top > 8 * float(before.mean())
+    piled = len(before) > 0 and at_top >= 20 and at_top > 4 * float(before.mean())
     full = high == np.iinfo(pixels.dtype).max
     return {
         "low": float(low),
