@@ -79,11 +79,11 @@ import json, resource, sys, time
 sys.argv[0] = "python -m vfn.doctor"
 from vfn.doctor import __main__ as doctor
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.monotonic()
+start, worked = time.monotonic(), time.process_time()
 doctor.main()
-seconds = time.monotonic() - start
+seconds, cpu = time.monotonic() - start, time.process_time() - worked
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": seconds, "before": before * 1024, "peak": peak * 1024}))
+print(json.dumps({"seconds": seconds, "cpu": cpu, "before": before * 1024, "peak": peak * 1024}))
 """
 
 
@@ -117,14 +117,17 @@ def main() -> None:
             seconds = statistics.median(r["seconds"] for r in runs)
             megapixels = count * len(CHANNELS) * SHAPE[0] * SHAPE[1] / 1e6
             peak = max(r["peak"] for r in runs) / 2**30
-            table.append((count, seconds, megapixels / seconds, peak, runs[0]["before"] / 2**30))
+            cpu = statistics.median(r["cpu"] for r in runs)
+            table.append(
+                (count, seconds, cpu, megapixels / seconds, peak, runs[0]["before"] / 2**30)
+            )
             verdict = runs[0]["verdict"]
     print(f"{args.fields} fields written in {written:.0f} s; verdict: {verdict}")
     print(f"{os.cpu_count()} cores ({platform.machine()}), {time.strftime('%Y-%m-%d')}")
-    print("| fields | s | megapixels/s | peak GiB | GiB after the imports |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| fields | s | s of CPU | megapixels/s | peak GiB | GiB after the imports |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for row in table:
-        print("| {} | {:.1f} | {:.1f} | {:.3f} | {:.3f} |".format(*row))
+        print("| {} | {:.1f} | {:.1f} | {:.1f} | {:.3f} | {:.3f} |".format(*row))
     (small, *_, low, _), (large, _, speed, high, _) = table[0], table[-1]
     # What is kept of each field is all that grows.
     plate = high + max(0.0, high - low) / (large - small) * (PLATE - large)
