@@ -72,7 +72,7 @@ class CheckpointPairs:
             view.name,
             checkpoint.task.targets,
             truth,
-            self.predictor.predict_to_file(view, cache, self.folder),
+            self.predictor.predict_to_file(view, cache, self.folder / f"{view.name}.ome.tif"),
             np.stack([array.astype(np.float32) for array in inputs]),
             checkpoint.task.inputs,
             checkpoint.baselines.predict(inputs, dtypes),

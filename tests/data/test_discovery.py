@@ -324,12 +324,12 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_whole_images(tmp_path: Path) -> None:
     fill(tmp_path, "a b/1.tif", "2.png")
-    found = whole_images(tmp_path, 1)
-    assert [name for name, _ in found] == ["2", "a_b_1"]
-    assert [int(planes[0].read()[0, 0]) for _, planes in found] == [1, 0]
-    assert whole_images(tmp_path / "2.png", 1)[0][0] == "2"
+    found = whole_images(tmp_path, ["phase"])
+    assert [entry.name for entry in found] == ["2", "a_b_1"]
+    assert [int(entry.planes["phase", 0.0].read()[0, 0]) for entry in found] == [1, 0]
+    assert whole_images(tmp_path / "2.png", ["phase"])[0].name == "2"
     with pytest.raises(UserError, match=r"has 1 channel\(s\), the model takes 2"):
-        whole_images(tmp_path, 2)
+        whole_images(tmp_path, ["phase", "er"])
 
 
 def test_layout_survives_a_checkpoint() -> None:

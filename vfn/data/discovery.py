@@ -14,7 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vfn.data.images import SUFFIXES, find_images, read_image, strip_suffix
+from vfn.data.formats import ContainerPlane, Scene, scenes
+from vfn.data.images import (
+    SUFFIXES,
+    find_images,
+    find_sources,
+    is_container,
+    read_image,
+    strip_suffix,
+)
 from vfn.errors import UserError
 
 PATTERN_GROUPS = ("field", "channel", "plate", "well", "site", "z")
@@ -179,26 +187,40 @@ def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
     absent = [channel for channel in wanted if channel not in there]
     if absent:
         tokens = ", ".join(str(layout.channels.get(c, c)) for c in absent)
+        inside = "" if layout.manifest or layout.pattern else _inside(root)
         source = layout.manifest or root
         how = f"pattern {layout.pattern}" if layout.pattern else "part of a file's path"
         raise UserError(
-            f"{source}: no file for channel {', '.join(absent)} (looked for {tokens} as {how}); "
+            f"{source}: no file for channel {', '.join(absent)} (looked for {tokens} as {how}{inside}); "
             "map channel names by data.channels={CHANNEL: TOKEN} or name files by data.pattern"
         )
     return [fields[name] for name in sorted(fields)]
 
 
-# name of the field, channel, z (um), plane, plate / well / site
-Found = tuple[str, str, float, Plane, dict[str, str]]
+def _inside(root: Path) -> str:
+    """What the first container calls its channels, for a message: nobody knows by heart."""
+    for path in filter(is_container, find_sources(root)):
+        names = scenes(path)[0].load().channels
+        return f", {path.name} holds {', '.join(names) or 'channels without names'}"
+    return ""
+
+
+Where = dict[str, str]  # plate, well, site, as far as they are known
+# name of the field, channel, z (um), plane, where
+Found = tuple[str, str, float, Plane, Where]
 
 
 def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
     positions = {c: t for c, t in layout.channels.items() if isinstance(t, int) and c in wanted}
     tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in positions}
-    for path in find_images(root):
-        relative = path.relative_to(root).as_posix()
+    for path in find_sources(root):
+        relative = _relative(path, root)
         names = {c: split_token(relative, token) for c, token in tokens.items()}
         hits = {c: name for c, name in names.items() if name is not None}
+        if is_container(path):
+            for scene in scenes(path):
+                yield from _from_scene(scene, _name(relative), layout, positions, tokens, hits)
+            continue
         if len(hits) > 1:
             raise UserError(
                 f"{path}: belongs to channels {' and '.join(hits)} by its path; "
@@ -209,9 +231,56 @@ def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[
         if not hits:
             inside = {**positions, **_named_inside(path, tokens)}
             # Unnamed planes are only taken by position where the user gave positions.
-            name = "_".join(_parts(relative)) or "field"
             for channel, index in inside.items():
-                yield name, channel, 0.0, FilePlane(path, index), {}
+                yield _name(relative), channel, 0.0, FilePlane(path, index), {}
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.name if path == root else path.relative_to(root).as_posix()
+
+
+def _name(relative_path: str) -> str:
+    """Of the field in a file whose name holds no channel."""
+    return "_".join(_parts(relative_path)) or "field"
+
+
+def _from_scene(
+    scene: Scene,
+    stem: str,
+    layout: Layout,
+    positions: Mapping[str, int],
+    tokens: Mapping[str, str],
+    hits: Mapping[str, str],
+) -> Iterable[Found]:
+    """Planes of one field of a container, by what it calls its channels.
+
+    Args:
+        stem: what the path gives as name.
+        hits: channels that are in the path, and the name that is left: one of them is the channel of
+            a field that has but one, and no name for it.
+    """
+    stack = scene.load()
+    inside = {**positions, **stack.named(tokens)}
+    if not inside and len(hits) == len(stack.planes) == 1:
+        ((channel, stem),) = hits.items()
+        inside = {channel: 0}
+    name, where = _place(scene, stem)
+    given = (layout.z_zero, layout.z_step)
+    depths = stack.depths() if given == (Layout.z_zero, Layout.z_step) else stack.depths(*given)
+    for channel, index in inside.items():
+        if not 0 <= index < len(stack.planes):
+            raise UserError(
+                f"{stack.planes[0][0].path}: channel {index} is asked for, it has "
+                f"{len(stack.planes)} (the first is 0); correct data.channels"
+            )
+        for z, plane in zip(depths, stack.planes[index], strict=True):
+            yield name, channel, z, plane, where
+
+
+def _place(scene: Scene, stem: str) -> tuple[str, Where]:
+    """Name of the field, and where it lies if that is on a plate: the container is the plate."""
+    name = "_".join(part for part in (stem, scene.name) if part)
+    return name, {"plate": stem, "well": scene.well, "site": scene.site} if scene.well else {}
 
 
 def _named_inside(path: Path, tokens: Mapping[str, str]) -> dict[str, int]:
@@ -284,31 +353,40 @@ def _from_manifest(manifest: Path, wanted: Sequence[str]) -> Iterable[Found]:
         yield name, row["channel"], z, FilePlane(path, index), where
 
 
-def whole_images(root: Path, count: int) -> list[tuple[str, tuple[FilePlane, ...]]]:
+def whole_images(root: Path, channels: Sequence[str]) -> list[Field]:
     """Images that carry all channels of a field by position: a folder of nothing but inputs.
 
     Args:
-        count: channels that each file must have.
+        channels: what their channels are, in order. Of a z stack the focal plane is taken.
 
     Returns:
-        (field, planes) for each file below `root`, which may also be one file.
+        A field for each image below `root`, which may also be one file or container.
 
     Raises:
-        UserError: a file has another number of channels.
+        UserError: an image has another number of channels.
     """
-    paths = [root] if root.is_file() else find_images(root)
-    base = root.parent if root.is_file() else root
-    found = []
-    for path in paths:
-        channels = len(read_image(path).array)
-        if channels != count:
-            raise UserError(
-                f"{path}: has {channels} channel(s), the model takes {count}; name the files by "
-                "channel, or give one file with all of them"
-            )
-        name = "_".join(_parts(path.relative_to(base).as_posix()))
-        found.append((name or "field", tuple(FilePlane(path, i) for i in range(count))))
+    found: list[Field] = []
+    for path in [root] if root.is_file() else find_sources(root):
+        stem = _name(_relative(path, root))
+        if is_container(path):
+            for scene in scenes(path):
+                name, where = _place(scene, stem)
+                found.append(_whole(name, channels, scene.load().focal, where))
+        else:
+            planes = [FilePlane(path, i) for i in range(len(read_image(path).array))]
+            found.append(_whole(stem, channels, planes, {}))
     return found
+
+
+def _whole(
+    name: str, channels: Sequence[str], planes: Sequence[FilePlane | ContainerPlane], where: Where
+) -> Field:
+    if len(planes) != len(channels):
+        raise UserError(
+            f"{planes[0].path}: has {len(planes)} channel(s), the model takes {len(channels)}; "
+            "name the files by channel, or give one file with all of them"
+        )
+    return Field(name, {(c, 0.0): p for c, p in zip(channels, planes, strict=True)}, **where)
 
 
 __all__ = [

@@ -1,9 +1,11 @@
 """One image file in: TIFF (any compression of imagecodecs), OME-TIFF, ImageJ TIFF, PNG."""
 
 import math
+import os
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,10 @@ GREY_PHOTOMETRICS = (0, 1, 3)
 MICROMETRES = {
     "um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00B5m": 1.0, "\\u00b5m": 1.0,
     "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6,
+    "micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6,  # NGFF
 }  # fmt: skip
+# Several fields in one file or folder; `vfn.data.formats` opens them.
+CONTAINERS = (".ome.zarr", ".zarr", ".nd2", ".czi", ".lif")
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,9 @@ class Image:
 
 
 def strip_suffix(path: Path | str) -> str:
-    """File name without `.ome.tif`, `.tif`, `.png` and their kin."""
+    """File name without `.ome.tif`, `.tif`, `.png`, `.zarr` and their kin."""
     name = Path(path).name
-    for suffix in SUFFIXES:
+    for suffix in SUFFIXES + CONTAINERS:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -51,19 +56,48 @@ def is_image(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
+def is_container(path: Path) -> bool:
+    """True for names that `vfn.data.formats` opens."""
+    return path.name.lower().endswith(CONTAINERS) and not path.name.startswith(".")
+
+
 def find_images(folder: Path) -> list[Path]:
-    """All image files below `folder`, sorted.
+    """All image files below `folder`, sorted; none inside of OME-Zarr folders.
 
     Raises:
         UserError: no such folder, or no image in it.
     """
+    return _found(folder, [path for path in _walk(folder) if is_image(path)])
+
+
+def find_sources(root: Path) -> list[Path]:
+    """Images and containers below `root`, sorted; `root` alone if it is itself a container.
+
+    Raises:
+        UserError: see `find_images`.
+    """
+    if is_container(root):
+        return [root]
+    return _found(root, [path for path in _walk(root) if is_image(path) or is_container(path)])
+
+
+def _found(folder: Path, paths: list[Path]) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder that holds the images")
-    # Links that lead nowhere stay in: reading them says so, where leaving them out would hide it.
-    paths = sorted(path for path in folder.rglob("*") if is_image(path) and not path.is_dir())
     if not paths:
         raise UserError(f"{folder}: no image in it; {', '.join(SUFFIXES)} files are read")
-    return paths
+    return sorted(paths)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below `folder` and, whole, the OME-Zarr folders: those hold a file for every chunk.
+
+    Links that lead nowhere stay in: reading them says so, where leaving them out would hide it.
+    """
+    for parent, folders, files in os.walk(folder):
+        whole = [name for name in folders if name.lower().endswith(".zarr")]
+        folders[:] = [name for name in folders if name not in whole]
+        yield from (Path(parent, name) for name in files + whole)
 
 
 def read_image(path: Path) -> Image:
@@ -104,11 +138,19 @@ def _read(path: Path, _mtime: int, _size: int) -> Image:
             f"{path}: cannot be read as an image ({type(exc).__name__}: {exc}); "
             "copy it anew from the microscope or leave it out"
         ) from exc
-    _check(path, image.array)
-    return image
+    return replace(image, array=as_pixels(path, image.array))
 
 
-def _check(path: Path, array: np.ndarray) -> None:
+def as_pixels(path: Path, array: np.ndarray) -> np.ndarray:
+    """Decoded pixels in native byte order, float32 if they are any float.
+
+    Raises:
+        UserError: none, of another dtype, NaN or infinite; it names `path`.
+    """
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # too large for float32: infinite, and refused as such
+            array = array.astype(np.float32)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.size == 0:
         raise UserError(f"{path}: has no pixels (shape {array.shape}); leave it out")
     if array.dtype.name not in DTYPES:
@@ -118,6 +160,7 @@ def _check(path: Path, array: np.ndarray) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise UserError(f"{path}: {bad} pixels are NaN or infinite; replace them or leave it out")
+    return array
 
 
 def _read_png(path: Path) -> Image:
@@ -151,10 +194,6 @@ def _read_tiff(path: Path) -> Image:
             )
         _check_whole(path, tif)
         array = _pixels(path, tif)
-        if array.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # too large for float32: infinite, and refused as such
-                array = array.astype(np.float32)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         names = _channel_names(tif)
         return Image(array, names if len(names) == len(array) else None, _pixel_size(tif))
 
@@ -241,20 +280,21 @@ def _pixel_size(tif: tifffile.TiffFile) -> float | None:
     """Micrometres a pixel along x, from OME, ImageJ or MetaMorph metadata."""
     pixels = _ome_pixels(tif)
     if "PhysicalSizeX" in pixels:
-        return _micrometres(pixels["PhysicalSizeX"], pixels.get("PhysicalSizeXUnit", "µm"))
+        return micrometres(pixels["PhysicalSizeX"], pixels.get("PhysicalSizeXUnit", "µm"))
     if tif.is_imagej and tif.imagej_metadata and "unit" in tif.imagej_metadata:
         tag = tif.pages.first.tags.get("XResolution")
         if tag is not None and tag.value[0]:
-            return _micrometres(tag.value[1] / tag.value[0], tif.imagej_metadata["unit"])
+            return micrometres(tag.value[1] / tag.value[0], tif.imagej_metadata["unit"])
     description = tif.pages.first.description
     found = re.search(r'id="spatial-calibration-x"[^>]*value="([0-9.eE+-]+)"', description)
     units = re.search(r'id="spatial-calibration-units"[^>]*value="(\w+)"', description)
     if found and units:
-        return _micrometres(found[1], units[1])
+        return micrometres(found[1], units[1])
     return None
 
 
-def _micrometres(value: Any, unit: str) -> float | None:
+def micrometres(value: Any, unit: str) -> float | None:
+    """A length in micrometres; None where the unit is unknown or the value is no length."""
     factor = MICROMETRES.get(str(unit).strip())
     size = float(value) * factor if factor else math.nan
     return size if math.isfinite(size) and size > 0 else None

@@ -63,6 +63,7 @@ class View:
     region: Region | None = None
     plate: str = ""
     well: str = ""
+    site: str = ""
 
     def crop(self, array: np.ndarray) -> np.ndarray:
         """The part of `array` (..., H, W) that belongs to this view."""
@@ -143,7 +144,7 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
         views.append(
             View(
                 name, entry.name, tuple(planes[:count]), tuple(planes[count:]),
-                plate=entry.plate, well=entry.well,
+                plate=entry.plate, well=entry.well, site=entry.site,
             )
         )  # fmt: skip
     return views

@@ -11,17 +11,19 @@ import torch
 
 from vfn.checkpoint import Checkpoint
 from vfn.data.discovery import Field, Layout, discover, whole_images
-from vfn.data.images import is_image
+from vfn.data.images import is_container, is_image
 from vfn.data.survey import PlaneCache
 from vfn.data.views import View, make_views
 from vfn.errors import UserError
 from vfn.files import make_folder
 from vfn.inference.ome import is_whole, write_ome
+from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
 from vfn.inference.tiles import predict_tiled
 from vfn.precision import autocast, pick_device, pick_precision
 from vfn.progress import progress
 
 log = logging.getLogger(__name__)
+TIFF = ".ome.tif"
 
 
 class Predictor:
@@ -98,8 +100,8 @@ class Predictor:
             predicted: torch.Tensor = self.generator(tiles)
         return predicted
 
-    def predict_to_file(self, view: View, cache: PlaneCache, output: Path) -> np.ndarray:
-        """Predict `view` into `output`/<name>.ome.tif, or read it where it already is.
+    def predict_to_file(self, view: View, cache: PlaneCache, path: Path) -> np.ndarray:
+        """Predict `view` into `path` (an OME-TIFF, else OME-Zarr), or read it where it already is.
 
         A file counts as there if it is whole, has the right size and came from this very model,
         these input pixels and these settings.
@@ -108,9 +110,9 @@ class Predictor:
             UserError: see `predict`, `is_whole`.
         """
         inputs = cache.stack(view.inputs, view)
-        path = output / f"{view.name}.ome.tif"
+        is_tiff = path.name.endswith(TIFF)
         identity = self._identity(inputs)
-        kept = is_whole(path, identity, inputs[0].shape)
+        kept = (is_whole if is_tiff else whole_zarr)(path, identity, inputs[0].shape)
         if kept is not None:
             return kept
         try:
@@ -118,7 +120,12 @@ class Predictor:
         except UserError as exc:
             raise UserError(f"field {view.name}: {exc}") from exc
         pixel_size = view.inputs[0].pixel_size
-        write_ome(path, predicted, self.checkpoint.task.targets, pixel_size, identity)
+        channels = self.checkpoint.task.targets
+        if is_tiff:
+            write_ome(path, predicted, channels, pixel_size, identity)
+        else:
+            windows = [(fitted.low, fitted.high) for fitted in self.checkpoint.targets]
+            write_zarr(path, view.name, predicted, channels, pixel_size, identity, windows)
         return predicted
 
     def _identity(self, inputs: Sequence[np.ndarray]) -> str:
@@ -144,9 +151,10 @@ def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
     task = checkpoint.task
     if not source.exists():
         raise UserError(f"input={source}: does not exist; give a folder of images or one image")
-    if source.is_file() and not is_image(source):
+    alone = source.is_file() and not is_container(source)  # its channels may be in files beside it
+    if alone and not is_image(source):
         raise UserError(f"input={source}: is no TIFF or PNG by its name; give an image or a folder")
-    root = source.parent if source.is_file() else source
+    root = source.parent if alone else source
     # A manifest names the files of training; new files are named like those of any folder.
     trained = replace(checkpoint.layout, manifest=None)
     reasons: list[UserError] = []
@@ -156,12 +164,12 @@ def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
         except UserError as exc:
             reasons.append(exc)
             continue
-        if source.is_file():
+        if alone:
             fields = [field for field in fields if _holds(field, source)]
         if fields:
             return make_views(fields, task, targets=False)
     try:
-        images = whole_images(source, len(task.inputs))
+        fields = whole_images(source, task.inputs)
     except UserError as exc:
         raise UserError(f"{reasons[0] if reasons else exc}") from exc
     _refuse_targets(checkpoint, root, trained)
@@ -169,7 +177,7 @@ def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
         "input=%s: no channel names in the paths, so each image is taken as %s",
         source, " + ".join(task.inputs),
     )  # fmt: skip
-    return [View(name, name, planes, ()) for name, planes in images]
+    return make_views(fields, task, targets=False)
 
 
 def _refuse_targets(checkpoint: Checkpoint, root: Path, layout: Layout) -> None:
@@ -194,12 +202,19 @@ def _inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def run(predictor: Predictor, source: Path, output: Path) -> list[Path]:
-    """Predict every field of `source` into `output`/<field>.ome.tif.
+def run(
+    predictor: Predictor, source: Path, output: Path, file_format: str = "ome_tiff"
+) -> list[Path]:
+    """Predict every field of `source` into `output`.
+
+    Args:
+        file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
 
     Returns:
         The paths, in order.
     """
+    if file_format not in ("ome_tiff", "ome_zarr"):
+        raise UserError(f"format={file_format}: unknown; choose ome_tiff or ome_zarr")
     views = find_views(predictor.checkpoint, source)
     names = [view.name for view in views]
     if len(set(names)) < len(names):
@@ -215,6 +230,12 @@ def run(predictor: Predictor, source: Path, output: Path) -> list[Path]:
         )
     output = make_folder(output)
     cache = PlaneCache(0)  # every field is read once: nothing is kept
+    paths = {name: output / f"{name}{TIFF}" for name in names}
+    if file_format == "ome_zarr":
+        paths = field_paths(output, views)
     for view in progress(views, len(views), "predicting"):
-        predictor.predict_to_file(view, cache, output)
-    return [output / f"{name}.ome.tif" for name in names]
+        path = paths[view.name]
+        predictor.predict_to_file(view, cache, path)
+        if path.parent != output:
+            list_in_plate(path, view.plate)
+    return [paths[name] for name in names]
