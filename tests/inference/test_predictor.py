@@ -1,4 +1,5 @@
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 import tifffile
 import torch
 
+from tests.conftest import write_zarr_plate
 from vfn.checkpoint import Checkpoint
-from vfn.data.discovery import Layout
+from vfn.data.discovery import Layout, discover
 from vfn.data.images import read_image
 from vfn.data.intensity import Intensity
 from vfn.data.survey import LinearMap
@@ -323,3 +325,86 @@ def test_an_output_folder_that_cannot_be_written(images: Path, tmp_path: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write there"):
         run(make_predictor(make_checkpoint()), images, tmp_path / "file" / "out")
+
+
+# --- OME-Zarr in and out ---
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_plate_in(tmp_path: Path, version: str) -> None:
+    truth = write_zarr_plate(tmp_path / "P.zarr", {"A/1": 1, "B/2": 2}, ["Phase", "er"], version)
+    # Whatever names the files of training had.
+    patterned = make_checkpoint(["phase"], layout=Layout({}, r"_(?P<field>.)_(?P<channel>.)"))
+    for checkpoint in (make_checkpoint(["phase"]), patterned):
+        for source in (tmp_path, tmp_path / "P.zarr"):
+            views = find_views(checkpoint, source)
+            assert [(v.name, v.plate, v.well, v.site) for v in views] == [
+                ("P_A1_s0", "P", "A1", "0"),
+                ("P_B2_s0", "P", "B2", "0"),
+                ("P_B2_s1", "P", "B2", "1"),
+            ]
+            np.testing.assert_array_equal(views[2].inputs[0].read(), truth["B/2", 1][0])
+    for checkpoint in (make_checkpoint(["dna"]), make_checkpoint(["dna"], layout=patterned.layout)):
+        with pytest.raises(UserError, match=r"no file for channel dna .*P\.zarr holds Phase, er"):
+            find_views(checkpoint, tmp_path / "P.zarr")
+
+
+def test_a_plate_without_names_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    truth = write_zarr_plate(tmp_path / "P.zarr", {"A/1": 1}, ["a", "b"])
+    with caplog.at_level(logging.WARNING):
+        (view,) = find_views(make_checkpoint(["phase", "er"]), tmp_path / "P.zarr")
+    assert "each image is taken as phase + er" in caplog.text
+    assert (view.name, view.well) == ("P_A1_s0", "A1")
+    np.testing.assert_array_equal(view.inputs[1].read(), truth["A/1", 0][1])
+
+
+def test_a_damaged_container_is_named(tmp_path: Path) -> None:
+    (tmp_path / "P.zarr").mkdir()
+    for source in (tmp_path, tmp_path / "P.zarr"):
+        with pytest.raises(UserError, match=r"P\.zarr: has no zarr\.json"):
+            find_views(make_checkpoint(), source)
+
+
+def test_a_plate_out(tmp_path: Path) -> None:
+    write_zarr_plate(tmp_path / "P.zarr", {"A/1": 1, "B/2": 2}, ["phase"])
+    checkpoint = make_checkpoint(targets=["dapi", "actin"], dtypes=("uint16", "uint8"))
+    predictor = make_predictor(checkpoint)
+    tiffs = run(predictor, tmp_path / "P.zarr", tmp_path / "tiff")
+    paths = run(predictor, tmp_path / "P.zarr", tmp_path / "out", "ome_zarr")
+    plate = tmp_path / "out" / "predicted.zarr"
+    assert paths == [plate / "A/1/0", plate / "B/2/0", plate / "B/2/1"]
+    assert os.listdir(tmp_path / "out") == ["predicted.zarr"]
+    fields = discover(plate, Layout(), ["dapi", "actin"])
+    assert [(e.well, e.site) for e in fields] == [("A1", "0"), ("B2", "0"), ("B2", "1")]
+    for entry, tiff in zip(fields, tiffs, strict=True):
+        image = read_image(tiff)
+        for channel, expected in zip(("dapi", "actin"), image.array, strict=True):
+            plane = entry.planes[channel, 0.0]
+            assert plane.read().dtype == expected.dtype
+            np.testing.assert_array_equal(plane.read(), expected)
+            assert plane.pixel_size == image.pixel_size == 0.65
+    # What is there is kept, what is damaged is computed again, and so is what another model made.
+    before = [path.stat().st_mtime_ns for path in paths]
+    (paths[1] / "s0" / "c" / "0" / "0" / "0").unlink()
+    run(predictor, tmp_path / "P.zarr", tmp_path / "out", "ome_zarr")
+    after = [path.stat().st_mtime_ns for path in paths]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    other = make_predictor(make_checkpoint(identity="ba9876543210"))
+    run(other, tmp_path / "P.zarr", tmp_path / "out", "ome_zarr")
+    assert not {path.stat().st_mtime_ns for path in paths} & {*after}
+
+
+def test_images_out(images: Path, tmp_path: Path) -> None:
+    predictor = make_predictor(make_checkpoint())
+    paths = run(predictor, images, tmp_path / "out", "ome_zarr")
+    assert paths == [tmp_path / "out" / f"A{i}.zarr" for i in range(3)]
+    assert sorted((tmp_path / "out").iterdir()) == paths
+    for i, entry in enumerate(discover(tmp_path / "out", Layout(), ["dapi"])):
+        plane = entry.planes["dapi", 0.0]
+        np.testing.assert_array_equal(plane.read(), predictor.predict([grey(i, (37 + i, 45))])[0])
+        assert plane.pixel_size == pytest.approx(0.3 + i)
+
+
+def test_an_unknown_format_is_refused(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format=png: unknown; choose ome_tiff or ome_zarr"):
+        run(make_predictor(make_checkpoint()), images, tmp_path / "out", "png")

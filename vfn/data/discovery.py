@@ -95,14 +95,15 @@ class Layout:
     """How files are named. Plain data: it goes into the checkpoint, and `predict.py` reads by it.
 
     Attributes:
-        channels: channel -> its token in the path (a string), or its position inside multi-channel
-            files (an integer). A channel that is not listed is its own token.
+        channels: channel -> its token in the path or its name inside the file (a string), or its
+            position inside multi-channel files (an integer). A channel that is not listed is its own token.
         pattern: regular expression with the named groups of `PATTERN_GROUPS`, searched in the path
             relative to the root; the group `channel` holds the token of the channel.
         manifest: CSV with the columns field, channel, path and, if wanted, plate, well, site, z (um)
             and index (position inside a multi-channel file, from 0). Paths are relative to the CSV.
-        z_zero: value of the group `z` at the focal plane.
-        z_step: micrometres by which z grows when the group `z` grows by 1.
+        z_zero: value of the group `z` at the focal plane; number of that plane in containers.
+        z_step: micrometres by which z grows when the group `z`, or the number, grows by 1. With both
+            as here, containers tell their own step, and their middle plane is the focal one.
     """
 
     channels: Mapping[str, str | int] = field(default_factory=dict)

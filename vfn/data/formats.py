@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -108,8 +108,12 @@ def scenes(path: Path) -> list[Scene]:
     if path.name.lower().endswith(".zarr"):
         need("zarr", path, "ome-zarr")
         with reading(path):
-            return _zarr_scenes(path)
-    return _bioio_scenes(path)
+            found = _zarr_scenes(path)
+    else:
+        found = _bioio_scenes(path)
+    if not found:
+        raise UserError(f"{path}: holds no image; leave it out")
+    return found
 
 
 @contextmanager
@@ -178,9 +182,11 @@ def _zarr_stack(path: Path) -> Stack:
         array = path / level["path"]
         shape = json.loads(_array_metadata(array).read_bytes())["shape"]
         listed = scales.get("axes", "tczyx")  # not named before NGFF 0.3
-        axes = [a if isinstance(a, str) else a["name"].lower() for a in listed]
-        sizes = _checked_sizes(path, dict(zip(axes, shape, strict=True)))
-        units = [None if isinstance(a, str) else a.get("unit") for a in listed]
+        described = [{"name": a} if isinstance(a, str) else a for a in listed]
+        letters = {"channel": "c", "time": "t"}  # whatever these two are called
+        axes = "".join(letters.get(a.get("type"), a["name"][0].lower()) for a in described)
+        sizes = _checked_sizes(path, axes, shape)
+        units = [a.get("unit") for a in described]
         steps = [1.0] * len(axes)
         for holder in (level, scales):
             for step in holder.get("coordinateTransformations", ()):
@@ -192,7 +198,7 @@ def _zarr_stack(path: Path) -> Stack:
             _names(labels, sizes["c"]),
             tuple(
                 tuple(
-                    ZarrPlane(path, level["path"], "".join(axes), c, z, lengths["x"])
+                    ZarrPlane(path, level["path"], axes, c, z, lengths["x"])
                     for z in range(sizes["z"])
                 )
                 for c in range(sizes["c"])
@@ -211,15 +217,21 @@ def _length(step: float, unit: str | None) -> float | None:
     return micrometres(step, unit or "micrometer") if unit or step != 1.0 else None
 
 
-def _checked_sizes(where: object, sizes: Mapping[str, int]) -> dict[str, int]:
+def _checked_sizes(where: object, axes: str, shape: Sequence[int]) -> dict[str, int]:
     """Lengths of the axes, c and z among them, if a plane is what is left without c and z.
 
+    Args:
+        axes: a letter each: t, c, z, y, x; s and m for bioio's samples and mosaic tiles.
+
     Raises:
-        UserError: several time points, colour samples, mosaic tiles; no Y or X at the end.
+        UserError: several time points, colour samples, mosaic tiles; no Y or X at the end; empty.
     """
-    if [*sizes][-2:] != ["y", "x"]:
-        raise UserError(f"{where}: has axes {', '.join(sizes)}; the last two must be y and x")
-    more = {axis: n for axis, n in sizes.items() if axis not in ("c", "z", "y", "x") and n != 1}
+    sizes = dict(zip(axes, shape, strict=True))
+    if axes[-2:] != "yx" or len(sizes) < len(axes):
+        raise UserError(f"{where}: has axes {axes}; one of each is read, the last two y and x")
+    if min(shape) < 1:
+        raise UserError(f"{where}: has no pixels (shape {tuple(shape)}); leave it out")
+    more = {axis: n for axis, n in sizes.items() if axis not in "czyx" and n != 1}
     if more:
         kinds = {"t": "time points", "s": "colour samples a pixel", "m": "mosaic tiles"}
         what = ", ".join(f"{n} {kinds.get(a, f'positions along {a}')}" for a, n in more.items())
@@ -332,8 +344,7 @@ def _bioio_stack(path: Path, scene: int) -> Stack:
     where = f"{path} (scene {scene})"
     with reading(path), _one_at_a_time:
         reader = _reader(path, scene)
-        dims = zip(reader.dims.order.lower(), reader.dims.shape, strict=True)
-        sizes = _checked_sizes(where, dict(dims))
+        sizes = _checked_sizes(where, reader.dims.order.lower(), reader.dims.shape)
         spacing = reader.physical_pixel_sizes
         pixel_size, z_step = (
             micrometres(length, "um") if length else None

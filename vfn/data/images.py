@@ -67,7 +67,7 @@ def find_images(folder: Path) -> list[Path]:
     Raises:
         UserError: no such folder, or no image in it.
     """
-    return _found(folder, [path for path in _walk(folder) if is_image(path)])
+    return _sorted(folder, [path for path in _walk(folder) if is_image(path)], SUFFIXES)
 
 
 def find_sources(root: Path) -> list[Path]:
@@ -78,14 +78,15 @@ def find_sources(root: Path) -> list[Path]:
     """
     if is_container(root):
         return [root]
-    return _found(root, [path for path in _walk(root) if is_image(path) or is_container(path)])
+    paths = [path for path in _walk(root) if is_image(path) or is_container(path)]
+    return _sorted(root, paths, SUFFIXES + CONTAINERS)
 
 
-def _found(folder: Path, paths: list[Path]) -> list[Path]:
+def _sorted(folder: Path, paths: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder that holds the images")
     if not paths:
-        raise UserError(f"{folder}: no image in it; {', '.join(SUFFIXES)} files are read")
+        raise UserError(f"{folder}: no image in it; {', '.join(suffixes)} files are read")
     return sorted(paths)
 
 

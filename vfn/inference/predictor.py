@@ -171,7 +171,9 @@ def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
     try:
         fields = whole_images(source, task.inputs)
     except UserError as exc:
-        raise UserError(f"{reasons[0] if reasons else exc}") from exc
+        # A container has its channels inside, whatever pattern the paths of training had.
+        reason = reasons[-1 if is_container(source) else 0] if reasons else exc
+        raise UserError(str(reason)) from exc
     _refuse_targets(checkpoint, root, trained)
     log.warning(
         "input=%s: no channel names in the paths, so each image is taken as %s",
