@@ -170,6 +170,16 @@ def test_steps_without_unit(tmp_path: Path) -> None:
     assert unknown.planes["dapi", 0.0].pixel_size is None
 
 
+def test_scales_of_level_and_image_are_multiplied(tmp_path: Path) -> None:
+    image(tmp_path / "a.zarr", version="0.4")
+    metadata = tmp_path / "a.zarr" / ".zattrs"
+    attributes = json.loads(metadata.read_text())
+    whole = [{"type": "scale", "scale": [1.0, 2.0, 2.0]}]
+    attributes["multiscales"][0]["coordinateTransformations"] = whole
+    metadata.write_text(json.dumps(attributes))
+    assert found(tmp_path)[0].planes["dapi", 0.0].pixel_size == 1.3
+
+
 def test_one_plane_is_the_focal_one() -> None:
     plane = ZarrPlane(Path("a"), "0", "czyx", 0, 0, None)
     assert Stack((), ((plane,),), 2.0).depths(16, 2.0) == (0.0,)

@@ -182,9 +182,9 @@ def _zarr_stack(path: Path) -> Stack:
         array = path / level["path"]
         shape = json.loads(_array_metadata(array).read_bytes())["shape"]
         listed = scales.get("axes", "tczyx")  # not named before NGFF 0.3
-        described = [{"name": a} if isinstance(a, str) else a for a in listed]
+        described: list[dict[str, str]] = [{"name": a} if isinstance(a, str) else a for a in listed]
         letters = {"channel": "c", "time": "t"}  # whatever these two are called
-        axes = "".join(letters.get(a.get("type"), a["name"][0].lower()) for a in described)
+        axes = "".join(letters.get(a.get("type", ""), a["name"][0].lower()) for a in described)
         sizes = _checked_sizes(path, axes, shape)
         units = [a.get("unit") for a in described]
         steps = [1.0] * len(axes)
