@@ -16,6 +16,7 @@ import numpy as np
 from vfn.errors import UserError
 
 CORE = 1024  # px: noise and sharpness of a large field are taken from its middle
+SAMPLES = 90_000  # pixels that tell percentiles and mean well enough
 PERCENTILES = (1.0, 50.0, 99.5)  # background, median, bright structures
 LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 # Power of white noise between the widths 1 and 2 px against what is finer than 1 px, for Gaussians:
@@ -23,7 +24,7 @@ LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 WHITE = 0.047
 # Outside of the training range by this many robust spreads. Few fields show less than their range:
 # the next of N fields from one experiment is farther out than all of them with probability 2/(N+1).
-SPREADS, SPREADS_FEW = 2.0, 6.0  # SPREADS + SPREADS_FEW / N
+SPREADS, SPREADS_FEW = 1.5, 8.0  # SPREADS + SPREADS_FEW / N
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ STATISTICS = {
     ),
     "sharpness": _Statistic(
         "ratio", 0.04, "less sharp than in training: out of focus",
-        "finer detail or more noise than in training",
+        "finer detail than in training",
     ),
     "saturated": _Statistic("share", 0.5, "", "more saturated pixels than in training"),
 }  # fmt: skip
@@ -101,7 +102,8 @@ def field_statistics(array: np.ndarray) -> dict[str, float]:
             the same for any gain and offset.
         saturated: share of the pixels that have the field's highest grey value, [0, 1].
     """
-    sample = array[::2, ::2] if min(array.shape) > 256 else array
+    step = max(1, math.isqrt(array.size // SAMPLES))
+    sample = array[::step, ::step]
     background, median, bright = (float(v) for v in np.percentile(sample, PERCENTILES))
     contrast = bright - background
     core = _middle(array).astype(np.float32)
@@ -184,7 +186,8 @@ class Envelope:
             words = rule.below if position < low else rule.above if position > high else ""
             if words:
                 first, last = self.seen[name]
-                phrases.append(f"{name} {value:.4g} (training {first:.4g} to {last:.4g}): {words}")
+                training = f"training {_number(first)} to {_number(last)}"
+                phrases.append(f"{name} {_number(value)} ({training}): {words}")
         return phrases
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,3 +206,7 @@ class Envelope:
             for key in ("seen", "allowed")
         )
         return cls(seen, allowed, {name: float(unit) for name, unit in data["units"].items()})
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
