@@ -1,5 +1,6 @@
 """Tiny specimens of every data set's layout, and workers that run commands side by side."""
 
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,12 @@ def write_tokens(
         for number, channel in enumerate(channels):
             image = make_image(100 * field + number, dtype)
             write(root / f"f{field:02d}_{channel}{suffix}", image)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Stores of decoded images go away with the tests; commands inherit the variable."""
+    os.environ["VFN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

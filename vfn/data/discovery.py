@@ -8,13 +8,13 @@ import csv
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from vfn.data.images import SUFFIXES, find_images, read_image, strip_suffix
+from vfn.data.images import SUFFIXES, content_key, find_images, read_image, strip_suffix
 from vfn.errors import UserError
 
 PATTERN_GROUPS = ("field", "channel", "plate", "well", "site", "z")
@@ -31,6 +31,11 @@ class Plane(Protocol):
     @property
     def pixel_size(self) -> float | None:
         """Micrometres a pixel, if known."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What the pixels are decoded from; another key where they may be others."""
         ...
 
 
@@ -67,6 +72,15 @@ class FilePlane:
         """Micrometres a pixel, if the file states it."""
         return read_image(self.path).pixel_size
 
+    @property
+    def key(self) -> str:
+        """Path, size and time of change of the file, position in it, version of the reader.
+
+        Raises:
+            UserError: the file is not there.
+        """
+        return f"{content_key(self.path)}|{self.index}"
+
     def __str__(self) -> str:
         return f"{self.path}" + ("" if self.index is None else f" (channel {self.index})")
 
@@ -88,7 +102,8 @@ class Layout:
 
     Attributes:
         channels: channel -> its token in the path (a string), or its position inside multi-channel
-            files (an integer). A channel that is not listed is its own token.
+            files (an integer). A channel that is not listed is its own token. Of a file that holds a
+            stack, each plane has a position: "phase@-4" is `phase` 4 um below focus.
         pattern: regular expression with the named groups of `PATTERN_GROUPS`, searched in the path
             relative to the root; the group `channel` holds the token of the channel.
         manifest: CSV with the columns field, channel, path and, if wanted, plate, well, site, z (um)
@@ -142,6 +157,26 @@ def split_token(relative_path: str, token: str) -> str | None:
     return ("_".join(rest) or "field") if found else None
 
 
+def split_plane(channel: str) -> tuple[str, float | None]:
+    """Name and plane (um) of a channel; None where no plane is named.
+
+    >>> split_plane("phase@-4")
+    ('phase', -4.0)
+
+    Raises:
+        UserError: what stands behind the @ is no number.
+    """
+    name, at, plane = channel.partition("@")
+    if not at:
+        return channel, None
+    try:
+        return name, float(plane)
+    except ValueError as exc:
+        raise UserError(
+            f"channel {channel}: {plane!r} is no plane; give micrometres from focus, as phase@-4"
+        ) from exc
+
+
 def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
     """Find the fields below `root` and their planes of the channels `wanted`.
 
@@ -193,8 +228,9 @@ Found = tuple[str, str, float, Plane, dict[str, str]]
 
 
 def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
-    positions = {c: t for c, t in layout.channels.items() if isinstance(t, int) and c in wanted}
-    tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in positions}
+    positions = _positions(layout, wanted)
+    placed = {channel for channel, _ in positions}
+    tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in placed}
     for path in find_images(root):
         relative = path.relative_to(root).as_posix()
         names = {c: split_token(relative, token) for c, token in tokens.items()}
@@ -207,11 +243,21 @@ def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[
         for channel, name in hits.items():
             yield name, channel, 0.0, FilePlane(path), {}
         if not hits:
-            inside = {**positions, **_named_inside(path, tokens)}
+            named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
             # Unnamed planes are only taken by position where the user gave positions.
             name = "_".join(_parts(relative)) or "field"
-            for channel, index in inside.items():
-                yield name, channel, 0.0, FilePlane(path, index), {}
+            for (channel, z), index in {**positions, **named}.items():
+                yield name, channel, z, FilePlane(path, index), {}
+
+
+def _positions(layout: Layout, wanted: Sequence[str]) -> dict[tuple[str, float], int]:
+    """(channel, z) -> position inside multi-channel files, as `data.channels` gives it."""
+    found = {}
+    for channel, position in layout.channels.items():
+        name, z = split_plane(channel)
+        if isinstance(position, int) and name in wanted:
+            found[name, z or 0.0] = position
+    return found
 
 
 def _named_inside(path: Path, tokens: Mapping[str, str]) -> dict[str, int]:
@@ -220,6 +266,55 @@ def _named_inside(path: Path, tokens: Mapping[str, str]) -> dict[str, int]:
         return {}
     names = [name.casefold() for name in read_image(path).channels or ()]
     return {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
+
+
+def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
+    """`fields` without what `table` excludes: a CSV with the columns field and, if wanted, channel;
+    a line without channel means the whole field.
+
+    Raises:
+        UserError: an unreadable table; a field that is not there, which may be a misspelt one.
+    """
+    rows = _read_rows(table, "data.exclude", ("field",))
+    names = {entry.name for entry in fields}
+    whole, channels = set(), set()
+    for number, row in enumerate(rows, start=2):
+        if row["field"] not in names:
+            raise UserError(
+                f"{table}: line {number} excludes field {row['field']!r}, which is not there; "
+                f"correct the line or remove it (fields are named like {min(names, default='-')})"
+            )
+        if row.get("channel"):
+            channels.add((row["field"], row["channel"]))
+        else:
+            whole.add(row["field"])
+    kept = [entry for entry in fields if entry.name not in whole]
+    return [
+        replace(
+            entry,
+            planes={k: p for k, p in entry.planes.items() if (entry.name, k[0]) not in channels},
+        )
+        for entry in kept
+    ]
+
+
+def _read_rows(table: Path, key: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV that a setting names.
+
+    Raises:
+        UserError: not readable, or one of `columns` is missing.
+    """
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UserError(f"{key}={table}: cannot be read as a CSV ({exc})") from exc
+    rows = csv.DictReader(text.splitlines())
+    missing = [column for column in columns if column not in (rows.fieldnames or ())]
+    if missing:
+        raise UserError(
+            f"{table}: lacks the column {', '.join(missing)}; it needs {', '.join(columns)}"
+        )
+    return list(rows)
 
 
 def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
@@ -256,17 +351,7 @@ def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable
 
 
 def _from_manifest(manifest: Path, wanted: Sequence[str]) -> Iterable[Found]:
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UserError(f"data.manifest={manifest}: cannot be read as a CSV ({exc})") from exc
-    rows = csv.DictReader(text.splitlines())
-    missing = [column for column in MANIFEST_COLUMNS if column not in (rows.fieldnames or ())]
-    if missing:
-        raise UserError(
-            f"{manifest}: lacks the column {', '.join(missing)}; "
-            f"it needs {', '.join(MANIFEST_COLUMNS)} (and plate, well, site, z, index if wanted)"
-        )
+    rows = _read_rows(manifest, "data.manifest", MANIFEST_COLUMNS)
     for number, row in enumerate(rows, start=2):
         if row["channel"] not in wanted:
             continue
@@ -312,5 +397,6 @@ def whole_images(root: Path, count: int) -> list[tuple[str, tuple[FilePlane, ...
 
 
 __all__ = [
-    "SUFFIXES", "Field", "FilePlane", "Layout", "Plane", "discover", "split_token", "whole_images",
+    "SUFFIXES", "Field", "FilePlane", "Layout", "Plane", "discover", "left_out", "split_plane",
+    "split_token", "whole_images",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """One image file in: TIFF (any compression of imagecodecs), OME-TIFF, ImageJ TIFF, PNG."""
 
 import math
+import os
 import re
 import struct
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import tifffile
 from vfn.errors import UserError
 
 SUFFIXES = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".png")
+READER_VERSION = 1  # raised whenever `read_image` gives other pixels for the same bytes
 DTYPES = ("uint8", "uint16", "float32")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_COLOUR_TYPES = {2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -79,14 +81,28 @@ def read_image(path: Path) -> Image:
         UserError: missing, truncated, not an image, colour, empty, another dtype, NaN or infinite
             pixels, or more than one axis beside height and width.
     """
-    try:
-        stat = path.stat()
-    except OSError as exc:
-        raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
+    stat = _stat(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder named like an image; give an image, or rename it")
     # Keyed by time and size, so a changed file is read anew.
     return _read(path, stat.st_mtime_ns, stat.st_size)
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as exc:
+        raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
+
+
+def content_key(path: Path) -> str:
+    """Changes where what `read_image` gives for `path` may change.
+
+    Raises:
+        UserError: no such file.
+    """
+    stat = _stat(path)
+    return f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|reader {READER_VERSION}"
 
 
 @lru_cache(maxsize=4)  # the channels of one file are asked for one after the other

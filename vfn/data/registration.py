@@ -166,16 +166,12 @@ def _relate(reference: Features, moving: Features, a: int, b: int, either: bool)
     lead = maps[:, y, x] - maps[(slice(None), *rival)] * (np.sign(total[rival]) if either else 1)
     spread = float(lead.std(ddof=1)) / math.sqrt(count)
     distinct = max(float(lead.mean()), 0.0) / spread if spread > 0 else 0.0
-    confidence = min(
-        1 / (1 + (error / ERROR) ** 2), distinct**2 / (distinct**2 + DISTINCT**2)
-    )
+    confidence = min(1 / (1 + (error / ERROR) ** 2), distinct**2 / (distinct**2 + DISTINCT**2))
     place = (float(row) - reach) * reference.step, (float(column) - reach) * reference.step
     return _Peak(*place, error, confidence)
 
 
-def _correlate(
-    a: npt.NDArray[np.complex64], b: npt.NDArray[np.complex64], like: Features
-) -> Float:
+def _correlate(a: npt.NDArray[np.complex64], b: npt.NDArray[np.complex64], like: Features) -> Float:
     """(blocks, lags, lags): correlation of each block, lag 0 in the middle, free of the overlap
     of the windows, which would draw peaks towards lag 0."""
     shape = _fft_shape(like.block, like.step)
