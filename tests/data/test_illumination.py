@@ -140,7 +140,7 @@ def test_a_region_is_the_part_of_the_whole() -> None:
 
 def test_sizes_that_do_not_fit() -> None:
     fitted = fit([cells(seed, light()) for seed in range(2)])
-    with pytest.raises(UserError, match=r"60x70 .*130x174.*without illumination"):
+    with pytest.raises(UserError, match=r"60x70 .*130x174.*data.illumination=false"):
         fitted.correct(np.zeros((60, 70), np.uint16))
     with pytest.raises(UserError, match="part of the field is 64x64"):
         fitted.restore(np.zeros((64, 64), np.float32), (slice(100, 164), slice(0, 64)))

@@ -189,7 +189,7 @@ class FlatField:
             raise UserError(
                 f"illumination: {where} is {_size(array.shape)} pixels, but the correction was "
                 f"estimated on fields of {_size(self.shape)}; give fields of that size, or train "
-                "without illumination correction"
+                "with data.illumination=false"
             )
         dark = np.float32(self.dark)
         out = np.subtract(array, dark, dtype=np.float32)
