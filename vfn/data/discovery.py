@@ -177,10 +177,16 @@ def split_plane(channel: str) -> tuple[str, float | None]:
         ) from exc
 
 
-def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
+def discover(
+    root: Path, layout: Layout, wanted: Sequence[str], damaged: list[UserError] | None = None
+) -> list[Field]:
     """Find the fields below `root` and their planes of the channels `wanted`.
 
     Fields may lack some of the wanted channels, but each channel is found somewhere.
+
+    Args:
+        damaged: if given, a file that cannot be read while channels are looked for inside it is told
+            of here and left out; else it ends the search.
 
     Returns:
         Fields sorted by name.
@@ -194,7 +200,7 @@ def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
     elif layout.pattern:
         found = _from_pattern(root, layout, wanted)
     else:
-        found = _from_tokens(root, layout, wanted)
+        found = _from_tokens(root, layout, wanted, damaged)
     fields: dict[str, Field] = {}
     for name, channel, z, plane, where in found:
         entry = fields.setdefault(name, Field(name, {}, **where))
@@ -227,7 +233,9 @@ def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
 Found = tuple[str, str, float, Plane, dict[str, str]]
 
 
-def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
+def _from_tokens(
+    root: Path, layout: Layout, wanted: Sequence[str], damaged: list[UserError] | None
+) -> Iterable[Found]:
     positions = _positions(layout, wanted)
     placed = {channel for channel, _ in positions}
     tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in placed}
@@ -243,7 +251,13 @@ def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[
         for channel, name in hits.items():
             yield name, channel, 0.0, FilePlane(path), {}
         if not hits:
-            named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
+            try:
+                named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
+            except UserError as exc:
+                if damaged is None:
+                    raise
+                damaged.append(exc)
+                continue
             # Unnamed planes are only taken by position where the user gave positions.
             name = "_".join(_parts(relative)) or "field"
             for (channel, z), index in {**positions, **named}.items():

@@ -84,8 +84,8 @@ def read_image(path: Path) -> Image:
     """Read one grey image of one or more channels.
 
     What lacks a part is refused, never filled up. Damage within the pixels shows where the
-    compression has a checksum (Deflate, PNG) or the piece no longer decodes to its length; a changed
-    byte of uncompressed pixels does not show.
+    compression has a checksum (Deflate, PNG) or the strip no longer decodes to its length (LZW,
+    mostly); it cannot show where bytes of uncompressed or JPEG 2000 pixels were changed.
 
     Args:
         path: TIFF (8, 16 bit or float; one leading axis at most is taken as channels) or PNG; the
@@ -222,9 +222,9 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
         with tifffile.TiffFile(path, is_ome=False) as alone:
             return _pixels(path, alone)
     series = tif.series[0]
-    size = series.keyframe.shape[-2:]
-    others = [other.keyframe.shape[-2:] for other in tif.series[1:]]
-    if size in others:  # no mere thumbnail
+    height, width = series.keyframe.shape[-2:]
+    others = [math.prod(other.keyframe.shape[-2:]) for other in tif.series[1:]]
+    if any(other >= height * width for other in others):  # no mere thumbnail
         raise UserError(
             f"{path}: holds {len(tif.series)} images; save each one as a file of its own, "
             "or channels as one stack"
@@ -233,6 +233,13 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
         raise UserError(
             f"{path}: has axes {series.axes} {series.shape}; one plane, or one axis of channels "
             "beside Y and X, is read: split time points and z planes into files"
+        )
+    # ImageJ writes large stacks behind a single page; of one cut short, that page may be whole.
+    stated = (tif.imagej_metadata or {}).get("images", 1)
+    if stated > 1 and series.size == series.keyframe.size and series.size == height * width:
+        raise UserError(
+            f"{path}: is truncated (ImageJ's metadata state {stated} images, one is there); "
+            "copy it anew, or save the one as a file of its own"
         )
     _check_promise(path, series.nbytes, tif.filehandle.size)
     array = series.asarray()
