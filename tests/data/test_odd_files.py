@@ -49,11 +49,11 @@ def check_refusal(message: str, file: OddFile) -> None:
     assert "MemoryError" not in message
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name)[:40])
+@pytest.mark.parametrize("odd", CASES, ids=lambda odd: ascii(odd.name)[:40])
 def test_read_rightly_or_refused(
-    case: Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    odd: Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = case.write(tmp_path)
+    file = odd.write(tmp_path)
     if file.pixels is None:
         with pytest.raises(UserError) as caught:
             read_image(file.path)
@@ -67,20 +67,20 @@ def test_read_rightly_or_refused(
 
 def test_discovery_names_them_and_goes_on(tmp_path: Path) -> None:
     write_tokens(tmp_path, ("phase", "dapi"), 3, "uint16")
-    odd = {str(UserError(f"{file.path}:")): file for file in write_odd_files(tmp_path / "odd")}
+    files = {str(UserError(f"{file.path}:")): file for file in write_odd_files(tmp_path / "odd")}
     damaged: list[UserError] = []
     fields = discover(tmp_path, Layout(), ["phase", "dapi"], damaged)
     assert [field.name for field in fields] == ["f01", "f02", "f03"]
     assert all(len(field.planes) == 2 for field in fields)
     named = set()
     for line in map(str, damaged):
-        (file,) = (file for start, file in odd.items() if line.startswith(start))
+        (file,) = (file for start, file in files.items() if line.startswith(start))
         check_refusal(line, file)
         named.add(file.path)
     # A PNG has no names of channels to look for, a folder is no file.
     assert named == {
         file.path
-        for file in odd.values()
+        for file in files.values()
         if file.pixels is None and file.path.suffix != ".png" and not file.path.is_dir()
     }
     assert len(damaged) == len(named) >= 40
