@@ -66,7 +66,7 @@ def is_image(path: Path) -> bool:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files below `folder`, sorted.
+    """All image files below `folder`, sorted; hidden folders (half-made, or another program's) left out.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -74,7 +74,13 @@ def find_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder that holds the images")
     # Links that lead nowhere stay in: reading them says so, where leaving them out would hide it.
-    paths = sorted(path for path in folder.rglob("*") if is_image(path) and not path.is_dir())
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if is_image(path)
+        and not path.is_dir()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     if not paths:
         raise UserError(f"{folder}: no image in it; {', '.join(SUFFIXES)} files are read")
     return paths
