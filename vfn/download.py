@@ -6,6 +6,7 @@ lacks is added here: a download that broke off goes on where it stopped (RFC 911
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -228,7 +229,7 @@ def _patiently(url: str, attempt: Callable[[], T], arrived: Callable[[], int] = 
             pause = next(waits, None)
             if pause is None:
                 raise UserError(
-                    f"{url}: {reason}, at attempt {len(WAITS) + 1}, too; try later (the same command goes on "
+                    f"{url}: {reason}, {len(WAITS) + 1} times in a row; try later (the same command goes on "
                     "where it stopped), or another server by --url"
                 ) from exc
         log.warning("%s: %s; trying again in %g s", url, reason, pause)
@@ -359,7 +360,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
     Raises:
         UserError: a path that leads out of the folder.
-        zipfile.BadZipFile: no file, or not as many as the archive says.
+        zipfile.BadZipFile: no file, not as many as the archive says, or a name that has changed.
     """
     assert archive.fp is not None
     archive.fp.seek(-len(archive.comment) - 12, os.SEEK_END)
@@ -369,6 +370,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         raise zipfile.BadZipFile(f"{len(archive.infolist())} of {count} files found")
     paths: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in archive.infolist():
+        archive.open(info).close()  # compares the name with that beside the data
         path = PurePosixPath(info.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", info.filename):
             raise UserError(
@@ -418,7 +420,10 @@ def unpack(archive: Path, folder: Path) -> None:
         # The last two: headers that ask for passwords, unknown methods, offsets before the file.
         raise DamagedError(str(exc) or "it ends too early") from exc
     except OSError as exc:
-        if exc.errno is not None:  # the disk's
+        if exc.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # these are of impossible offsets; others, the disk's
             raise
         raise DamagedError(str(exc)) from exc
     finally:
