@@ -50,7 +50,7 @@ TIMEOUT = 60.0  # s without a byte
 CHUNK = 2**16  # bytes; so many at most are lost where a connection breaks off
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+log = logging.getLogger("vfn.download")  # __name__ is __main__ here
 
 
 @dataclass(frozen=True)
@@ -377,7 +377,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
                 f"{archive.filename}: {info.filename!r} would land outside the folder; do not trust "
                 "this archive, fetch it from elsewhere by --url"
             )
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+        hidden = any(part.startswith(".") for part in path.parts)  # what macOS adds
         if not info.is_dir() and not hidden:
             paths[path] = info
     if not paths:
