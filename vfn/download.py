@@ -420,10 +420,7 @@ def unpack(archive: Path, folder: Path) -> None:
         # The last two: headers that ask for passwords, unknown methods, offsets before the file.
         raise DamagedError(str(exc) or "it ends too early") from exc
     except OSError as exc:
-        if exc.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # these are of impossible offsets; others, the disk's
+        if exc.errno not in (None, errno.EINVAL):  # the disk's; those two are of impossible offsets
             raise
         raise DamagedError(str(exc)) from exc
     finally:
