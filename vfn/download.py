@@ -60,7 +60,7 @@ class Source:
     Attributes:
         url: folder of its archives.
         expansion: unpacked over packed size. Measured by deflating genuine images: 19 of BBBC006, LZW
-            inside, gave 1.01 to 1.03; 13 of BBBC022, not compressed inside, 1.54 to 1.98. Rounded up.
+            inside, gave 1.01 to 1.04; 13 of BBBC022, not compressed inside, 1.54 to 1.98. Rounded up.
         terms: whom to cite, and the licence.
     """
 
