@@ -1,5 +1,6 @@
 """Tiny specimens of every data set's layout, and workers that run commands side by side."""
 
+import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +118,12 @@ def write_zarr_plate(
     rows, columns = ([*dict.fromkeys(w.split("/")[i] for w in wells)] for i in (0, 1))
     write_plate_metadata(str(path), rows, columns, list(wells), ngff)
     return truth
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Stores of decoded images go away with the tests; commands inherit the variable."""
+    os.environ["VFN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ class Chain:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.iterdir())}
+    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.glob("*.tif"))}
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -510,7 +510,7 @@ def test_predict_one_file_with_float32(simulated_run: Path, tmp_path: Path) -> N
         "predict.py", f"ckpt={ckpt}", "input=in/mine_phase.tif", "output=out", "precision=float32",
         "device=cpu", "tile=64", "overlap=0.5", "batch_size=1", cwd=tmp_path,
     ).ok()  # fmt: skip
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.ome.tif"]
+    assert [p.name for p in (tmp_path / "out").glob("*.tif")] == ["mine.ome.tif"]
     assert tifffile.imread(tmp_path / "out" / "mine.ome.tif").shape == (33, 17)
 
 

@@ -110,6 +110,13 @@ def test_axes(tmp_path: Path, version: str, axes: str, shape: tuple[int, ...]) -
     np.testing.assert_array_equal(read(entry, "phase"), array.reshape(2, 37, 45)[1])
 
 
+def test_planes_that_are_stored_as_channels(tmp_path: Path) -> None:
+    array = image(tmp_path / "a.zarr", names=[])
+    (entry,) = discover(tmp_path, Layout({"phase@-4": 0, "phase": 1}), ["phase"])
+    np.testing.assert_array_equal(read(entry, "phase", -4.0), array[0])
+    np.testing.assert_array_equal(read(entry, "phase"), array[1])
+
+
 def test_channels_by_position(tmp_path: Path) -> None:
     array = image(tmp_path / "a.zarr", names=[])
     (entry,) = found(tmp_path, Layout({"dapi": 1, "phase": 0}))
@@ -338,6 +345,19 @@ def test_a_damaged_plate_is_refused_by_name(tmp_path: Path, damage: str) -> None
     do(tmp_path / "P.zarr")
     refused(tmp_path, message)
     refused(tmp_path / "P.zarr", message)
+
+
+def test_damage_does_not_hide_the_other_fields(tmp_path: Path) -> None:
+    write_zarr_plate(tmp_path / "P.zarr", {"A/1": 2, "A/2": 1}, NAMES)
+    image(tmp_path / "b.zarr")
+    (tmp_path / "c.zarr").mkdir()
+    cut(tmp_path / "P.zarr/A/1/1/zarr.json")
+    damaged: list[UserError] = []
+    fields = discover(tmp_path, BY_NAME, ["dapi", "phase"], damaged)
+    assert [entry.name for entry in fields] == ["P_A1_s0", "P_A2_s0", "b"]
+    assert [str(line).split(":")[0] for line in damaged] == [
+        str(tmp_path / "P.zarr/A/1/1"), str(tmp_path / "c.zarr"),
+    ]  # fmt: skip
 
 
 def test_a_file_named_zarr_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import csv
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 from vfn.data.formats import ContainerPlane, Scene, scenes
 from vfn.data.images import (
     SUFFIXES,
+    content_key,
     find_images,
     find_sources,
     is_container,
@@ -39,6 +40,11 @@ class Plane(Protocol):
     @property
     def pixel_size(self) -> float | None:
         """Micrometres a pixel, if known."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What the pixels are decoded from; another key where they may be others."""
         ...
 
 
@@ -75,6 +81,15 @@ class FilePlane:
         """Micrometres a pixel, if the file states it."""
         return read_image(self.path).pixel_size
 
+    @property
+    def key(self) -> str:
+        """Path, size and time of change of the file, position in it, version of the reader.
+
+        Raises:
+            UserError: the file is not there.
+        """
+        return f"{content_key(self.path)}|{self.index}"
+
     def __str__(self) -> str:
         return f"{self.path}" + ("" if self.index is None else f" (channel {self.index})")
 
@@ -96,7 +111,9 @@ class Layout:
 
     Attributes:
         channels: channel -> its token in the path or its name inside the file (a string), or its
-            position inside multi-channel files (an integer). A channel that is not listed is its own token.
+            position inside multi-channel files (an integer). A channel that is not listed is its own
+            token. Of a file that holds a stack, each plane has a position: "phase@-4" is `phase` 4 um
+            below focus.
         pattern: regular expression with the named groups of `PATTERN_GROUPS`, searched in the path
             relative to the root; the group `channel` holds the token of the channel.
         manifest: CSV with the columns field, channel, path and, if wanted, plate, well, site, z (um)
@@ -151,10 +168,36 @@ def split_token(relative_path: str, token: str) -> str | None:
     return ("_".join(rest) or "field") if found else None
 
 
-def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
+def split_plane(channel: str) -> tuple[str, float | None]:
+    """Name and plane (um) of a channel; None where no plane is named.
+
+    >>> split_plane("phase@-4")
+    ('phase', -4.0)
+
+    Raises:
+        UserError: what stands behind the @ is no number.
+    """
+    name, at, plane = channel.partition("@")
+    if not at:
+        return channel, None
+    try:
+        return name, float(plane)
+    except ValueError as exc:
+        raise UserError(
+            f"channel {channel}: {plane!r} is no plane; give micrometres from focus, as phase@-4"
+        ) from exc
+
+
+def discover(
+    root: Path, layout: Layout, wanted: Sequence[str], damaged: list[UserError] | None = None
+) -> list[Field]:
     """Find the fields below `root` and their planes of the channels `wanted`.
 
     Fields may lack some of the wanted channels, but each channel is found somewhere.
+
+    Args:
+        damaged: if given, a file that cannot be read while channels are looked for inside it is told
+            of here and left out; else it ends the search.
 
     Returns:
         Fields sorted by name.
@@ -168,7 +211,7 @@ def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
     elif layout.pattern:
         found = _from_pattern(root, layout, wanted)
     else:
-        found = _from_tokens(root, layout, wanted)
+        found = _from_tokens(root, layout, wanted, damaged)
     fields: dict[str, Field] = {}
     for name, channel, z, plane, where in found:
         entry = fields.setdefault(name, Field(name, {}, **where))
@@ -211,16 +254,20 @@ Where = dict[str, str]  # plate, well, site, as far as they are known
 Found = tuple[str, str, float, Plane, Where]
 
 
-def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
-    positions = {c: t for c, t in layout.channels.items() if isinstance(t, int) and c in wanted}
-    tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in positions}
+def _from_tokens(
+    root: Path, layout: Layout, wanted: Sequence[str], damaged: list[UserError] | None
+) -> Iterable[Found]:
+    positions = _positions(layout, wanted)
+    placed = {channel for channel, _ in positions}
+    tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in placed}
     for path in find_sources(root):
         relative = _relative(path, root)
         names = {c: split_token(relative, token) for c, token in tokens.items()}
         hits = {c: name for c, name in names.items() if name is not None}
         if is_container(path):
-            for scene in scenes(path):
-                yield from _from_scene(scene, _name(relative), layout, positions, tokens, hits)
+            yield from _from_container(
+                path, _name(relative), layout, positions, tokens, hits, damaged
+            )
             continue
         if len(hits) > 1:
             raise UserError(
@@ -230,10 +277,16 @@ def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[
         for channel, name in hits.items():
             yield name, channel, 0.0, FilePlane(path), {}
         if not hits:
-            inside = {**positions, **_named_inside(path, tokens)}
+            try:
+                named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
+            except UserError as exc:
+                if damaged is None:
+                    raise
+                damaged.append(exc)
+                continue
             # Unnamed planes are only taken by position where the user gave positions.
-            for channel, index in inside.items():
-                yield _name(relative), channel, 0.0, FilePlane(path, index), {}
+            for (channel, z), index in {**positions, **named}.items():
+                yield _name(relative), channel, z, FilePlane(path, index), {}
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -245,37 +298,73 @@ def _name(relative_path: str) -> str:
     return "_".join(_parts(relative_path)) or "field"
 
 
-def _from_scene(
-    scene: Scene,
+def _positions(layout: Layout, wanted: Sequence[str]) -> dict[tuple[str, float], int]:
+    """(channel, z) -> position inside multi-channel files, as `data.channels` gives it."""
+    found = {}
+    for channel, position in layout.channels.items():
+        name, z = split_plane(channel)
+        if isinstance(position, int) and name in wanted:
+            found[name, z or 0.0] = position
+    return found
+
+
+def _from_container(
+    path: Path,
     stem: str,
     layout: Layout,
-    positions: Mapping[str, int],
+    positions: Mapping[tuple[str, float], int],
     tokens: Mapping[str, str],
     hits: Mapping[str, str],
+    damaged: list[UserError] | None,
 ) -> Iterable[Found]:
-    """Planes of one field of a container, by what it calls its channels.
+    """Planes of the fields in a container, by what it calls its channels.
 
     Args:
         stem: what the path gives as name.
         hits: channels that are in the path, and the name that is left: one of them is the channel of
             a field that has but one, and no name for it.
+        damaged: see `discover`; of a container with one damaged field the others are found.
     """
+    try:
+        inside = scenes(path)
+    except UserError as exc:
+        if damaged is None:
+            raise
+        damaged.append(exc)
+        return
+    for scene in inside:
+        try:
+            yield from _from_scene(scene, stem, layout, positions, tokens, hits)
+        except UserError as exc:
+            if damaged is None:
+                raise
+            damaged.append(exc)
+
+
+def _from_scene(
+    scene: Scene,
+    stem: str,
+    layout: Layout,
+    positions: Mapping[tuple[str, float], int],
+    tokens: Mapping[str, str],
+    hits: Mapping[str, str],
+) -> Iterable[Found]:
     stack = scene.load()
-    inside = {**positions, **stack.named(tokens)}
+    inside = {**positions, **{(c, 0.0): index for c, index in stack.named(tokens).items()}}
     if not inside and len(hits) == len(stack.planes) == 1:
         ((channel, stem),) = hits.items()
-        inside = {channel: 0}
+        inside = {(channel, 0.0): 0}
     name, where = _place(scene, stem)
     given = (layout.z_zero, layout.z_step)
     depths = stack.depths() if given == (Layout.z_zero, Layout.z_step) else stack.depths(*given)
-    for channel, index in inside.items():
+    for (channel, z), index in inside.items():
         if not 0 <= index < len(stack.planes):
             raise UserError(
                 f"{stack.planes[0][0].path}: channel {index} is asked for, it has "
                 f"{len(stack.planes)} (the first is 0); correct data.channels"
             )
-        for z, plane in zip(depths, stack.planes[index], strict=True):
-            yield name, channel, z, plane, where
+        for depth, plane in zip(depths, stack.planes[index], strict=True):
+            yield name, channel, z + depth, plane, where
 
 
 def _place(scene: Scene, stem: str) -> tuple[str, Where]:
@@ -290,6 +379,55 @@ def _named_inside(path: Path, tokens: Mapping[str, str]) -> dict[str, int]:
         return {}
     names = [name.casefold() for name in read_image(path).channels or ()]
     return {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
+
+
+def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
+    """`fields` without what `table` excludes: a CSV with the columns field and, if wanted, channel;
+    a line without channel means the whole field.
+
+    Raises:
+        UserError: an unreadable table; a field that is not there, which may be a misspelt one.
+    """
+    rows = _read_rows(table, "data.exclude", ("field",))
+    names = {entry.name for entry in fields}
+    whole, channels = set(), set()
+    for number, row in enumerate(rows, start=2):
+        if row["field"] not in names:
+            raise UserError(
+                f"{table}: line {number} excludes field {row['field']!r}, which is not there; "
+                f"correct the line or remove it (fields are named like {min(names, default='-')})"
+            )
+        if row.get("channel"):
+            channels.add((row["field"], row["channel"]))
+        else:
+            whole.add(row["field"])
+    kept = [entry for entry in fields if entry.name not in whole]
+    return [
+        replace(
+            entry,
+            planes={k: p for k, p in entry.planes.items() if (entry.name, k[0]) not in channels},
+        )
+        for entry in kept
+    ]
+
+
+def _read_rows(table: Path, key: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV that a setting names.
+
+    Raises:
+        UserError: not readable, or one of `columns` is missing.
+    """
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UserError(f"{key}={table}: cannot be read as a CSV ({exc})") from exc
+    rows = csv.DictReader(text.splitlines())
+    missing = [column for column in columns if column not in (rows.fieldnames or ())]
+    if missing:
+        raise UserError(
+            f"{table}: lacks the column {', '.join(missing)}; it needs {', '.join(columns)}"
+        )
+    return list(rows)
 
 
 def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
@@ -326,17 +464,7 @@ def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable
 
 
 def _from_manifest(manifest: Path, wanted: Sequence[str]) -> Iterable[Found]:
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UserError(f"data.manifest={manifest}: cannot be read as a CSV ({exc})") from exc
-    rows = csv.DictReader(text.splitlines())
-    missing = [column for column in MANIFEST_COLUMNS if column not in (rows.fieldnames or ())]
-    if missing:
-        raise UserError(
-            f"{manifest}: lacks the column {', '.join(missing)}; "
-            f"it needs {', '.join(MANIFEST_COLUMNS)} (and plate, well, site, z, index if wanted)"
-        )
+    rows = _read_rows(manifest, "data.manifest", MANIFEST_COLUMNS)
     for number, row in enumerate(rows, start=2):
         if row["channel"] not in wanted:
             continue
@@ -387,9 +515,11 @@ def _whole(
             f"{planes[0].path}: has {len(planes)} channel(s), the model takes {len(channels)}; "
             "name the files by channel, or give one file with all of them"
         )
-    return Field(name, {(c, 0.0): p for c, p in zip(channels, planes, strict=True)}, **where)
+    keys = [(plane, z or 0.0) for plane, z in map(split_plane, channels)]
+    return Field(name, dict(zip(keys, planes, strict=True)), **where)
 
 
 __all__ = [
-    "SUFFIXES", "Field", "FilePlane", "Layout", "Plane", "discover", "split_token", "whole_images",
+    "SUFFIXES", "Field", "FilePlane", "Layout", "Plane", "discover", "left_out", "split_plane",
+    "split_token", "whole_images",
 ]  # fmt: skip

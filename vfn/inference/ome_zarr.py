@@ -112,6 +112,7 @@ def write_zarr(
     pixel_size: float | None,
     identity: str,
     windows: Sequence[tuple[float, float]],
+    remarks: Sequence[str] = (),
 ) -> None:
     """Write (C, H, W) as an image with axes cyx, halved until it fits a screen.
 
@@ -120,6 +121,7 @@ def write_zarr(
         pixel_size: micrometres, or None where it is not known.
         identity: see `vfn.inference.ome.write_ome`.
         windows: grey values that viewers show as black and white, for each channel.
+        remarks: on the field, for whoever finds the image later.
     """
     classes = need("ome_zarr.classes", path, "ome-zarr")
     zarr = need("zarr", path, "ome-zarr")
@@ -156,6 +158,7 @@ def write_zarr(
         zarr.open_group(temporary, mode="r+").attrs["vfn"] = {
             "note": NOTE.format(version=__version__, identity=identity),
             "pixels": _digest(array),
+            "remarks": list(remarks),
         }
 
 
