@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -184,9 +185,8 @@ def _check(path: Path, array: np.ndarray) -> None:
 
 def _read_png(path: Path) -> Image:
     data = path.read_bytes()
-    if len(data) < 33:  # signature and header
-        raise UserError(f"{path}: is truncated ({len(data)} bytes); copy it anew")
-    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    _check_chunks(path, data)
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     if colour:
         raise UserError(
             f"{path}: is {PNG_COLOUR_TYPES.get(colour, 'of an unknown kind')}, grey is expected; "
@@ -194,11 +194,38 @@ def _read_png(path: Path) -> Image:
         )
     if depth not in (8, 16):
         raise UserError(f"{path}: is a {depth}-bit PNG; save it with 8 or 16 bit")
+    if interlaced:  # libpng reads it, but complains on standard output
+        raise UserError(f"{path}: is an interlaced PNG; save it without interlacing")
+    if not width or not height:
+        raise UserError(f"{path}: has no pixels ({width}x{height}); leave it out")
     _check_promise(path, width * height * depth // 8, len(data))
     array = imagecodecs.png_decode(data)
     if array.ndim != 2:  # a grey PNG may name a transparent grey value
         raise UserError(f"{path}: has transparency, grey is expected; save it without")
     return Image(array[np.newaxis])
+
+
+def _check_chunks(path: Path, data: bytes) -> None:
+    """A PNG is a row of chunks (length, kind, content, checksum) that ends with IEND.
+
+    libpng checks them too; but imagecodecs loses a reference at each image that it refuses.
+    """
+    at, kind = len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        try:
+            length, kind = struct.unpack_from(">I4s", data, at)
+            (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
+        except struct.error as exc:
+            raise UserError(
+                f"{path}: is truncated ({len(data)} bytes, its chunk at byte {at} ends later); "
+                "copy it anew from the microscope or leave it out"
+            ) from exc
+        if zlib.crc32(memoryview(data)[at + 4 : at + 8 + length]) != checksum:
+            raise UserError(
+                f"{path}: is damaged (wrong checksum of its chunk at byte {at}); "
+                "copy it anew from the microscope or leave it out"
+            )
+        at += 12 + length
 
 
 def _read_tiff(path: Path) -> Image:
