@@ -25,7 +25,15 @@ NOISE = RNG.bytes(200)
 
 # TIFF tags
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
-OFFSETS, SAMPLES, ROWS, COUNTS, SAMPLE_FORMAT = 273, 277, 278, 279, 339
+OFFSETS, SAMPLES, ROWS, COUNTS, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = (
+    273,
+    277,
+    278,
+    279,
+    322,
+    323,
+    339,
+)
 
 ANEW = "copy it anew"
 GREY = "export each channel as a single-channel grey image"
@@ -347,6 +355,8 @@ def broken_structure() -> Iterator[Case]:
         ("rows_2e31_strip.tif", retag(retag(single, LENGTH, 2**31), ROWS, 2**31), "need 227633266688"),
         ("rows_2e31_lzw.tif", retag(retag(lzw, LENGTH, 2**31), ROWS, 2**31), "promises 227,633,266,688"),
         ("rows_2e31_tiles.tif", retag(tiles, LENGTH, 2**31), "are there", ANEW),
+        ("tile_columns_2e31.tif", retag(tiles, TILE_WIDTH, 2**31 - 16), ANEW),
+        ("tile_rows_2e31.tif", retag(retag(tiles, LENGTH, 9), TILE_LENGTH, 2**31 - 16), "promises", ANEW),
         ("columns_2e31.tif", retag(single, WIDTH, 2**31), "need", ANEW),
         ("columns_2e31_lzw.tif", retag(lzw, WIDTH, 2**31), "promises", ANEW),
         ("both_2e31.tif", retag(retag(lzw, WIDTH, 2**31), LENGTH, 2**31), ANEW),

@@ -269,7 +269,7 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
         )
     # ImageJ writes large stacks behind a single page; of one cut short, that page may be whole.
     stated = (tif.imagej_metadata or {}).get("images", 1)
-    if stated > 1 and series.size == series.keyframe.size and series.size == height * width:
+    if stated > 1 and series.size == height * width:
         raise UserError(
             f"{path}: is truncated (ImageJ's metadata state {stated} images, one is there); "
             "copy it anew, or save the one as a file of its own"
@@ -359,6 +359,7 @@ def _check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
             f"{path}: is damaged (page {number} has {stored} bytes of pixels, {page.shape} of "
             f"{page.bitspersample} bits need {needed}); {remedy}"
         )
+    _check_promise(path, math.prod(page.chunks) * page.dtype.itemsize, size)
     if page.compression == JPEG:
         for offset, count in pieces:
             page.parent.filehandle.seek(max(offset, offset + count - 16))
