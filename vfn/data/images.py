@@ -255,9 +255,8 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
         with tifffile.TiffFile(path, is_ome=False) as alone:
             return _pixels(path, alone)
     series = tif.series[0]
-    height, width = series.keyframe.shape[-2:]
-    others = [math.prod(other.keyframe.shape[-2:]) for other in tif.series[1:]]
-    if any(other >= height * width for other in others):  # no mere thumbnail
+    pixels, *others = [each.keyframe.imagelength * each.keyframe.imagewidth for each in tif.series]
+    if any(other >= pixels for other in others):  # no mere thumbnail
         raise UserError(
             f"{path}: holds {len(tif.series)} images; save each one as a file of its own, "
             "or channels as one stack"
@@ -269,7 +268,7 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
         )
     # ImageJ writes large stacks behind a single page; of one cut short, that page may be whole.
     stated = (tif.imagej_metadata or {}).get("images", 1)
-    if stated > 1 and series.size == height * width:
+    if stated > 1 and series.size == pixels:
         raise UserError(
             f"{path}: is truncated (ImageJ's metadata state {stated} images, one is there); "
             "copy it anew, or save the one as a file of its own"
