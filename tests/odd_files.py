@@ -25,7 +25,15 @@ NOISE = RNG.bytes(200)
 
 # TIFF tags
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
-OFFSETS, SAMPLES, ROWS, COUNTS, SAMPLE_FORMAT = 273, 277, 278, 279, 339
+OFFSETS, SAMPLES, ROWS, COUNTS, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = (
+    273,
+    277,
+    278,
+    279,
+    322,
+    323,
+    339,
+)
 
 ANEW = "copy it anew"
 GREY = "export each channel as a single-channel grey image"
@@ -204,7 +212,6 @@ def encodings() -> Iterator[Case]:
         ("pyramid.tif", pyramid(), GREY16),
         ("png_named.tif", imagecodecs.png_encode(GREY8), GREY8),
         ("tiff_named.png", tiff(GREY16), GREY16),
-        ("interlaced.png", interlaced(GREY8), GREY8),
         ("grey16.png", imagecodecs.png_encode(GREY16), GREY16),
         ("one_pixel.tif", tiff(GREY16[:1, :1]), GREY16[:1, :1]),
         ("garbage_behind.tif", tiff(GREY16, compression="lzw") + NOISE, GREY16),
@@ -299,6 +306,7 @@ def wrong_kinds() -> Iterator[Case]:
         png(2, 1, 8, 0, b"\0\5\6", png_chunk(b"tRNS", b"\0\5")),
         words=("transparency", "save it without"),
     )
+    yield Case("interlaced.png", interlaced(GREY8), words=("interlaced", "save it without"))
     for bits in (1, 2, 4):
         yield Case(f"bits{bits}.png", png(8, 1, bits, 0, b"\0" + b"\x55" * bits), words=(f"{bits}-bit", "8 or 16 bit"))  # fmt: skip
     for dtype in ("int8", "int16", "int32", "uint32", "int64", "uint64", "complex64", "bool"):
@@ -347,6 +355,8 @@ def broken_structure() -> Iterator[Case]:
         ("rows_2e31_strip.tif", retag(retag(single, LENGTH, 2**31), ROWS, 2**31), "need 227633266688"),
         ("rows_2e31_lzw.tif", retag(retag(lzw, LENGTH, 2**31), ROWS, 2**31), "promises 227,633,266,688"),
         ("rows_2e31_tiles.tif", retag(tiles, LENGTH, 2**31), "are there", ANEW),
+        ("tile_columns_2e31.tif", retag(tiles, TILE_WIDTH, 2**31 - 16), ANEW),
+        ("tile_rows_2e31.tif", retag(retag(tiles, LENGTH, 9), TILE_LENGTH, 2**31 - 16), "promises", ANEW),
         ("columns_2e31.tif", retag(single, WIDTH, 2**31), "need", ANEW),
         ("columns_2e31_lzw.tif", retag(lzw, WIDTH, 2**31), "promises", ANEW),
         ("both_2e31.tif", retag(retag(lzw, WIDTH, 2**31), LENGTH, 2**31), ANEW),
@@ -407,12 +417,14 @@ def broken_pixels() -> Iterator[Case]:
     yield Case("noise_zstd.tif", put(zstd, tag(zstd, OFFSETS)[0], noise), words=(ANEW,))
     whole = imagecodecs.png_encode(GREY16)
     middle = len(whole) // 2
-    yield Case("noise.png", put(whole, middle, noise), words=("cannot be read", ANEW))
-    yield Case("checksum.png", put(whole, len(whole) - 16, b"\0\0\0\0"), words=(ANEW,))
-    yield Case("header_checksum.png", put(whole, 29, b"\0\0\0\0"), words=(ANEW,))
-    yield Case("no_end.png", whole[:-12], GREY16[np.newaxis])  # all of its pixels are there
+    yield Case("noise.png", put(whole, middle, noise), words=("wrong checksum", ANEW))
+    yield Case(
+        "checksum.png", put(whole, len(whole) - 16, b"\0\0\0\0"), words=("wrong checksum", ANEW)
+    )
+    yield Case("header_checksum.png", put(whole, 29, b"\0\0\0\0"), words=("wrong checksum", ANEW))
+    yield Case("no_end.png", whole[:-12], words=("truncated", ANEW))
     yield Case("huge.png", png(2**30, 2**30, 16, 0, b"\0"), words=("promises", ANEW))
-    yield Case("no_columns.png", png(0, 5, 8, 0, b"\0"), words=(ANEW,))
+    yield Case("no_columns.png", png(0, 5, 8, 0, b"\0"), words=("no pixels", "leave it out"))
     yield Case("few_rows.png", png(3, 9, 8, 0, b"\0abc" * 4), words=("cannot be read", ANEW))
 
 

@@ -189,7 +189,11 @@ def split_plane(channel: str) -> tuple[str, float | None]:
 
 
 def discover(
-    root: Path, layout: Layout, wanted: Sequence[str], damaged: list[UserError] | None = None
+    root: Path,
+    layout: Layout,
+    wanted: Sequence[str],
+    damaged: list[UserError] | None = None,
+    others: Sequence[str] = (),
 ) -> list[Field]:
     """Find the fields below `root` and their planes of the channels `wanted`.
 
@@ -198,6 +202,8 @@ def discover(
     Args:
         damaged: if given, a file that cannot be read while channels are looked for inside it is told
             of here and left out; else it ends the search.
+        others: channels that are not wanted, but whose files must not be taken for multi-channel
+            files of those that are.
 
     Returns:
         Fields sorted by name.
@@ -211,7 +217,7 @@ def discover(
     elif layout.pattern:
         found = _from_pattern(root, layout, wanted)
     else:
-        found = _from_tokens(root, layout, wanted, damaged)
+        found = _from_tokens(root, layout, wanted, damaged, others)
     fields: dict[str, Field] = {}
     for name, channel, z, plane, where in found:
         entry = fields.setdefault(name, Field(name, {}, **where))
@@ -255,7 +261,11 @@ Found = tuple[str, str, float, Plane, Where]
 
 
 def _from_tokens(
-    root: Path, layout: Layout, wanted: Sequence[str], damaged: list[UserError] | None
+    root: Path,
+    layout: Layout,
+    wanted: Sequence[str],
+    damaged: list[UserError] | None,
+    others: Sequence[str],
 ) -> Iterable[Found]:
     positions = _positions(layout, wanted)
     placed = {channel for channel, _ in positions}
@@ -276,7 +286,8 @@ def _from_tokens(
             )
         for channel, name in hits.items():
             yield name, channel, 0.0, FilePlane(path), {}
-        if not hits:
+        elsewhere = any(split_token(relative, str(layout.channels.get(c, c))) for c in others)
+        if not hits and not elsewhere:
             try:
                 named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
             except UserError as exc:

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -222,9 +223,8 @@ def as_pixels(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _read_png(path: Path) -> Image:
     data = path.read_bytes()
-    if len(data) < 33:  # signature and header
-        raise UserError(f"{path}: is truncated ({len(data)} bytes); copy it anew")
-    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    _check_chunks(path, data)
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     if colour:
         raise UserError(
             f"{path}: is {PNG_COLOUR_TYPES.get(colour, 'of an unknown kind')}, grey is expected; "
@@ -232,11 +232,38 @@ def _read_png(path: Path) -> Image:
         )
     if depth not in (8, 16):
         raise UserError(f"{path}: is a {depth}-bit PNG; save it with 8 or 16 bit")
+    if interlaced:  # libpng reads it, but complains on standard output
+        raise UserError(f"{path}: is an interlaced PNG; save it without interlacing")
+    if not width or not height:
+        raise UserError(f"{path}: has no pixels ({width}x{height}); leave it out")
     _check_promise(path, width * height * depth // 8, len(data))
     array = imagecodecs.png_decode(data)
     if array.ndim != 2:  # a grey PNG may name a transparent grey value
         raise UserError(f"{path}: has transparency, grey is expected; save it without")
     return Image(array[np.newaxis])
+
+
+def _check_chunks(path: Path, data: bytes) -> None:
+    """A PNG is a row of chunks (length, kind, content, checksum) that ends with IEND.
+
+    libpng checks them too; but imagecodecs loses a reference at each image that it refuses.
+    """
+    at, kind = len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        try:
+            length, kind = struct.unpack_from(">I4s", data, at)
+            (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
+        except struct.error as exc:
+            raise UserError(
+                f"{path}: is truncated ({len(data)} bytes, its chunk at byte {at} ends later); "
+                "copy it anew from the microscope or leave it out"
+            ) from exc
+        if zlib.crc32(memoryview(data)[at + 4 : at + 8 + length]) != checksum:
+            raise UserError(
+                f"{path}: is damaged (wrong checksum of its chunk at byte {at}); "
+                "copy it anew from the microscope or leave it out"
+            )
+        at += 12 + length
 
 
 def _read_tiff(path: Path) -> Image:
@@ -262,9 +289,8 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
         with tifffile.TiffFile(path, is_ome=False) as alone:
             return _pixels(path, alone)
     series = tif.series[0]
-    height, width = series.keyframe.shape[-2:]
-    others = [math.prod(other.keyframe.shape[-2:]) for other in tif.series[1:]]
-    if any(other >= height * width for other in others):  # no mere thumbnail
+    pixels, *others = [each.keyframe.imagelength * each.keyframe.imagewidth for each in tif.series]
+    if any(other >= pixels for other in others):  # no mere thumbnail
         raise UserError(
             f"{path}: holds {len(tif.series)} images; save each one as a file of its own, "
             "or channels as one stack"
@@ -276,7 +302,7 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
         )
     # ImageJ writes large stacks behind a single page; of one cut short, that page may be whole.
     stated = (tif.imagej_metadata or {}).get("images", 1)
-    if stated > 1 and series.size == series.keyframe.size and series.size == height * width:
+    if stated > 1 and series.size == pixels:
         raise UserError(
             f"{path}: is truncated (ImageJ's metadata state {stated} images, one is there); "
             "copy it anew, or save the one as a file of its own"
@@ -366,6 +392,7 @@ def _check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
             f"{path}: is damaged (page {number} has {stored} bytes of pixels, {page.shape} of "
             f"{page.bitspersample} bits need {needed}); {remedy}"
         )
+    _check_promise(path, math.prod(page.chunks) * page.dtype.itemsize, size)
     if page.compression == JPEG:
         for offset, count in pieces:
             page.parent.filehandle.seek(max(offset, offset + count - 16))

@@ -199,7 +199,7 @@ def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
     reasons: list[UserError] = []
     for layout in [trained] if trained == Layout() else [trained, Layout()]:
         try:
-            fields = discover(root, layout, inputs)
+            fields = discover(root, layout, inputs, others=task.targets)
         except UserError as exc:
             reasons.append(exc)
             continue
