@@ -5,13 +5,15 @@ channels share is where structures lie. Each plane is therefore shown in two way
 by their local mean and spread: its grey value, and the logarithm of its gradient magnitude (how much
 edge there is, whatever its sign; Haber and Modersitzki, MICCAI 2006, LNCS 4191, 726-733, register
 modalities by gradients). All four relations of the two planes (edge to edge, grey to grey, grey to edge, edge to
-grey) are correlated by FFT in blocks of the field, partly whitened so that peaks are sharp (phase
-correlation whitens wholly: Kuglin and Hines, 1975).
+grey) are correlated by FFT in blocks of the field. Whitening (phase correlation: Kuglin and Hines,
+1975) was left out: it lifts the leakage of the blocks' borders, which draws peaks towards no shift.
 
 The blocks are independent witnesses. Leaving out one after the other (the jackknife: Efron, *The
 Jackknife, the Bootstrap and Other Resampling Plans*, 1982) gives the standard error of the peak's
-place, and their spread tells whether the peak stands out from its best rival. The relation with the
-smallest error gives the shift; others that are sure of another shift take its confidence.
+place, and their spread tells whether the peak stands out from its best rival. Relations that stand out
+are averaged as studies of one effect (random effects: DerSimonian and Laird, 1986), so that their
+disagreement adds to the error. Grey to grey alone is not believed: where light is refracted, as in
+phase contrast with a relief, grey values lie beside what casts them.
 """
 
 import math
@@ -27,22 +29,21 @@ Float = npt.NDArray[np.float32]
 
 REACH = 16  # px; the largest shift that is looked for, along either axis
 SURE = 0.5  # confidence from which on a shift counts as known
-SMALLEST = 32  # px; smaller planes give no verdict
-ERROR = 1.0  # px; a standard error of the shift that halves the confidence
-DISTINCT = 2.2  # how many standard errors the peak stands above its rival at half confidence
-AGREEMENT = 2.0  # px; relations that differ by more contradict each other
+ERROR = 0.8  # px; a standard error of the shift that halves the confidence
+DISTINCT = 2.3  # how many standard errors the peak stands above its rival at half confidence
+BIAS = 0.4  # px; what a relation may be off that its blocks do not tell
+OUTVOTED = 0.25  # a relation with a smaller share of the weight may be left out
 
 GRID = 512  # long side of the grid on which planes are compared, at most
 BLOCK = 88  # side of a block in grid pixels, about
 TAPER = 8  # grid pixels over which a block fades in
 EDGE_SIGMA = 0.85  # blur before the gradient
-EVEN_SIGMA = 10.0  # grid pixels; structures much wider than this are illumination
-WHITENING = 0.5  # power of the amplitude spectrum that is divided out; 1 is phase correlation
-CUT_OFF = 0.4  # cycles a grid pixel
+EVEN_EDGES, EVEN_GREY = 10.0, 4.0  # grid pixels; what is much wider is taken out of either showing
 RIVAL = 3.0  # grid pixels; a second peak farther off than this is a rival
 # Which showing of the reference goes with which of the moving plane; 0 edges, 1 grey values. Edges
 # agree with a plus sign, or not at all; the others may have either.
-RELATIONS = ((0, 0, False), (1, 1, True), (1, 0, True), (0, 1, True))
+GREY_TO_GREY = (1, 1, True)
+RELATIONS = ((0, 0, False), GREY_TO_GREY, (1, 0, True), (0, 1, True))
 
 
 @dataclass(frozen=True)
@@ -75,43 +76,45 @@ class Features:
         shape: (H, W) of the plane.
         step: px a grid pixel.
         block: (h, w) of a block in grid pixels.
-        spectra: (2, blocks, FFT rows, FFT columns // 2 + 1), whitened; None if the plane is too
-            small or shows nothing.
-        power: mean over the blocks of the squared amplitudes, (2, rows, columns).
+        spectra: (2, blocks, FFT rows, FFT columns // 2 + 1) of edges and grey values; None if the
+            plane is too small or shows nothing.
     """
 
     shape: tuple[int, int]
     step: float
     block: tuple[int, int]
     spectra: npt.NDArray[np.complex64] | None = None
-    power: Float | None = None
 
 
 def features(plane: npt.NDArray) -> Features:
-    """Prepare a plane (H, W), uint8, uint16 or float32, for `measure_shift`. Thread-safe."""
+    """Prepare a plane (H, W), uint8, uint16 or finite float32, for `measure_shift`. Thread-safe.
+
+    A plane of less than 68 px a side, or with more than half of its pixels at its largest value
+    (saturated, constant), gives no verdict.
+    """
     height, width = plane.shape
     step = _step(max(height, width))
     rows, columns = round(height / step), round(width / step)
-    down, across = max(2, round(rows / BLOCK)), max(2, round(columns / BLOCK))
+    room = 2 * _lags(step)  # a block must hold the shifts that are looked for
+    down, across = (max(2, min(3, n // room), round(n / BLOCK)) for n in (rows, columns))
     block = rows // down, columns // across
     nothing = Features((height, width), step, block)
-    if min(height, width) < SMALLEST:
+    if min(block) < room:
         return nothing
     # Edges are taken at twice the resolution of the grid: half of what they tell is finer than it.
     fine = _resize(plane, round(2 * height / step), round(2 * width / step)) if step > 2 else plane
     grey = _compress(fine.astype(np.float32, copy=False))
     if grey is None:
         return nothing
-    showings = [_even(_resize(image, rows, columns)) for image in (_edges(grey), grey)]
+    showings = (
+        _even(_resize(_edges(grey), rows, columns), EVEN_EDGES),
+        _even(_resize(grey, rows, columns), EVEN_GREY),
+    )
     window = np.outer(_taper(block[0]), _taper(block[1]))
     cut = np.stack([_cut(image, block, down, across) for image in showings])
     cut -= ((cut * window).sum((-2, -1)) / window.sum())[..., None, None]
     spectra = fft.rfft2(cut * window, _fft_shape(block, step), workers=1)
-    power = (spectra.real**2 + spectra.imag**2).mean(1)
-    if not (power.sum((-2, -1)) > 0).all():
-        return nothing
-    weight = np.stack([_whitening(p, spectra.shape[-2]) for p in power])
-    return Features((height, width), step, block, spectra * weight[:, None], power * weight**2)
+    return Features((height, width), step, block, spectra)
 
 
 def measure_shift(reference: Features, moving: Features) -> Shift:
@@ -122,26 +125,41 @@ def measure_shift(reference: Features, moving: Features) -> Shift:
     """
     if reference.shape != moving.shape:
         raise ValueError(f"planes of different size: {reference.shape} and {moving.shape}")
-    found = [peak for relation in RELATIONS if (peak := _relate(reference, moving, *relation))]
-    if not found:
+    found = {relation: _relate(reference, moving, *relation) for relation in RELATIONS}
+    clear = {r: p for r, p in found.items() if p and p.distinct >= 0.5 and p.error < 2 * ERROR}
+    if set(clear) <= {GREY_TO_GREY}:
         return NO_VERDICT
-    best = min(found, key=lambda peak: (peak.confidence < SURE, peak.error))
-    doubt = [
-        peak.confidence
-        for peak in found
-        if math.hypot(peak.dy - best.dy, peak.dx - best.dx) > AGREEMENT
-    ]
-    # Confidence in another shift is doubt in this one.
-    return Shift(best.dy, best.dx, min(best.confidence, 1 - max(doubt, default=0.0)))
+    dy, dx, variance = _pool(list(clear.values()))
+    close = 1 / (1 + variance / ERROR**2)
+    return Shift(dy, dx, min(close, max(p.distinct for p in clear.values())))
 
 
 class _Peak(NamedTuple):
-    """Place (px), its standard error (px), and the confidence of one relation."""
+    """Place (px) of one relation, its standard error (px), and how far it stands out, 0 to 1."""
 
     dy: float
     dx: float
     error: float
-    confidence: float
+    distinct: float
+
+
+def _pool(peaks: list[_Peak]) -> tuple[float, float, float]:
+    """Mean place (px) of the relations, and its variance (px^2). Where three or more speak, the one
+    that agrees least is left out if it has little weight."""
+    place = np.array([(peak.dy, peak.dx) for peak in peaks])
+    weight = np.array([1 / (peak.error**2 + BIAS**2) for peak in peaks])
+    heard = [weight]
+    if len(peaks) > 2:
+        few = np.flatnonzero(weight < OUTVOTED * weight.sum())
+        heard += [np.where(np.arange(len(peaks)) == one, 0, weight) for one in few]
+    return min((_mean(place, w) for w in heard), key=lambda pooled: pooled[2])
+
+
+def _mean(place: npt.NDArray, weight: npt.NDArray) -> tuple[float, float, float]:
+    total = weight.sum()
+    dy, dx = weight @ place / total
+    scatter = weight @ ((place - (dy, dx)) ** 2).sum(1) / total
+    return float(dy), float(dx), float(1 / total + scatter)
 
 
 def _relate(reference: Features, moving: Features, a: int, b: int, either: bool) -> _Peak | None:
@@ -162,13 +180,13 @@ def _relate(reference: Features, moving: Features, a: int, b: int, either: bool)
     y, x = (round(float(t[0])) for t in top)
     height = np.abs(total) if either else total
     away = np.hypot(*np.ogrid[-y : len(total) - y, -x : len(total) - x]) > RIVAL
-    rival = np.unravel_index(np.argmax(np.where(away, height, -np.inf)), total.shape)
-    lead = maps[:, y, x] - maps[(slice(None), *rival)] * (np.sign(total[rival]) if either else 1)
+    far = divmod(int(np.argmax(np.where(away, height, -np.inf))), total.shape[1])
+    sign = np.sign(total[far]) if either else 1
+    lead = maps[:, y, x] - sign * maps[:, far[0], far[1]]
     spread = float(lead.std(ddof=1)) / math.sqrt(count)
-    distinct = max(float(lead.mean()), 0.0) / spread if spread > 0 else 0.0
-    confidence = min(1 / (1 + (error / ERROR) ** 2), distinct**2 / (distinct**2 + DISTINCT**2))
+    score = max(float(lead.mean()), 0.0) / spread if spread > 0 else 0.0
     place = (float(row) - reach) * reference.step, (float(column) - reach) * reference.step
-    return _Peak(*place, error, confidence)
+    return _Peak(*place, error, score**2 / (score**2 + DISTINCT**2))
 
 
 def _correlate(a: npt.NDArray[np.complex64], b: npt.NDArray[np.complex64], like: Features) -> Float:
@@ -213,10 +231,8 @@ def _lags(step: float) -> int:
 
 def _fft_shape(block: tuple[int, int], step: float) -> tuple[int, int]:
     """Room for the lags, so that blocks do not wrap around."""
-    return (
-        int(fft.next_fast_len(block[0] + _lags(step), real=True)),
-        int(fft.next_fast_len(block[1] + _lags(step), real=True)),
-    )
+    rows, columns = (cv2.getOptimalDFTSize(n + _lags(step)) for n in block)
+    return rows, columns
 
 
 def _resize(image: npt.NDArray, rows: int, columns: int) -> npt.NDArray:
@@ -227,13 +243,13 @@ def _resize(image: npt.NDArray, rows: int, columns: int) -> npt.NDArray:
 
 def _compress(image: Float) -> Float | None:
     """Grey values about their median, so that a few bright cells do not outweigh the others; None
-    for a plane that shows nothing."""
+    for a plane that is constant or saturated."""
     some = image[::4, ::4]
     middle = float(np.median(some))
     spread = float(np.percentile(np.abs(some - middle), 75))
-    if not spread > 0:
+    if spread == 0:  # an empty background, cut off at one value
         spread = float(some.std())
-    if not (spread > 0 and math.isfinite(spread)):
+    if spread == 0 or middle == some.max():
         return None
     return np.arcsinh((image - middle) / (3 * spread))
 
@@ -248,16 +264,18 @@ def _edges(image: Float) -> Float:
     return np.asarray(cv2.log(size + floor), np.float32)
 
 
-def _even(image: Float) -> Float:
+def _even(image: Float, sigma: float) -> Float:
     """Free of local mean and spread, the tails drawn in."""
-    detail = image - _wide_blur(image)
-    spread = np.sqrt(_wide_blur(detail * detail))
+    detail = image - _blur(image, sigma)
+    spread = np.sqrt(np.maximum(_blur(detail * detail, sigma), 0))  # running sums may round below 0
     detail /= spread + 0.2 * spread.mean() + 1e-9
     return np.asarray(detail / np.sqrt(1 + detail * detail / 9))
 
 
-def _wide_blur(image: Float) -> Float:
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), EVEN_SIGMA))
+def _blur(image: Float, sigma: float) -> Float:
+    """Two box filters with the variance of a Gaussian, at a cost that does not grow with `sigma`."""
+    side = 2 * round(math.sqrt(6 * sigma**2 + 1) / 2 - 0.5) + 1
+    return np.asarray(cv2.blur(cv2.blur(image, (side, side)), (side, side)), np.float32)
 
 
 def _taper(n: int) -> Float:
@@ -272,13 +290,3 @@ def _cut(image: Float, block: tuple[int, int], down: int, across: int) -> Float:
     h, w = block
     whole = image[: down * h, : across * w].reshape(down, h, across, w)
     return np.asarray(whole.swapaxes(1, 2).reshape(-1, h, w))
-
-
-def _whitening(power: Float, rows: int) -> Float:
-    """Weight of each frequency: the mean amplitude at its radius, less of the finest."""
-    columns = 2 * (power.shape[1] - 1)
-    radius = np.hypot(fft.fftfreq(rows)[:, None], np.arange(power.shape[1]) / columns)
-    ring = (radius * 64).astype(int)
-    mean = np.bincount(ring.ravel(), power.ravel()) / np.maximum(np.bincount(ring.ravel()), 1)
-    flat = (mean[ring] + 1e-9 * mean.max()) ** (-WHITENING / 2)
-    return np.asarray(flat * np.exp(-((radius / CUT_OFF) ** 4)), np.float32)
