@@ -11,7 +11,7 @@ grey) are correlated by FFT in blocks of the field. Whitening (phase correlation
 The blocks are independent witnesses. Leaving out one after the other (the jackknife: Efron, *The
 Jackknife, the Bootstrap and Other Resampling Plans*, 1982) gives the standard error of the peak's
 place, and their spread tells whether the peak stands out from its best rival. Relations that stand out
-are averaged as studies of one effect (random effects: DerSimonian and Laird, 1986), so that their
+are averaged in the manner of random effects (DerSimonian and Laird, 1986), so that their
 disagreement adds to the error. Grey to grey alone is not believed: where light is refracted, as in
 phase contrast with a relief, grey values lie beside what casts them.
 """
