@@ -1,4 +1,4 @@
-"""What the three entry points share: one clear line for bad input, and the exit codes.
+"""What the entry points share: one clear line for bad input, and the exit codes.
 
 0 done; 2 the user's input is wrong; 130 interrupted.
 """
@@ -177,6 +177,21 @@ def make_task(data: Any) -> Task:
             raise UserError(f"task.{key}={list(names)}: a channel is named twice")
     z = tuple(float(v) for v in data["input_z"] or ())
     return Task(str(data["name"]), inputs, targets, z)
+
+
+def trainable_task(node: DictConfig) -> Task:
+    """The task of a config that names both sides.
+
+    Raises:
+        UserError: no inputs or no targets; see `make_task`.
+    """
+    task = make_task(plain(node))
+    if not task.inputs or not task.targets:
+        raise UserError(
+            "task.inputs and task.targets: name one channel or more for each, "
+            "as in task.inputs=[phase] task.targets=[dapi]"
+        )
+    return task
 
 
 class _Stdout(logging.Handler):

@@ -26,7 +26,15 @@ from omegaconf import DictConfig, OmegaConf
 from vfn import __version__
 from vfn.callbacks import BEST, LAST, Budget, Checkpoints, EpochTable, Samples
 from vfn.checkpoint import FORMAT, AtomicCheckpointIO, read_raw, submodule
-from vfn.cli import INTERRUPTED, explicit, known_tasks, make_task, plain, set_up_logging
+from vfn.cli import (
+    INTERRUPTED,
+    explicit,
+    known_tasks,
+    make_task,
+    plain,
+    set_up_logging,
+    trainable_task,
+)
 from vfn.data.base import DataConfig, StainData
 from vfn.data.sets import make_data
 from vfn.data.views import Task
@@ -54,12 +62,7 @@ def train(config: DictConfig) -> Path:
     _name_task(config)
     folder, config = _run_folder(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    task = make_task(plain(config.task))
-    if not task.inputs or not task.targets:
-        raise UserError(
-            "task.inputs and task.targets: name one channel or more for each, "
-            "as in task.inputs=[phase] task.targets=[dapi]"
-        )
+    task = trainable_task(config.task)
     settings = plain(config.trainer)
     objective = Objective(**_known(plain(config.loss)))
     # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.

@@ -96,7 +96,7 @@ def _strip(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice]) 
     panels.append(Panel("prediction", _grey(prediction[region], shown)))
     limit = result.error_scale * result.signal_width
     panels.append(Panel("error", _error((prediction - truth)[region], limit)))
-    bar_um, share = _scale_bar(truth[region].shape[1], pair.pixel_size)
+    bar_um, share = scale_bar(truth[region].shape[1], pair.pixel_size)
     return Strip(tuple(panels), bar_um, share)
 
 
@@ -123,7 +123,7 @@ def _shrink(image: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(picture.resize(size, PillowImage.Resampling.BOX))
 
 
-def _scale_bar(width: int, pixel_size: float | None) -> tuple[float | None, float]:
+def scale_bar(width: int, pixel_size: float | None) -> tuple[float | None, float]:
     """A round length of about a fifth of the width: (micrometres, fraction of the width)."""
     if not pixel_size:
         return None, 0.0

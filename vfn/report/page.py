@@ -1,23 +1,17 @@
 """The report: one HTML file with everything inside, readable offline, on a phone and on paper."""
 
-import datetime
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from vfn import __version__
 from vfn.metrics.rows import COLUMNS, Row
 from vfn.report import figures
+from vfn.report.html import environment, plain_text, today, versions
 from vfn.report.images import Strip
 from vfn.report.results import MODEL, ChannelResult, best_systems, label
 from vfn.report.wording import SPECS, TITLES, findings, number
 
-PACKAGES = ("numpy", "torch", "scikit-image", "tifffile")
 # The columns that a reader should go by come first; the CSV keeps its promised order.
 SHOWN_COLUMNS = sorted(COLUMNS, key=lambda c: (not c.endswith("_signal"), c != "pearson"))
 OPEN_TABLE_ROWS = 24  # a longer table of fields starts folded
@@ -56,28 +50,24 @@ def render(
         shown: channel -> fields with pictures, worst, median, best first.
         provenance: how the images came about (command, checkpoint, data set), shown as it is.
     """
-    environment = Environment(
-        loader=PackageLoader("vfn.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [
         _section(number_, result, summary[result.name], shown[result.name])
         for number_, result in enumerate(results)
     ]
-    now = datetime.datetime.now().astimezone()
-    return environment.get_template("report.html.j2").render(
-        title=", ".join(result.name for result in results),
-        fields=len({index for result in results for index in result.indices}),
-        sections=sections,
-        glance=[_glance(result, summary[result.name]) for result in results],
-        columns=[(column, TITLES[column]) for column in SHOWN_COLUMNS],
-        has_baselines=any(result.baselines for result in results),
-        provenance={str(key): _plain(value) for key, value in provenance.items()},
-        versions=_versions(),
-        date=now.strftime("%Y-%m-%d %H:%M %Z").strip(),
+    return (
+        environment()
+        .get_template("report/report.html.j2")
+        .render(
+            title=", ".join(result.name for result in results),
+            fields=len({index for result in results for index in result.indices}),
+            sections=sections,
+            glance=[_glance(result, summary[result.name]) for result in results],
+            columns=[(column, TITLES[column]) for column in SHOWN_COLUMNS],
+            has_baselines=any(result.baselines for result in results),
+            provenance={str(key): plain_text(value) for key, value in provenance.items()},
+            versions=versions(),
+            date=today(),
+        )
     )
 
 
@@ -160,21 +150,3 @@ def _cell(row: Row, column: str) -> str:
     if math.isnan(value):
         return "-"
     return "∞" if math.isinf(value) else format(value, SPECS[column])
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_plain(item) for item in value)
-    return str(value)
-
-
-def _versions() -> str:
-    known = [f"vfn {__version__}", f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            known.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(known)

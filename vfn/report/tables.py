@@ -19,7 +19,7 @@ def write_metrics(path: Path, results: Iterable[ChannelResult]) -> None:
     """One row per field and channel, fields in the order in which they were scored."""
     rows = [(i, row) for r in results for i, row in zip(r.indices, r.rows, strict=True)]
     rows.sort(key=lambda pair: pair[0])  # stable: channels keep their order within a field
-    _write_csv(path, METRICS_HEADER, [_cells(row) for _, row in rows])
+    write_csv(path, METRICS_HEADER, [_cells(row) for _, row in rows])
 
 
 def write_baselines(path: Path, results: Iterable[ChannelResult]) -> None:
@@ -30,7 +30,7 @@ def write_baselines(path: Path, results: Iterable[ChannelResult]) -> None:
         for name, rows in result.baselines.items()
         for row in rows
     ]
-    _write_csv(path, BASELINES_HEADER, lines)
+    write_csv(path, BASELINES_HEADER, lines)
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
@@ -44,7 +44,8 @@ def _cells(row: Row) -> list[str]:
     return [row.field, row.channel, *numbers, row.note]
 
 
-def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """A CSV file, written whole or not at all."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)

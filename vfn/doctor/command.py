@@ -1,0 +1,71 @@
+"""From a config to `doctor.csv`, `exclude.csv`, `doctor.html` and a verdict."""
+
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from vfn.cli import known_tasks, plain, set_up_logging, trainable_task
+from vfn.data.base import DataConfig
+from vfn.data.sets import make_data
+from vfn.data.views import Task
+from vfn.doctor import tables
+from vfn.doctor.case import Case
+from vfn.doctor.findings import examine, in_order
+from vfn.doctor.leakage import divide, leaks, parts_of
+from vfn.doctor.page import render
+from vfn.doctor.reading import FieldStats, read_fields
+from vfn.errors import UserError
+from vfn.files import make_folder, write_text
+
+log = logging.getLogger(__name__)
+
+
+def diagnose(config: DictConfig) -> Case:
+    """Look the data set of `config` over; a bad verdict is no error.
+
+    Returns:
+        What was found; it is in the files of `config.output`, too.
+
+    Raises:
+        UserError: no output folder, no such data set or channel; nothing is written then.
+    """
+    set_up_logging()
+    if not config.output:
+        raise UserError("output: where shall the results go? give output=DIR")
+    task = trainable_task(config.task)
+    data_config = DataConfig.from_dict(plain(config.data))
+    data = make_data(task, data_config, known_tasks())
+    folder = Path(config.output)
+    fields = data.find()
+    make_folder(folder)
+    stats = list(read_fields(fields, task))
+    case = judge(stats, task, data_config, _overrides())
+    exclude = folder / "exclude.csv"
+    tables.write_doctor(folder / "doctor.csv", case)
+    tables.write_exclude(exclude, case)
+    page = folder / "doctor.html"
+    write_text(page, render(case, {f.name: f for f in fields}, exclude))
+    print(case.verdict)
+    print(f"report: {page}")
+    if any(f.exclude for f in case.findings):
+        print(f"fields to leave out: data.exclude={exclude}")
+    return case
+
+
+def judge(
+    stats: Sequence[FieldStats], task: Task, config: DataConfig, overrides: Sequence[str] = ()
+) -> Case:
+    """All that is known of a data set once its images were read."""
+    split, refused = divide(stats, config)
+    found = [*refused, *examine(stats, task, config), *leaks(stats, split, config)]
+    return Case(stats, task, config, in_order(found), parts_of(split), tuple(overrides))
+
+
+def _overrides() -> list[str]:
+    """What the user typed, but for the output folder."""
+    typed = HydraConfig.get().overrides.task
+    return [shlex.quote(o) for o in typed if not o.lstrip("+").startswith("output=")]

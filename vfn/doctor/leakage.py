@@ -1,0 +1,258 @@
+"""Copies among the fields, and what training would share with testing."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from vfn.data.base import DataConfig
+from vfn.data.views import Split, View, split_spatial, split_views
+from vfn.doctor.findings import FATAL, LOOK, NOTE, Finding, all_keys, label
+from vfn.doctor.likeness import OVERLAP, by_digest, near_copies, overlap
+from vfn.doctor.reading import FieldStats, Key
+from vfn.errors import UserError
+
+PARTS = {"train": "training", "val": "validation", "test": "testing"}
+OVERLAP_PAIRS = 1000  # pairs of fields whose borders are compared, at most
+NEIGHBOURS = 2  # in the order of the names, where wells are not known
+NAMED_WELLS = 0.8  # share of the field names that must hold a well
+# r03c05, A01, A-01, a1; not behind or before a letter or digit.
+_ROW_COLUMN = re.compile(r"(?<![a-z0-9])r(\d{1,2})c(\d{1,2})(?=f\d|p\d|\W|_|$)", re.IGNORECASE)
+_LETTER_NUMBER = re.compile(r"(?<![A-Za-z0-9])([A-Pa-p])[-_]?(\d{1,2})(?![A-Za-z0-9])")
+
+
+def divide(fields: Sequence[FieldStats], config: DataConfig) -> tuple[Split | None, list[Finding]]:
+    """The split that training would use, over the fields that can be used; None if there is none,
+    with the reason."""
+    usable = [f for f in fields if f.views and not f.errors]
+    views = [view for f in usable for view in f.views]
+    rule = config.rule()
+    try:
+        if not views:
+            raise UserError("no field has all that the task needs; see the findings on files")
+        if rule.by != "spatial":
+            return split_views(views, rule), []
+        shapes = [next(iter(f.planes.values())).shape for f in usable for _ in f.views]
+        return split_spatial(views, shapes, rule), []
+    except UserError as exc:
+        text, _, remedy = str(exc).partition("; ")
+        return None, [Finding("split", FATAL, f"{text}.", remedy or "see the findings")]
+
+
+def parts_of(split: Split | None) -> dict[str, tuple[str, ...]]:
+    """Field -> the parts ("train", "val", "test") that its pixels are in."""
+    parts: dict[str, tuple[str, ...]] = {}
+    for part in PARTS if split else ():
+        for view in getattr(split, part):
+            parts[view.field] = tuple(dict.fromkeys((*parts.get(view.field, ()), part)))
+    return parts
+
+
+def wells_from_names(names: Sequence[str]) -> dict[str, str]:
+    """Field -> well, where most names hold something that reads as one and several fields share it.
+
+    >>> wells_from_names(["A01_s1", "A01_s2", "B02_s1"])
+    {'A01_s1': 'A01', 'A01_s2': 'A01', 'B02_s1': 'B02'}
+    """
+    rows = {n: _ROW_COLUMN.search(n) for n in names}
+    by_number = {n: f"r{int(m[1]):02d}c{int(m[2]):02d}" for n, m in rows.items() if m}
+    if _tells(by_number, names):
+        return by_number
+    matches = {n: list(_LETTER_NUMBER.finditer(n)) for n in names}
+    for position in range(max((len(m) for m in matches.values()), default=0)):
+        wells = {
+            n: f"{m[position][1].upper()}{int(m[position][2]):02d}"
+            for n, m in matches.items()
+            if len(m) > position
+        }
+        # "f01, f02" and "p01" number something else: wells lie in more than one row, or are
+        # written with a capital letter.
+        letters = {m[position][1] for m in matches.values() if len(m) > position}
+        if _tells(wells, names) and (len(letters) > 1 or all(c.isupper() for c in letters)):
+            return wells
+    return {}
+
+
+def _tells(wells: Mapping[str, str], names: Sequence[str]) -> bool:
+    return len(wells) >= NAMED_WELLS * len(names) and len(set(wells.values())) > 1
+
+
+def leaks(
+    fields: Sequence[FieldStats], split: Split | None, config: DataConfig
+) -> Iterator[Finding]:
+    """Copies within the set, and whatever is in two parts of the split."""
+    parts = parts_of(split)
+    yield from _copies(fields, parts)
+    if split is None:
+        return
+    spatial = config.rule().by == "spatial"
+    known = {
+        view.field: f"{view.plate}/{view.well}".strip("/") for view in _views(split) if view.well
+    }
+    wells = known or wells_from_names([f.name for f in fields])
+    if not spatial:
+        yield from _shared_wells(wells, parts, bool(known))
+    yield from _overlaps(fields, wells, parts)
+    plates = {view.field: view.plate for view in _views(split) if view.plate}
+    if len(set(plates.values())) > 1 and not spatial:
+        both = _groups_in_two_parts(plates, parts)
+        if both:
+            yield Finding(
+                "plate", NOTE,
+                f"{len(both)} of {len(set(plates.values()))} plates are in training and in testing: "
+                "scores are those of new wells, not of new plates.",
+                "data.split=plate sets whole plates apart",
+            )  # fmt: skip
+
+
+def _views(split: Split) -> list[View]:
+    return [*split.train, *split.val, *split.test]
+
+
+def _groups_in_two_parts(
+    groups: Mapping[str, str], parts: Mapping[str, tuple[str, ...]]
+) -> dict[str, dict[str, list[str]]]:
+    """Group -> part -> its fields, for the groups of which more than one part has some."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for field, group in groups.items():
+        for part in parts.get(field, ()):
+            found.setdefault(group, {}).setdefault(part, []).append(field)
+    return {group: members for group, members in found.items() if len(members) > 1}
+
+
+def _shared_wells(
+    wells: Mapping[str, str], parts: Mapping[str, tuple[str, ...]], known: bool
+) -> Iterator[Finding]:
+    shared = _groups_in_two_parts(wells, parts)
+    if not shared:
+        return
+    # Testing first: that is the figure which is quoted.
+    well = next((w for w, members in shared.items() if "test" in members), next(iter(shared)))
+    where = " and ".join(
+        f"{PARTS[part]} ({', '.join(shared[well][part][:3])}"
+        f"{', ...' if len(shared[well][part]) > 3 else ''})"
+        for part in PARTS
+        if part in shared[well]
+    )
+    many = (
+        f"{len(shared)} wells are in more than one part of the split. " if len(shared) > 1 else ""
+    )
+    fields = sorted(
+        name for members in shared.values() for names in members.values() for name in names
+    )
+    remedy = (
+        "data.split=well keeps the fields of a well together"
+        if known
+        else "tell which part of the name is the well by data.pattern with a group well (then they "
+        "stay together), or set whole wells apart by data.test_fields=[...]"
+    )
+    yield Finding(
+        "leak", LOOK,
+        f"{many}Well {well} is in {where}: its fields show the same treated cells, so the scores "
+        f"come out too good{'' if known else ' (wells are read from the names)'}.",
+        remedy, tuple(dict.fromkeys(fields)), setting="data.split=well" if known else "",
+    )  # fmt: skip
+
+
+def _copies(
+    fields: Sequence[FieldStats], parts: Mapping[str, tuple[str, ...]]
+) -> Iterator[Finding]:
+    keys = all_keys(fields)
+    same: dict[tuple[int, int], list[tuple[Key, Key]]] = {}
+    for group in by_digest(fields, keys).values():
+        # Each with the first is enough: a group of copies of one picture.
+        for other in group[1:]:
+            same.setdefault((group[0][0], other[0]), []).append((group[0][1], other[1]))
+    for (a, b), planes in same.items():
+        yield _copy(fields[a], fields[b], planes, keys, parts)
+    for a, b in near_copies(fields, keys):
+        if (a, b) in same:
+            continue
+        first, second = fields[a].name, fields[b].name
+        text = f"{second} is nearly the same picture as {first}"
+        yield _pair(first, second, text, parts, "a copy with other grey values, or taken twice")
+
+
+def _copy(
+    one: FieldStats,
+    other: FieldStats,
+    planes: Sequence[tuple[Key, Key]],
+    keys: Sequence[Key],
+    parts: Mapping[str, tuple[str, ...]],
+) -> Finding:
+    if one is other:
+        listed = " and ".join(label(key, keys) for key in planes[0])
+        return Finding(
+            "duplicate", LOOK, f"{one.name}: {listed} are the same picture.",
+            "one of the two files is a copy of the other: replace it, or leave the field out",
+            (one.name,), "", (one.name,),
+        )  # fmt: skip
+    straight = {a for a, b in planes if a == b}
+    if straight >= set(one.planes) & set(other.planes):
+        text = f"{other.name} has the same pixels as {one.name} in every channel"
+        return _pair(one.name, other.name, text, parts, "the same field under two names")
+    listed = ", ".join(
+        label(b, keys) if a == b else f"{label(b, keys)} (there {label(a, keys)})"
+        for a, b in planes
+    )
+    return Finding(
+        "duplicate", LOOK,
+        f"{other.name}: {listed} has the same pixels as in {one.name}, its other channels do not.",
+        "one of the files has a wrong name or content: replace it, or leave both fields out",
+        (one.name, other.name), label(planes[0][1], keys), (one.name, other.name),
+    )  # fmt: skip
+
+
+def _pair(
+    first: str, second: str, text: str, parts: Mapping[str, tuple[str, ...]], why: str
+) -> Finding:
+    """A copy of a whole field; a leak if training has the one and testing the other."""
+    between = _between(first, second, parts)
+    return Finding(
+        "leak" if between else "duplicate", LOOK,
+        f"{text}{f': {between}' if between else ''}.",
+        f"{why}: leave {second} out", (first, second), "", (second,),
+    )  # fmt: skip
+
+
+def _between(first: str, second: str, parts: Mapping[str, tuple[str, ...]]) -> str:
+    """ "A in training, B in testing", if that is how they lie."""
+    one, other = parts.get(first, ()), parts.get(second, ())
+    if len(one) != 1 or len(other) != 1 or one == other:
+        return ""
+    return f"{first} is in {PARTS[one[0]]}, {second} in {PARTS[other[0]]}"
+
+
+def _overlaps(
+    fields: Sequence[FieldStats], wells: Mapping[str, str], parts: Mapping[str, tuple[str, ...]]
+) -> Iterator[Finding]:
+    """Neighbours of one well, in two parts, whose borders show the same cells."""
+    outlines = {
+        f.name: p.outline for f in fields for p in f.planes.values() if p.outline is not None
+    }
+    names = [n for n in outlines if parts.get(n)]
+    if wells:
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(wells.get(name, name), []).append(name)
+        pairs = [p for group in groups.values() for p in itertools.combinations(group, 2)]
+    else:
+        pairs = [
+            (names[i], names[j])
+            for i in range(len(names))
+            for j in range(i + 1, min(i + 1 + NEIGHBOURS, len(names)))
+        ]
+    pairs = [(a, b) for a, b in pairs if set(parts[a]) != set(parts[b]) or len(parts[a]) > 1]
+    pairs = pairs[:: max(1, -(-len(pairs) // OVERLAP_PAIRS))]
+    with ThreadPoolExecutor() as pool:
+        fits = pool.map(lambda pair: overlap(outlines[pair[0]], outlines[pair[1]]), pairs)
+        for (first, second), fit in zip(pairs, fits, strict=True):
+            if fit > OVERLAP:
+                yield Finding(
+                    "leak", LOOK,
+                    f"The borders of {first} and {second} show the same cells (correlation "
+                    f"{fit:.2f}): {_between(first, second, parts) or 'both are cut into all parts'}.",
+                    "keep overlapping fields together: data.pattern with a group well, or "
+                    "data.test_fields=[...]",
+                    (first, second),
+                )  # fmt: skip

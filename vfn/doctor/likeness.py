@@ -1,0 +1,184 @@
+"""Which pictures are alike: copies, borders that overlap, and a channel that looks like another."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import scipy.fft
+
+from vfn.doctor.measure import PlaneStats
+from vfn.doctor.reading import FieldStats, Key
+
+SIDE, RIM = 32, 4  # pixels of the picture that is compared; its rim holds what all fields share
+ALIKE = 0.8  # correlation: copies reach 0.9 and more, other fields of one plate stay below 0.3
+OFTEN = 8  # fields, from which on what all of them share can be told and is taken out
+BLOCK = 1024  # fields that are compared at once
+OVERLAP = 0.75  # correlation of overlapping borders; others stay below 0.62
+OVERLAP_AREA = (0.04, 0.6)  # of a field; less is chance, more is a copy
+STAGE = 0.1  # of a side: how far a stage strays across its direction of travel
+# For a swap: fields beside the one that is judged, how many times better the other channel must
+# fit, and how badly its own does (squared deviations in units of the spread between fields).
+SWAP_FIELDS, SWAP_RATIO, SWAP_MISFIT = 3, 1.5, 2.5
+MANY = 64  # fields, from which on one of them does not matter to the medians
+# Spread between fields that is always allowed, for each entry of `traits`: octaves and shares.
+TRAIT_FLOOR = np.array([0.3, 0.3, 0.05, 0.05, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3])
+
+
+def _clipped_details(picture: np.ndarray, sigma: float, limit: float) -> np.ndarray:
+    """`picture` less its surroundings, bright debris cut, so that no single spot decides."""
+    detail = picture - cv2.GaussianBlur(picture, (0, 0), sigma)
+    spread = float(np.median(np.abs(detail))) / 0.6745 or float(detail.std()) or 1.0
+    return np.clip(detail, -limit * spread, limit * spread)
+
+
+def descriptor(stats: PlaneStats) -> np.ndarray:
+    """Unit vector, float32, whose scalar product with another says how alike two pictures are.
+
+    Blind to gain, offset, bit depth, compression and a little noise.
+    """
+    small: np.ndarray = stats.thumbnail.astype(np.float32)
+    small = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    # The rim is left out: dark corners and the edge of the field stop are the same in all fields.
+    inner = _clipped_details(small, 4.0, 3.0)[RIM:-RIM, RIM:-RIM].ravel()
+    inner = inner - inner.mean()
+    length = float(np.linalg.norm(inner))
+    return inner / length if length > 0 else inner
+
+
+def _descriptors(fields: Sequence[FieldStats], keys: Sequence[Key]) -> np.ndarray:
+    """(F, K * D): all planes of each field behind each other, unit length; absent ones are 0."""
+    size = (SIDE - 2 * RIM) ** 2
+    result = np.zeros((len(fields), len(keys), size), np.float32)
+    for row, entry in zip(result, fields, strict=True):
+        for vector, key in zip(row, keys, strict=True):
+            if key in entry.planes and not entry.planes[key].constant:
+                vector[:] = descriptor(entry.planes[key])
+    if len(fields) >= OFTEN:  # dirt in the light path is on every field
+        result -= np.where(result.any(-1, keepdims=True), np.median(result, axis=0), 0)
+    flat = result.reshape(len(fields), -1)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+
+
+def near_copies(fields: Sequence[FieldStats], keys: Sequence[Key]) -> Iterator[tuple[int, int]]:
+    """Pairs of fields (first < second) whose pictures are alike in all planes together."""
+    vectors = _descriptors(fields, keys)
+    for start in range(0, len(fields), BLOCK):
+        likeness = vectors[start : start + BLOCK] @ vectors[start:].T
+        for row, column in np.argwhere(likeness > ALIKE):
+            if column > row:
+                yield start + int(row), start + int(column)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """How well the borders of two neighbouring fields fit each other, -1 to 1.
+
+    The largest correlation over all displacements along one side (the other may stray by
+    `STAGE`), each over the pixels that overlap: Padfield, "Masked object registration in the
+    Fourier domain", IEEE TIP 21 (2012), with masks that are full.
+
+    Args:
+        one, other: outlines of `PlaneStats`.
+    """
+    a, b = (_clipped_details(o.astype(np.float32), 6.0, 4.0) for o in (one, other))
+    full = tuple(p + q - 1 for p, q in zip(a.shape, b.shape, strict=True))
+    fast = [scipy.fft.next_fast_len(n, real=True) for n in full]  # type: ignore[no-untyped-call]
+    b = np.ascontiguousarray(b[::-1, ::-1])  # convolution becomes correlation
+
+    def ahead(image: np.ndarray) -> np.ndarray:
+        return np.asarray(scipy.fft.rfft2(image, fast))
+
+    def back(spectrum: np.ndarray) -> np.ndarray:
+        return np.asarray(scipy.fft.irfft2(spectrum, fast)[: full[0], : full[1]])
+
+    fa, fb, ones_a, ones_b = ahead(a), ahead(b), ahead(np.ones_like(a)), ahead(np.ones_like(b))
+    count = np.maximum(back(ones_a * ones_b).round(), 1)
+    sum_a, sum_b = back(fa * ones_b), back(ones_a * fb)
+    product = back(fa * fb) - sum_a * sum_b / count
+    spread_a = back(ahead(a * a) * ones_b) - sum_a**2 / count
+    spread_b = back(ones_a * ahead(b * b)) - sum_b**2 / count
+    # A floor, or a strip without any structure would fit everything.
+    spread = np.sqrt(
+        np.maximum(spread_a, 1e-3 * spread_a.max()) * np.maximum(spread_b, 1e-3 * spread_b.max())
+    )
+    away = [np.abs(np.arange(n) - p + 1) / p for n, p in zip(full, b.shape, strict=True)]
+    sideways = np.minimum(away[0][:, None], away[1]) < STAGE
+    share = count / a.size
+    allowed = sideways & (share > OVERLAP_AREA[0]) & (share < OVERLAP_AREA[1]) & (spread > 0)
+    return float((product[allowed] / spread[allowed]).max()) if allowed.any() else 0.0
+
+
+def traits(stats: PlaneStats) -> np.ndarray:
+    """What tells one stain from another, (10,): level and contrast (octaves), where median and 99th
+    percentile lie in the signal's range, noise (octaves), how the detail spreads over scales."""
+    low, _, middle, high, top = stats.quantiles
+    signal = max(top - low, 1e-9)
+    bands = np.nan_to_num(np.array(stats.bands))
+    total = bands.sum() or 1.0
+    return np.array([
+        np.log2(max(middle, 0.0) + 1),
+        np.log2(signal),
+        (middle - low) / signal,
+        (high - low) / signal,
+        np.log2(max(stats.noise_share, 1e-4)),
+        *np.log2(np.maximum(bands[1:], 1e-6 * total) / total),
+    ])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Two channels of field number `field` that fit better the other way round."""
+
+    field: int
+    one: Key
+    other: Key
+
+
+def swaps(fields: Sequence[FieldStats], keys: Sequence[Key]) -> Iterator[Swap]:
+    """Fields whose channels look as if they were exchanged.
+
+    Each plane is compared with its own channel and with the other one in all other fields, by
+    `traits`; nothing is said where fewer than `SWAP_FIELDS` others have both.
+    """
+    table = [
+        {k: traits(f.planes[k]) for k in keys if k in f.planes and not f.planes[k].constant}
+        for f in fields
+    ]
+    for one, other in itertools.combinations(keys, 2):
+        both = [i for i, row in enumerate(table) if one in row and other in row]
+        if len(both) <= SWAP_FIELDS:
+            continue
+        values = {key: np.stack([table[i][key] for i in both]) for key in (one, other)}
+        typical = {key: _typical(v) for key, v in values.items()}
+        for at, number in enumerate(both):
+            if len(both) <= MANY:  # one field of a few moves the medians
+                typical = {k: _typical(np.delete(v, at, axis=0)) for k, v in values.items()}
+            first, second = values[one][at], values[other][at]
+            own = _misfit(first, *typical[one]) + _misfit(second, *typical[other])
+            crossed = _misfit(first, *typical[other]) + _misfit(second, *typical[one])
+            if own > SWAP_MISFIT and own > SWAP_RATIO * crossed:
+                yield Swap(number, one, other)
+
+
+def _typical(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and spread of the traits (F, 10) of one channel."""
+    centre = np.median(values, axis=0)
+    spread = 1.4826 * np.median(np.abs(values - centre), axis=0)
+    return centre, np.maximum(spread, TRAIT_FLOOR)
+
+
+def _misfit(value: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> float:
+    return float(np.minimum(((value - centre) / spread) ** 2, 36).mean())
+
+
+def by_digest(
+    fields: Sequence[FieldStats], keys: Sequence[Key]
+) -> Mapping[bytes, list[tuple[int, Key]]]:
+    """Planes with the very same pixels: digest -> (number of the field, plane), two or more."""
+    groups: dict[bytes, list[tuple[int, Key]]] = {}
+    for number, entry in enumerate(fields):
+        for key in keys:
+            if key in entry.planes and not entry.planes[key].constant:
+                groups.setdefault(entry.planes[key].digest, []).append((number, key))
+    return {digest: group for digest, group in groups.items() if len(group) > 1}

@@ -1,0 +1,122 @@
+"""The one pass over the images: every plane of every field is decoded once, by all cores."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from vfn.data.discovery import Field
+from vfn.data.registration import Features, Shift, features, measure_shift
+from vfn.data.views import Task, View, make_views
+from vfn.doctor.measure import PlaneStats, measure
+from vfn.errors import UserError
+from vfn.progress import progress
+
+Key = tuple[str, float]  # channel, z in um
+
+
+@dataclass(frozen=True)
+class FieldStats:
+    """What is left of a field after its images were read.
+
+    Attributes:
+        name, plate, well, site: see `Field`.
+        inputs, targets: keys of the planes that the task asks for, whether they are there or not.
+        planes: of those that could be read.
+        errors: why the others could not be, one line each; planes without a file are in neither.
+        sources: where each plane comes from, for people.
+        shifts: of each target against the first input; missing where one of the two is.
+        views: what training makes of the field; empty with `refused`, the reason.
+    """
+
+    name: str
+    plate: str
+    well: str
+    site: str
+    inputs: tuple[Key, ...]
+    targets: tuple[Key, ...]
+    planes: Mapping[Key, PlaneStats] = field(default_factory=dict)
+    errors: Mapping[Key, str] = field(default_factory=dict)
+    sources: Mapping[Key, str] = field(default_factory=dict)
+    shifts: Mapping[Key, Shift] = field(default_factory=dict)
+    views: tuple[View, ...] = ()
+    refused: str = ""
+
+    @property
+    def missing(self) -> tuple[Key, ...]:
+        """Planes without a file."""
+        return tuple(k for k in self.keys if k not in self.planes and k not in self.errors)
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All planes that the task asks for, each once."""
+        return tuple(dict.fromkeys(self.inputs + self.targets))
+
+
+def wanted(entry: Field, task: Task) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
+    """Keys of the input and of the target planes that `task` asks of a field.
+
+    Without `task.input_z` that is the focal plane, or the only one that there is.
+    """
+    depths = {z for _, z in entry.planes}
+    focal = 0.0 if 0.0 in depths or task.input_z else min(depths, default=0.0)
+    inputs = [(c, z) for z in task.input_z or (focal,) for c in task.inputs]
+    return tuple(inputs), tuple((c, focal) for c in task.targets)
+
+
+def read_field(entry: Field, task: Task) -> FieldStats:
+    """Read and measure one field. Images that cannot be read are named, not raised."""
+    inputs, targets = wanted(entry, task)
+    planes: dict[Key, PlaneStats] = {}
+    errors: dict[Key, str] = {}
+    landmarks: dict[Key, Features] = {}
+    reference = min(inputs, key=lambda key: abs(key[1]))
+    for key in dict.fromkeys(inputs + targets):
+        if key not in entry.planes:
+            continue
+        try:
+            pixels = entry.planes[key].read()
+        except UserError as exc:
+            errors[key] = str(exc)
+            continue
+        planes[key] = measure(pixels, outline=key == reference)
+        if key == reference or key in targets:
+            landmarks[key] = features(pixels)
+    shifts = {
+        key: measure_shift(landmarks[reference], landmarks[key])
+        for key in targets
+        if key != reference and _comparable(planes, reference, key)
+    }
+    views, refused = _views(entry, task)
+    return FieldStats(
+        entry.name, entry.plate, entry.well, entry.site,
+        inputs, targets, planes, errors, {k: str(p) for k, p in entry.planes.items()}, shifts,
+        views, refused,
+    )  # fmt: skip
+
+
+def _comparable(planes: Mapping[Key, PlaneStats], one: Key, other: Key) -> bool:
+    return one in planes and other in planes and planes[one].shape == planes[other].shape
+
+
+def _views(entry: Field, task: Task) -> tuple[tuple[View, ...], str]:
+    """What training makes of a field, or why it makes nothing of it."""
+    try:
+        return tuple(make_views([entry], task)), ""
+    except UserError as exc:
+        return (), str(exc)
+
+
+def read_fields(fields: Sequence[Field], task: Task) -> Iterator[FieldStats]:
+    """`read_field` of each, in order, by as many threads as there are cores."""
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            # Chunks bound how much of the plate is queued when the user interrupts.
+            chunks = (fields[i : i + 8 * workers] for i in range(0, len(fields), 8 * workers))
+            items = (
+                item for chunk in chunks for item in pool.map(lambda f: read_field(f, task), chunk)
+            )
+            yield from progress(items, len(fields), "looking at fields")
+        finally:
+            pool.shutdown(cancel_futures=True)

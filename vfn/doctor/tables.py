@@ -1,0 +1,91 @@
+"""`doctor.csv` and `exclude.csv`."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from vfn.doctor.case import Case
+from vfn.doctor.findings import SEVERITIES, Finding, corner_ratio
+from vfn.doctor.measure import PlaneStats
+from vfn.doctor.reading import FieldStats, Key
+from vfn.report.tables import write_csv
+
+NUMBERS = (
+    "height", "width", "dtype", "bits", "step", "min", "p0_1", "p50", "p99_9", "max",
+    "saturated", "noise", "structure", "focus", "corner",
+)  # fmt: skip
+HEADER = (
+    "field", "channel", "z", "role", "plate", "well", "site", "part", "status", *NUMBERS,
+    "shift_y", "shift_x", "shift_confidence", "shift_sure", "severity", "findings", "path",
+)  # fmt: skip
+EXCLUDE_HEADER = ("field", "channel", "reason")
+
+
+def write_doctor(path: Path, case: Case) -> None:
+    """One row per field and channel, in the order of the fields; findings on a whole field are
+    repeated on each of its rows."""
+    write_csv(path, HEADER, rows(case))
+
+
+def write_exclude(path: Path, case: Case) -> None:
+    """What `data.exclude` takes; the header alone where nothing is to be left out."""
+    lines = [[field, channel, " ".join(r)] for (field, channel), r in case.excluded.items()]
+    write_csv(path, EXCLUDE_HEADER, lines)
+
+
+def rows(case: Case) -> Iterator[list[str]]:
+    """The lines of `doctor.csv`."""
+    about: dict[str, list[Finding]] = {}
+    for finding in case.findings:
+        for name in finding.fields:
+            about.setdefault(name, []).append(finding)
+    for entry in case.fields:
+        for key in entry.keys:
+            name = case.names[key]
+            mine = [f for f in about.get(entry.name, ()) if f.channel in ("", name)]
+            yield [
+                entry.name, key[0], f"{key[1]:g}", role(entry, key), entry.plate, entry.well,
+                entry.site, "+".join(case.parts.get(entry.name, ())), status(entry, key),
+                *_numbers(entry.planes.get(key)), *_shift(entry, key),
+                min((f.severity for f in mine), key=SEVERITIES.index, default=""),
+                " ".join(f.text for f in mine), entry.sources.get(key, ""),
+            ]  # fmt: skip
+
+
+def role(entry: FieldStats, key: Key) -> str:
+    """What a plane is for the task."""
+    roles = [
+        name for name, keys in (("input", entry.inputs), ("target", entry.targets)) if key in keys
+    ]
+    return "+".join(roles)
+
+
+def status(entry: FieldStats, key: Key) -> str:
+    """Whether a plane is there."""
+    if key in entry.planes:
+        return "read"
+    return "unreadable" if key in entry.errors else "missing"
+
+
+def _numbers(plane: PlaneStats | None) -> list[str]:
+    if plane is None:
+        return [""] * len(NUMBERS)
+    low, _, middle, _, high = plane.quantiles
+    return [
+        str(plane.shape[0]), str(plane.shape[1]), plane.dtype, str(plane.depth or ""),
+        str(plane.step), *(number(v) for v in (plane.low, low, middle, high, plane.high)),
+        number(plane.top), number(plane.noise), number(plane.structure), number(plane.focus),
+        number(corner_ratio(plane)),
+    ]  # fmt: skip
+
+
+def _shift(entry: FieldStats, key: Key) -> list[str]:
+    shift = entry.shifts.get(key)
+    if shift is None:
+        return [""] * 4
+    return [f"{shift.dy:.2f}", f"{shift.dx:.2f}", f"{shift.confidence:.2f}", str(int(shift.sure))]
+
+
+def number(value: float) -> str:
+    """Four digits; empty where undefined."""
+    return "" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
