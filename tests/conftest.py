@@ -1,7 +1,8 @@
 """Tiny specimens of every data set's layout, and workers that run commands side by side."""
 
+import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,6 +70,60 @@ def write_tokens(
         for number, channel in enumerate(channels):
             image = make_image(100 * field + number, dtype)
             write(root / f"f{field:02d}_{channel}{suffix}", image)
+
+
+def write_zarr_image(
+    path: Path,
+    array: np.ndarray,
+    axes: str,
+    names: Sequence[str],
+    version: str = "0.5",
+    scale: Mapping[str, float] | None = None,
+    unit: str | None = "micrometer",
+) -> None:
+    """An OME-Zarr image as ome-zarr writes it, with two smaller levels."""
+    from ome_zarr.format import FormatV04, FormatV05
+    from ome_zarr.writer import add_metadata, write_image
+
+    steps = {"y": 0.65, "x": 0.65, **(scale or {})}
+    ngff = {"0.4": FormatV04, "0.5": FormatV05}[version]()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(
+        array, str(path), [2, 4], fmt=ngff, axes=axes, scale={a: steps.get(a, 1.0) for a in axes},
+        axes_units={a: unit for a in axes if a in "zyx" and unit},
+    )  # fmt: skip
+    if names:
+        add_metadata(str(path), {"omero": {"channels": [{"label": n} for n in names]}}, ngff)
+
+
+def write_zarr_plate(
+    path: Path, wells: Mapping[str, int], names: Sequence[str], version: str = "0.5"
+) -> dict[tuple[str, int], np.ndarray]:
+    """An OME-Zarr plate of odd fields: wells ("A/1") and how many fields each has.
+
+    Returns:
+        Pixels (C, H, W) by (well, field).
+    """
+    from ome_zarr.format import FormatV04, FormatV05
+    from ome_zarr.writer import write_plate_metadata, write_well_metadata
+
+    ngff = {"0.4": FormatV04, "0.5": FormatV05}[version]()
+    truth = {}
+    for well, count in wells.items():
+        for site in range(count):
+            seeds = range(100 * len(truth), 100 * len(truth) + len(names))
+            truth[well, site] = np.stack([make_image(seed, "uint16") for seed in seeds])
+            write_zarr_image(path / well / str(site), truth[well, site], "cyx", names, version)
+        write_well_metadata(str(path / well), [str(site) for site in range(count)], ngff)
+    rows, columns = ([*dict.fromkeys(w.split("/")[i] for w in wells)] for i in (0, 1))
+    write_plate_metadata(str(path), rows, columns, list(wells), ngff)
+    return truth
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Stores of decoded images go away with the tests; commands inherit the variable."""
+    os.environ["VFN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

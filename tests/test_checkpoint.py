@@ -9,6 +9,8 @@ import torch
 
 from vfn.checkpoint import FORMAT, AtomicCheckpointIO, digest, load_checkpoint, read_raw, submodule
 from vfn.data.discovery import Layout
+from vfn.data.illumination import FlatField, MeanImage
+from vfn.data.input_shift import Envelope, field_statistics
 from vfn.data.intensity import Intensity
 from vfn.data.survey import LinearMap
 from vfn.data.views import Task
@@ -23,6 +25,15 @@ INPUTS = (Intensity(10, 900, "uint16"), Intensity(0, 255, "uint8", (0.0, 3.5, 25
 TARGETS = (Intensity(-1.5, 2.5, "float32"),)
 BASELINES = LinearMap(np.array([[0.5, -2.0]]), np.array([3.0]), np.array([99.5]))
 LAYOUT = Layout({"er": "2", "rna": 1}, r"(?P<well>\w)_(?P<channel>\d)", None, 16.0, 2.0)
+MEAN = MeanImage()
+for seed in range(3):
+    field = np.random.default_rng(seed).uniform(50, 60, (30, 40))
+    MEAN.add((field * np.linspace(1, 2, 40)).astype(np.uint8))
+FLAT = FlatField.fit(MEAN)
+ENVELOPES = tuple(
+    Envelope.fit([field_statistics(np.full((20, 20), grey, np.uint8)) for grey in greys])
+    for greys in ((10, 20), (100, 200))
+)
 
 
 def recipe() -> dict[str, Any]:
@@ -34,6 +45,8 @@ def recipe() -> dict[str, Any]:
         "layout": LAYOUT.to_dict(),
         "inputs": [m.to_dict() for m in INPUTS],
         "targets": [m.to_dict() for m in TARGETS],
+        "flats": [None, FLAT.to_dict(), None],
+        "envelopes": [envelope.to_dict() for envelope in ENVELOPES],
         "baselines": BASELINES.to_dict(),
         "data": {"patch_size": 64},
     }
@@ -59,6 +72,10 @@ def test_round_trip(module: VirtualStain, tmp_path: Path) -> None:
     read = load_checkpoint(path)
     assert (read.task, read.layout, read.inputs, read.targets) == (TASK, LAYOUT, INPUTS, TARGETS)
     assert read.patch_size == 64
+    assert read.flats[0] is read.flats[2] is None
+    assert read.flats[1] is not None
+    assert read.flats[1].to_dict() == FLAT.to_dict()
+    assert [e.to_dict() for e in read.envelopes] == [e.to_dict() for e in ENVELOPES]
     for key, value in BASELINES.to_dict().items():
         assert read.baselines.to_dict()[key] == value
     assert not read.generator.training

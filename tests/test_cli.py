@@ -17,7 +17,8 @@ import torch
 import yaml
 
 from tests.cli import ROOT, Result, run
-from tests.conftest import AF_WELLS, HEIGHT, WIDTH, write, write_tokens
+from tests.conftest import AF_WELLS, HEIGHT, WIDTH, write, write_tokens, write_zarr_plate
+from vfn.data.discovery import Layout, discover
 
 TASKS = sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml"))
 TINY = [
@@ -73,7 +74,7 @@ class Chain:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.iterdir())}
+    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.glob("*.tif"))}
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -509,8 +510,41 @@ def test_predict_one_file_with_float32(simulated_run: Path, tmp_path: Path) -> N
         "predict.py", f"ckpt={ckpt}", "input=in/mine_phase.tif", "output=out", "precision=float32",
         "device=cpu", "tile=64", "overlap=0.5", "batch_size=1", cwd=tmp_path,
     ).ok()  # fmt: skip
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.ome.tif"]
+    assert [p.name for p in (tmp_path / "out").glob("*.tif")] == ["mine.ome.tif"]
     assert tifffile.imread(tmp_path / "out" / "mine.ome.tif").shape == (33, 17)
+
+
+def test_predict_from_a_plate_to_a_plate(simulated_run: Path, tmp_path: Path) -> None:
+    truth = write_zarr_plate(tmp_path / "P.zarr", {"A/1": 1, "B/2": 2}, ["er", "Phase"], "0.4")
+    ckpt = simulated_run / "outputs" / "r" / "checkpoints" / "best.ckpt"
+    predict = ("predict.py", f"ckpt={ckpt}", "input=P.zarr")
+    run(*predict, "output=tiffs", cwd=tmp_path).ok()
+    kept = []
+    for _ in range(2):
+        run(*predict, "output=out", "format=ome_zarr", cwd=tmp_path).ok()
+        fields = (tmp_path / "out").glob("predicted.zarr/*/*/*/zarr.json")
+        kept.append({path: path.stat().st_mtime_ns for path in fields})
+    assert len(kept[0]) == 3
+    assert kept[0] == kept[1]
+    (target,) = _recipe(simulated_run)["task"]["targets"]
+    for entry in discover(tmp_path / "out" / "predicted.zarr", Layout(), [target]):
+        tiff = tifffile.imread(tmp_path / "tiffs" / f"P_{entry.well}_s{entry.site}.ome.tif")
+        assert tiff.shape == truth["A/1", 0].shape[1:]
+        np.testing.assert_array_equal(entry.planes[target, 0.0].read(), tiff)
+    run(*predict, "output=other", "format=png", cwd=tmp_path).refused("format=png", "ome_zarr")
+
+
+def test_train_on_a_plate(tmp_path: Path) -> None:
+    write_zarr_plate(tmp_path / "P.zarr", {"A/1": 1, "A/2": 1, "B/1": 2}, ["BF", "Hoechst 33342"])
+    run(
+        "train.py", "data=folder", "data.root=P.zarr", *PHASE_TO_DAPI, *TINY, "logger=csv", "run=r",
+        "data.channels={phase: bf, dapi: 'Hoechst 33342'}", "data.num_workers=1", cwd=tmp_path,
+    ).ok()  # fmt: skip
+    split = _recipe(tmp_path)["split"]
+    assert split["by"] == "well"
+    assert sorted(name for part in ("train", "val", "test") for name, _ in split[part]) == [
+        "P_A1_s0", "P_A2_s0", "P_B1_s0", "P_B1_s1",
+    ]  # fmt: skip
 
 
 def test_evaluate_without_naming_the_data(simulated_run: Path, tmp_path: Path) -> None:

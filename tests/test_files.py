@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from vfn.errors import UserError
-from vfn.files import make_folder, replacing, write_text
+from vfn.files import make_folder, replacing, replacing_folder, write_text
 
 
 def test_make_folder_makes_parents_and_leaves_nothing(tmp_path: Path) -> None:
@@ -59,6 +59,47 @@ def test_a_failed_write_changes_nothing(
     assert os.listdir(tmp_path) == (["a.txt"] if before else [])
     if before:
         assert path.read_text() == before
+
+
+def fill(folder: Path, text: str) -> None:
+    folder.mkdir()
+    (folder / "a").write_text(text)
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_replacing_a_folder_gives_the_new_one(tmp_path: Path, before: str | None) -> None:
+    path = tmp_path / "a.zarr"
+    if before:
+        fill(path, before)
+        (path / "b").touch()  # is not in the new one
+    with replacing_folder(path) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.startswith(".")
+        fill(temporary, "new")
+    assert os.listdir(tmp_path) == ["a.zarr"]
+    assert os.listdir(path) == ["a"]
+    assert (path / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_failed_write_changes_no_folder(
+    tmp_path: Path, error: type[BaseException], before: str | None
+) -> None:
+    path = tmp_path / "a.zarr"
+    if before:
+        fill(path, before)
+
+    def write() -> None:
+        with replacing_folder(path) as temporary:
+            fill(temporary, "half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert os.listdir(tmp_path) == (["a.zarr"] if before else [])
+    if before:
+        assert (path / "a").read_text() == before
 
 
 def test_write_text_is_utf8(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from vfn.data.discovery import Layout
+from vfn.data.illumination import FlatField
+from vfn.data.input_shift import Envelope
 from vfn.data.intensity import Intensity
 from vfn.data.survey import LinearMap
 from vfn.data.views import Task
@@ -19,7 +21,7 @@ from vfn.files import replacing
 from vfn.module import RECIPE
 from vfn.nets import UNetGenerator, make_generator
 
-FORMAT = 1  # of the recipe; raised when a reader must know
+FORMAT = 2  # of the recipe; raised when a reader must know
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,6 +43,8 @@ class Checkpoint:
 
     Attributes:
         path: where it came from; `identity` is a digest of its weights.
+        flats: of each channel, inputs first; None where illumination is not corrected.
+        envelopes: of each input, over the training fields.
         recipe: everything that was stored beside the weights, as plain data.
     """
 
@@ -51,6 +55,8 @@ class Checkpoint:
     layout: Layout
     inputs: tuple[Intensity, ...]
     targets: tuple[Intensity, ...]
+    flats: tuple[FlatField | None, ...]
+    envelopes: tuple[Envelope, ...]
     baselines: LinearMap
     recipe: Mapping[str, Any]
 
@@ -116,6 +122,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         Layout(**recipe["layout"]),
         tuple(Intensity.from_dict(d) for d in recipe["inputs"]),
         tuple(Intensity.from_dict(d) for d in recipe["targets"]),
+        tuple(None if d is None else FlatField.from_dict(d) for d in recipe["flats"]),
+        tuple(Envelope.from_dict(d) for d in recipe["envelopes"]),
         LinearMap.from_dict(recipe["baselines"]),
         recipe,
     )

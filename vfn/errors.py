@@ -9,4 +9,5 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # library messages may bring line breaks
+        # Library messages may bring line breaks; spaces stay, since names of files have them.
+        super().__init__(" ".join(filter(None, map(str.strip, message.splitlines()))))

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from vfn import __version__
 from vfn.cli import explicit, known_tasks, plain, set_up_logging
 from vfn.data.base import DataConfig, StainData, overlap
+from vfn.data.intensity import to_dtype
+from vfn.data.pixels import present, read_view
 from vfn.data.sets import make_data
+from vfn.data.shifts import Shifts
 from vfn.data.views import View
 from vfn.errors import UserError
 from vfn.files import make_folder
@@ -48,34 +52,50 @@ class CheckpointPairs:
         return len(self.views)
 
     def truth(self, index: int) -> tuple[tuple[str, ...], np.ndarray]:
-        """Channels and truth (Ct, H, W)."""
+        """Channels that the field has, and their truth (C, H, W) in the dtype on disk."""
         view = self.views[index]
-        return self.data.task.targets, np.stack(self.data.cache.stack(view.targets, view))
+        return self._truth(view, read_view(view, self.data.store)[len(view.inputs) :])
+
+    def _truth(
+        self, view: View, targets: Sequence[np.ndarray | None]
+    ) -> tuple[tuple[str, ...], np.ndarray]:
+        checkpoint = self.predictor.checkpoint
+        channels, arrays = [], []
+        for channel, plane, array, fitted in zip(
+            checkpoint.task.targets, view.targets, targets, checkpoint.targets, strict=True
+        ):
+            if plane is None or array is None:
+                continue
+            dtype = self.data.store.read(plane).dtype
+            if dtype.name != fitted.dtype:
+                raise UserError(
+                    f"field {view.name}: {channel} is {dtype}, the model predicts {fitted.dtype}; "
+                    "evaluate on images of the same kind as in training"
+                )
+            channels.append(channel)
+            arrays.append(to_dtype(array, fitted.dtype) if array.dtype != dtype else array)
+        return tuple(channels), np.stack(arrays)
 
     def pair(self, index: int) -> FieldPair:
         """Predict one field (or take the prediction that is there) and put the baselines beside it."""
-        view, cache = self.views[index], self.data.cache
-        checkpoint = self.predictor.checkpoint
-        arrays = cache.stack(view.inputs + view.targets, view)
+        view, checkpoint = self.views[index], self.predictor.checkpoint
+        arrays = read_view(view, self.data.store)
         count = len(view.inputs)
-        inputs, truth = arrays[:count], np.stack(arrays[count:])
-        for channel, array, fitted in zip(
-            checkpoint.task.targets, truth, checkpoint.targets, strict=True
-        ):
-            if array.dtype.name != fitted.dtype:
-                raise UserError(
-                    f"field {view.name}: {channel} is {array.dtype}, the model predicts {fitted.dtype}; "
-                    "evaluate on images of the same kind as in training"
-                )
-        dtypes = [fitted.dtype for fitted in checkpoint.targets]
+        inputs = present(arrays[:count])
+        channels, truth = self._truth(view, arrays[count:])
+        there = [checkpoint.task.targets.index(channel) for channel in channels]
+        alarms = self.predictor.alarms(inputs)
+        path = self.folder / f"{view.name}.ome.tif"
+        prediction = self.predictor.predict_to_file(view, inputs, path, alarms)
+        baselines = checkpoint.baselines.predict(inputs, [m.dtype for m in checkpoint.targets])
         return FieldPair(
             view.name,
-            checkpoint.task.targets,
+            channels,
             truth,
-            self.predictor.predict_to_file(view, cache, self.folder),
+            prediction[there],
             np.stack([array.astype(np.float32) for array in inputs]),
             checkpoint.task.inputs,
-            checkpoint.baselines.predict(inputs, dtypes),
+            {name: images[there] for name, images in baselines.items()},
             view.inputs[0].pixel_size,
         )
 
@@ -96,6 +116,8 @@ def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, lis
     data = make_data(checkpoint.task, DataConfig.from_dict(node), known_tasks())
     split = checkpoint.recipe["split"]
     kept = same and all(node[key] == checkpoint.recipe["data"][key] for key in SPLIT_KEYS)
+    if same:  # shifts as they were measured then
+        data.shifts = Shifts.from_dict(checkpoint.recipe["shifts"])
     views = _recorded(data, split["test"]) if kept and split["by"] != "spatial" else []
     views = views or data.divide().test
     # Fields of another data set may bear the same names by chance.
@@ -115,7 +137,7 @@ def _recorded(data: StainData, test: list[Any]) -> list[View]:
     views = [view for view in data.views() if view.name in names]
     if views and len(views) < len(names):
         log.warning("%d of the %d test fields of the training are here", len(views), len(names))
-    return views
+    return data.registered(views)
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:

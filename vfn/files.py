@@ -1,6 +1,7 @@
 """Writing that loses nothing: a temporary name beside the target, then a rename."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,22 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """`replacing` for a folder, which the block makes: what is at `path` is whole at any time."""
+    temporary, old = (
+        path.with_name(f".{kind}-{os.getpid()}-{path.name}") for kind in ("tmp", "old")
+    )
+    try:
+        yield temporary
+        if path.exists():  # a folder cannot be renamed onto another that is not empty
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

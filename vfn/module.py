@@ -134,10 +134,14 @@ class VirtualStain(L.LightningModule):
         """MAE and mean squared error over the valid pixels, in [-1, 1]."""
         prediction = self(batch.input).float()
         error = (prediction - batch.target)[batch.valid]
-        # Weighted by pixels: padded patches count for what they hold.
+        # Weighted by pixels: padded patches and fields that lack a target count for what they hold.
+        count = len(error)
         self.log_dict(
-            {"val/mae": error.abs().mean(), "val/mse": error.square().mean()},
-            batch_size=int(batch.valid.sum()), sync_dist=True,
+            {
+                "val/mae": error.abs().sum() / max(count, 1),
+                "val/mse": error.square().sum() / max(count, 1),
+            },
+            batch_size=count, sync_dist=True,
         )  # fmt: skip
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`predict.py`: a checkpoint and a folder in, OME-TIFFs out."""
+"""`predict.py`: a checkpoint and a folder in, OME-TIFFs or OME-Zarrs out."""
 
 import logging
 from pathlib import Path
@@ -47,6 +47,6 @@ def predict(config: DictConfig) -> list[Path]:
     ckpt = required(config, "ckpt", "outputs/NAME/checkpoints/best.ckpt")
     source = required(config, "input", "DIR_OR_FILE")
     output = required(config, "output", "DIR")
-    paths = run(make_predictor(config, ckpt), source, output)
+    paths = run(make_predictor(config, ckpt), source, output, str(config.format))
     log.info("%d field(s) in %s", len(paths), output)
     return paths

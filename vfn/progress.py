@@ -6,7 +6,16 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+    track,
+)  # fmt: skip
 
 T = TypeVar("T")
 LINE_SECONDS = 10.0  # between plain lines where the output is no terminal
@@ -27,3 +36,31 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
             log.info("%s: %d of %d", label, done, total)
             last = now
         yield item
+
+
+def progress_bytes(chunks: Iterable[bytes], done: int, total: int, label: str) -> Iterator[bytes]:
+    """Pass `chunks` through and show how many of `total` bytes are there; 0 if nobody knows.
+
+    Args:
+        done: bytes that were there before.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(label, total=total or None, completed=done)
+            for chunk in chunks:
+                yield chunk
+                bar.advance(task, len(chunk))
+        return
+    last = time.monotonic()
+    for chunk in chunks:
+        yield chunk
+        done += len(chunk)
+        now = time.monotonic()
+        if now - last > LINE_SECONDS:
+            log.info("%s: %s of %s", label, decimal(done), decimal(total) if total else "?")
+            last = now

@@ -36,7 +36,6 @@ from vfn.cli import (
     trainable_task,
 )
 from vfn.data.base import DataConfig, StainData
-from vfn.data.patches import Batch
 from vfn.data.sets import make_data
 from vfn.data.views import Task
 from vfn.errors import UserError
@@ -68,7 +67,7 @@ def train(config: DictConfig) -> Path:
     objective = Objective(**_known(plain(config.loss)))
     # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.
     data_config = plain(config.data)
-    for key in ("root", "manifest"):
+    for key in ("root", "manifest", "exclude", "cache_dir"):
         if data_config.get(key):
             data_config[key] = str(Path(data_config[key]).absolute())
     data_config["seed"] = config.seed
@@ -295,10 +294,9 @@ def _duration(text: str) -> timedelta:
 def _callbacks(
     settings: dict[str, Any], folder: Path, data: StainData, task: Task
 ) -> list[L.Callback]:
-    patches = data.val_dataloader().dataset
-    count = min(SAMPLE_ROWS, len(patches))  # type: ignore[arg-type]
-    rows = [patches[i * len(patches) // count] for i in range(count)]  # type: ignore[arg-type]
-    batch = Batch(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+    patches = data.val_patches()
+    count = min(SAMPLE_ROWS, len(patches))
+    batch = data.normaliser(patches.__getitems__([i * len(patches) // count for i in range(count)]))
     callbacks: list[L.Callback] = [
         EpochTable(folder / "metrics.csv"),
         Samples(

@@ -11,7 +11,16 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfn.data.discovery import Field, FilePlane, Layout, discover, split_token, whole_images
+from vfn.data.discovery import (
+    Field,
+    FilePlane,
+    Layout,
+    discover,
+    left_out,
+    split_plane,
+    split_token,
+    whole_images,
+)  # fmt: skip
 from vfn.data.sets import U2OSAF, U2OSCPS
 from vfn.errors import UserError
 
@@ -324,12 +333,12 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_whole_images(tmp_path: Path) -> None:
     fill(tmp_path, "a b/1.tif", "2.png")
-    found = whole_images(tmp_path, 1)
-    assert [name for name, _ in found] == ["2", "a_b_1"]
-    assert [int(planes[0].read()[0, 0]) for _, planes in found] == [1, 0]
-    assert whole_images(tmp_path / "2.png", 1)[0][0] == "2"
+    found = whole_images(tmp_path, ["phase"])
+    assert [entry.name for entry in found] == ["2", "a_b_1"]
+    assert [int(entry.planes["phase", 0.0].read()[0, 0]) for entry in found] == [1, 0]
+    assert whole_images(tmp_path / "2.png", ["phase"])[0].name == "2"
     with pytest.raises(UserError, match=r"has 1 channel\(s\), the model takes 2"):
-        whole_images(tmp_path, 2)
+        whole_images(tmp_path, ["phase", "er"])
 
 
 def test_layout_survives_a_checkpoint() -> None:
@@ -355,3 +364,63 @@ def test_order_of_files_does_not_matter(names: list[str], rnd: random.Random) ->
             (Path(folder) / f"{name}_phase.png").touch()
         found = discover(Path(folder), Layout(), ["phase"])
         assert [f.name for f in found] == sorted(names)
+
+
+# --- data.exclude ---
+
+
+def excluded(tmp_path: Path, text: str, fields: Sequence[Field]) -> list[Field]:
+    (tmp_path / "exclude.csv").write_text(text, encoding="utf-8")
+    return left_out(fields, tmp_path / "exclude.csv")
+
+
+def two_channel_fields(*names: str) -> list[Field]:
+    plane = FilePlane(Path("a.tif"))
+    return [Field(n, {("phase", 0.0): plane, ("dapi", 0.0): plane}) for n in names]
+
+
+def test_a_line_without_channel_leaves_the_whole_field_out(tmp_path: Path) -> None:
+    fields = two_channel_fields("a", "b, c", "d")
+    kept = excluded(tmp_path, 'field,channel,reason\n"b, c",,out of focus\nd,dapi,empty\n', fields)
+    assert [(f.name, sorted(c for c, _ in f.planes)) for f in kept] == [
+        ("a", ["dapi", "phase"]),
+        ("d", ["phase"]),
+    ]
+    assert len(fields[2].planes) == 2  # what was given stays as it is
+    assert len(excluded(tmp_path, "\ufefffield\na\n", fields)) == 2
+
+
+def test_nothing_is_excluded_by_an_empty_table(tmp_path: Path) -> None:
+    fields = two_channel_fields("a", "b")
+    assert excluded(tmp_path, "field,channel,reason\n", fields) == fields
+
+
+def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
+    """A misspelt name would otherwise train on the field that was meant to be left out."""
+    with pytest.raises(UserError, match=r"line 3 excludes field 'x', which is not there"):
+        excluded(tmp_path, "field\na\nx\n", two_channel_fields("a"))
+    with pytest.raises(UserError, match="lacks the column field"):
+        excluded(tmp_path, "name\na\n", two_channel_fields("a"))
+    with pytest.raises(UserError, match=r"data\.exclude=.*none\.csv: cannot be read"):
+        left_out(two_channel_fields("a"), tmp_path / "none.csv")
+
+
+# --- planes of a stack ---
+
+
+def test_split_plane() -> None:
+    assert split_plane("phase") == ("phase", None)
+    assert split_plane("phase@-4") == ("phase", -4.0)
+    assert split_plane("phase@0.5") == ("phase", 0.5)
+    with pytest.raises(UserError, match="channel phase@top: 'top' is no plane"):
+        split_plane("phase@top")
+
+
+def test_planes_of_a_stack_by_position(tmp_path: Path) -> None:
+    stack = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+    tifffile.imwrite(tmp_path / "f1.tif", stack, photometric="minisblack")
+    layout = Layout({"phase@-4": 0, "phase": 1, "phase@4": 2})
+    (field,) = discover(tmp_path, layout, ["phase"])
+    assert set(field.planes) == {("phase", -4.0), ("phase", 0.0), ("phase", 4.0)}
+    for z, index in ((-4.0, 0), (0.0, 1), (4.0, 2)):
+        np.testing.assert_array_equal(field.planes["phase", z].read(), stack[index])

@@ -1,6 +1,5 @@
 import logging
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.odd_files import png, png_chunk
 from vfn.data.images import find_images, read_image, strip_suffix
 from vfn.errors import UserError
 
@@ -22,19 +22,6 @@ RGB = RNG.integers(0, 256, (37, 53, 3)).astype(np.uint8)
 def written(path: Path, array: np.ndarray, **options: object) -> Path:
     tifffile.imwrite(path, array, **options)
     return path
-
-
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    body = kind + data
-    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + extra
-        + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
-    )  # fmt: skip
 
 
 def refused(path: Path, *words: str) -> None:

@@ -31,7 +31,7 @@ def draw(dtype: str, kind: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("equalise", [False, True])
-@pytest.mark.parametrize("mode", RANGE_MODES)
+@pytest.mark.parametrize("mode", [mode for mode in RANGE_MODES if mode != "fixed"])
 @pytest.mark.parametrize("kind", ["dark", "few", "even"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_round_trip(dtype: str, kind: str, mode: str, equalise: bool) -> None:
@@ -152,3 +152,20 @@ def test_knots_rise() -> None:
     fitted = Intensity.fit(histogram(draw("uint8", "few")), "full", (0, 100), True)
     assert fitted.knots is not None
     assert all(a < b for a, b in pairwise(fitted.knots))
+
+
+@pytest.mark.parametrize("mode", RANGE_MODES)
+def test_a_fixed_range_goes_before_the_mode(mode: str) -> None:
+    fitted = Intensity.fit(histogram(draw("uint16", "dark")), mode, (0.5, 99.0), False, [7, 4095])
+    assert (fitted.low, fitted.high) == (7.0, 4095.0)
+
+
+@pytest.mark.parametrize("fixed", [[5], [9, 5], [5, 5], [1, 2, 3]])
+def test_a_fixed_range_is_two_grey_values(fixed: list[float]) -> None:
+    with pytest.raises(UserError, match=r"data\.fixed="):
+        Intensity.fit(histogram(draw("uint8", "even")), "fixed", (0.5, 99.0), False, fixed)
+
+
+def test_a_fixed_range_must_be_given() -> None:
+    with pytest.raises(UserError, match=r"data\.range=fixed.*data\.fixed=\{CHANNEL"):
+        Intensity.fit(histogram(draw("uint8", "even")), "fixed", (0.5, 99.0), False)

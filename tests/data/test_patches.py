@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,29 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.planes import make_view
 from vfn.data.intensity import Intensity
 from vfn.data.patches import (
-    Batch,
     GridPatches,
+    Normaliser,
     PatchLoader,
     PatchReader,
     RandomPatches,
-    augmentation,
+    RawBatch,
+    as_it_is,
 )
-from vfn.data.survey import PlaneCache
+from vfn.data.store import PlaneStore
 from vfn.data.views import View
-
-FULL = Intensity(0.0, 65535.0, "uint16")
-
-
-@dataclass(frozen=True)
-class Memory:
-    name: str
-    array: np.ndarray = field(compare=False)
-    pixel_size: float | None = None
-
-    def read(self) -> np.ndarray:
-        return self.array
 
 
 def make_views(shapes: Sequence[tuple[int, int]], targets: int = 1) -> list[View]:
@@ -39,13 +29,12 @@ def make_views(shapes: Sequence[tuple[int, int]], targets: int = 1) -> list[View
     for n, (height, width) in enumerate(shapes):
         grey = np.arange(at, at + height * width, dtype=np.uint16).reshape(height, width) * 4
         at += height * width
-        planes = [Memory(f"{n}/{c}", grey + np.uint16(c)) for c in range(targets + 1)]
-        views.append(View(str(n), str(n), (planes[0],), tuple(planes[1:])))
+        views.append(make_view(str(n), [grey], [grey + np.uint16(c + 1) for c in range(targets)]))
     return views
 
 
 def make_reader(size: int, targets: int = 1) -> PatchReader:
-    return PatchReader(PlaneCache(1), [FULL], [FULL] * targets, size)
+    return PatchReader(PlaneStore(), [None] * (targets + 1), 1, size, np.dtype(np.uint16))
 
 
 def make_data(
@@ -54,11 +43,16 @@ def make_data(
     return RandomPatches(make_views(shapes), shapes, make_reader(size), augment, seed)
 
 
-def grey(values: torch.Tensor) -> np.ndarray:
-    return FULL.restore(values.numpy()).astype(int)
+def first_input(batch: RawBatch) -> np.ndarray:
+    """(B, h, w) grey values of the first channel."""
+    return batch.planes[:, 0].numpy().astype(int)
 
 
-def equal(a: Batch, b: Batch) -> bool:
+def targets(batch: RawBatch) -> np.ndarray:
+    return batch.planes[:, 1:].numpy().astype(int)
+
+
+def equal(a: RawBatch, b: RawBatch) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -85,51 +79,46 @@ def test_inputs_and_targets_stay_registered(augment: bool) -> None:
     data = RandomPatches(make_views(shapes, 3), shapes, make_reader(16, 3), augment, 0)
     for index in range(40):
         batch = data[index]
-        assert batch.input.dtype == batch.target.dtype == torch.float32
-        assert batch.input.shape == (1, 16, 16)
-        assert batch.target.shape == batch.valid.shape == (3, 16, 16)
+        assert batch.planes.dtype == torch.uint16
+        assert batch.planes.shape == (1, 4, 16, 16)
+        assert batch.valid.shape == (1, 3, 16, 16)
         assert batch.valid.dtype == torch.bool
         assert batch.valid.all()
         for c in range(3):
-            np.testing.assert_array_equal(grey(batch.target[c]), grey(batch.input[0]) + c + 1)
-
-
-def symmetries(array: np.ndarray) -> list[np.ndarray]:
-    return [np.rot90(a, k) for a in (array, array[:, ::-1]) for k in range(4)]
+            np.testing.assert_array_equal(targets(batch)[:, c], first_input(batch) + c + 1)
 
 
 def test_augmentation_is_each_of_the_eight_symmetries() -> None:
-    patch = np.arange(36, dtype=np.float32).reshape(6, 6)
-    known = symmetries(patch)
-    transform, seen = augmentation(), []
-    for seed in range(80):
-        transform.set_random_seed(seed)
-        turned = transform(image=np.stack([patch, patch + 100], axis=-1))["image"]
-        which = [i for i, one in enumerate(known) if np.array_equal(one, turned[..., 0])]
+    (view,) = make_views([(16, 16)])
+    field = view.inputs[0].read().astype(int)
+    known = [np.rot90(a, k) for a in (field, field[:, ::-1]) for k in range(4)]
+    data, seen = make_data([(16, 16)]), []
+    for index in range(80):
+        which = [i for i, one in enumerate(known) if (one == first_input(data[index])[0]).all()]
         assert len(which) == 1
-        np.testing.assert_array_equal(turned[..., 1], turned[..., 0] + 100)
         seen += which
     assert set(seen) == set(range(8))
 
 
 def test_patches_lie_within_the_view() -> None:
     (view,) = make_views([(60, 70)])
-    view = View("v", "v", view.inputs, view.targets, (slice(10, 40), slice(20, 61)))
-    inside = set(view.crop(view.inputs[0].read()).ravel().tolist())
+    view = replace(view, region=(slice(10, 40), slice(20, 61)))
+    inside = set(view.inputs[0].read()[10:40, 20:61].ravel().tolist())
     data = RandomPatches([view], [(30, 41)], make_reader(16), True, 0)
     seen: set[int] = set()
     for index in range(300):
-        seen |= set(grey(data[index].input).ravel().tolist())
+        seen |= set(first_input(data[index]).ravel().tolist())
     assert seen <= inside
     assert len(seen) > 0.95 * len(inside)  # up to the corners, which are rarely drawn
     grid = GridPatches([view], [(30, 41)], make_reader(16), 100)
-    assert set(np.concatenate([grey(b.input).ravel() for b in grid]).tolist()) == inside  # type: ignore[attr-defined]
+    every = [first_input(grid[i]).ravel() for i in range(len(grid))]
+    assert set(np.concatenate(every).tolist()) == inside
 
 
 def test_large_fields_are_drawn_more_often() -> None:
     shapes = [(16, 16), (64, 64)]
     data = make_data(shapes, augment=False)
-    small = sum(int(grey(data[i].input).max() < 16 * 16 * 4) for i in range(300))
+    small = sum(int(first_input(data[i]).max() < 16 * 16 * 4) for i in range(300))
     assert 3 < small < 40  # 300 / 17 expected
 
 
@@ -143,18 +132,17 @@ def test_fields_smaller_than_a_patch_are_padded_and_masked(
     covered = min(shape[0], size), min(shape[1], size)
     for index in range(8):
         batch = data[index]
-        assert batch.input.shape == (1, size, size)
+        assert batch.planes.shape == (1, 2, size, size)
         assert int(batch.valid.sum()) == covered[0] * covered[1]
         # What is valid is the field, each pixel once; what is not is its mirror image.
-        real = grey(batch.input)[batch.valid.numpy()]
+        real = first_input(batch)[batch.valid[:, 0].numpy()]
         assert len(set(real.tolist())) == real.size
-        assert set(grey(batch.input).ravel().tolist()) == set(real.tolist())
-        np.testing.assert_array_equal(grey(batch.target), grey(batch.input) + 1)
+        assert set(first_input(batch).ravel().tolist()) == set(real.tolist())
+        np.testing.assert_array_equal(targets(batch)[:, 0], first_input(batch) + 1)
     if not augment and max(shape) <= size:
-        valid = data[0].valid[0]
-        assert valid[: shape[0], : shape[1]].all()
+        assert data[0].valid[0, 0, : shape[0], : shape[1]].all()
         field = make_views([shape])[0].inputs[0].read()
-        np.testing.assert_array_equal(grey(data[0].input)[0][: shape[0], : shape[1]], field)
+        np.testing.assert_array_equal(first_input(data[0])[0, : shape[0], : shape[1]], field)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -168,7 +156,7 @@ def test_the_grid_covers_every_pixel(shapes: list[tuple[int, int]], size: int) -
     seen: set[int] = set()
     for i in range(len(data)):
         batch = data[i]
-        seen |= set(grey(batch.input)[batch.valid.numpy()].tolist())
+        seen |= set(first_input(batch)[batch.valid[:, 0].numpy()].tolist())
     assert seen == {int(v) for view in views for v in view.inputs[0].read().ravel()}
 
 
@@ -187,7 +175,7 @@ def test_the_grid_holds_at_most_so_many_spread_over_the_views(count: int, at_mos
 
 
 def make_loader(batches: int = 5, **options: object) -> PatchLoader:
-    options = {"batch_size": 3, **options}
+    options = {"batch_size": 3, "collate_fn": as_it_is, **options}
     return PatchLoader(make_data(SHAPES), batches, **options)  # type: ignore[arg-type]
 
 
@@ -213,7 +201,7 @@ def test_resume_gives_the_batches_that_are_left(stop: int, workers: int) -> None
     whole = make_loader()
     every = [*whole, *whole, *whole]
     broken = make_loader(num_workers=workers)
-    drawn: list[Batch] = []
+    drawn: list[RawBatch] = []
     while len(drawn) < stop:
         for batch in broken:
             drawn.append(batch)
@@ -249,8 +237,50 @@ def test_ranks_together_are_one_larger_batch() -> None:
     two = [make_loader(3, rank=rank, world=2) for rank in range(2)]
     one = make_loader(3, batch_size=6)
     for left, right, whole in zip(*two, one, strict=True):
-        woven = torch.stack([left.input, right.input], dim=1).flatten(0, 1)
-        assert torch.equal(woven, whole.input)
+        woven = torch.stack([left.planes, right.planes], dim=1).flatten(0, 1)
+        assert torch.equal(woven, whole.planes)
+
+
+def test_a_missing_target_is_never_valid() -> None:
+    views = make_views([(40, 40), (40, 40)], 2)
+    views[1] = replace(views[1], targets=(views[1].targets[0], None))
+    data = RandomPatches(views, [(40, 40)] * 2, make_reader(16, 2), True, 0)
+    batch = data.__getitems__(range(40))
+    second = (first_input(batch) >= 40 * 40 * 4).all(axis=(1, 2))  # patches of the second field
+    assert 0 < second.sum() < 40
+    np.testing.assert_array_equal(batch.valid[:, 1].numpy().all(axis=(1, 2)), ~second)
+    np.testing.assert_array_equal(batch.valid[:, 1].numpy().any(axis=(1, 2)), ~second)
+    assert batch.valid[:, 0].all()
+
+
+# --- on the device: from grey values to [-1, 1] ---
+
+CURVE = tuple(float(v) for v in np.sort(np.random.default_rng(3).uniform(0, 65535, 257)))
+MAPS = [
+    Intensity(0.0, 65535.0, "uint16"),
+    Intensity(113.0, 4012.5, "uint16"),
+    Intensity(CURVE[0], CURVE[-1], "uint16", CURVE),
+]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_batch_is_normalised_as_each_channel_is(dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    grey = rng.uniform(0, 255 if dtype == "uint8" else 65535, (2, 3, 9, 11)).astype(dtype)
+    raw = RawBatch(
+        torch.from_numpy(grey),
+        torch.ones(2, 2, 9, 11, dtype=torch.bool),
+        torch.ones(2, 1),
+        torch.zeros(2, 1),
+    )
+    batch = Normaliser(MAPS[:1], MAPS[1:])(raw)
+    assert batch.input.dtype == batch.target.dtype == torch.float32
+    got = torch.cat([batch.input, batch.target], dim=1).numpy()
+    for channel, fitted in enumerate(MAPS):
+        expected = fitted.normalise(grey[:, channel])
+        # A straight line is the same arithmetic; the curve is float32 here and float64 there.
+        tolerance = 0 if fitted.knots is None else 2e-5
+        np.testing.assert_allclose(got[:, channel], expected, rtol=0, atol=tolerance)
 
 
 def test_jitter_changes_the_inputs_alone_and_keeps_their_range() -> None:
@@ -258,7 +288,8 @@ def test_jitter_changes_the_inputs_alone_and_keeps_their_range() -> None:
     views, reader = make_views(shapes), make_reader(16)
     plain = RandomPatches(views, shapes, reader, False, 3)
     jittered = RandomPatches(views, shapes, reader, False, 3, jitter=0.3)
-    before, after = plain[7], jittered[7]
+    normalise = Normaliser([Intensity(0.0, 6400.0, "uint16")], MAPS[:1])
+    before, after = normalise(plain[7]), normalise(jittered[7])
     assert torch.equal(before.target, after.target)
     assert torch.equal(before.valid, after.valid)
     assert not torch.equal(before.input, after.input)
@@ -270,4 +301,4 @@ def test_jitter_changes_the_inputs_alone_and_keeps_their_range() -> None:
     np.testing.assert_allclose(y[inside], slope * x[inside] + offset, atol=1e-6)
     assert 0.7 <= slope <= 1.3
     assert abs(offset) <= 0.3
-    assert torch.equal(after.input, jittered[7].input)  # the same whoever asks
+    assert torch.equal(after.input, normalise(jittered[7]).input)  # the same whoever asks

@@ -172,7 +172,8 @@ def test_set_up_and_draw(tmp_path: Path, split: str) -> None:
     assert data.baselines.offset == pytest.approx(np.array([5000.0]))
     batches = list(data.train_dataloader())
     assert len(batches) == 3
-    for batch in [*batches, *data.val_dataloader()]:
+    for raw in [*batches, *data.val_dataloader()]:
+        batch = data.on_after_batch_transfer(raw, 0)
         grey = [m[0].restore(t.numpy()).astype(int) for m, t in
                 ((data.inputs, batch.input), (data.targets, batch.target))]  # fmt: skip
         inside = (abs(batch.input) < 1) & (abs(batch.target) < 1)

@@ -1,42 +1,23 @@
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from vfn.data.discovery import FilePlane, Plane
-from vfn.data.survey import LinearMap, PlaneCache, read_in_parallel, survey
+from tests.planes import make_view
+from vfn.data.discovery import FilePlane
+from vfn.data.illumination import FlatField, MeanImage
+from vfn.data.pixels import present, read_view
+from vfn.data.store import PlaneStore
+from vfn.data.survey import LinearMap, Survey, mean_images, survey
 from vfn.data.views import View
 from vfn.errors import UserError
 
 
-@dataclass(frozen=True)
-class Memory:
-    """A plane in memory that counts how often it is decoded."""
-
-    name: str
-    array: np.ndarray = field(compare=False)
-    reads: list[int] = field(default_factory=list, compare=False)
-    pixel_size: float | None = 0.65
-
-    def read(self) -> np.ndarray:
-        self.reads.append(1)
-        return self.array
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def make_view(
-    name: str, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], **rest: object
-) -> View:
-    planes: list[tuple[Plane, ...]] = [
-        tuple(Memory(f"{name}/{kind}{i}", a) for i, a in enumerate(arrays))
-        for kind, arrays in (("input", inputs), ("target", targets))
-    ]
-    return View(name, name, *planes, **rest)  # type: ignore[arg-type]
+def look(train: Sequence[View], others: Sequence[View] = ()) -> Survey:
+    channels = len(train[0].inputs) + len(train[0].targets)
+    return survey(train, others, PlaneStore(), [None] * channels)
 
 
 def random_views(count: int, dtypes: Sequence[str], inputs: int, seed: int = 0) -> list[View]:
@@ -55,10 +36,13 @@ def random_views(count: int, dtypes: Sequence[str], inputs: int, seed: int = 0) 
 
 def pixels(views: Sequence[View], part: str) -> np.ndarray:
     """(channels, N) float64 of all views."""
-    rows = [
-        [view.crop(plane.read()).ravel().astype(float) for plane in getattr(view, part)]
-        for view in views
-    ]
+
+    def of(view: View) -> list[np.ndarray]:
+        arrays = present(read_view(view, PlaneStore()))
+        count = len(view.inputs)
+        return arrays[:count] if part == "inputs" else arrays[count:]
+
+    rows = [[array.ravel().astype(float) for array in of(view)] for view in views]
     return np.concatenate([np.stack(row) for row in rows], axis=1)
 
 
@@ -76,7 +60,7 @@ def test_baselines_and_histograms_are_of_the_training_pixels(
             View(v.name, v.field, v.inputs, v.targets, (slice(2, 9), slice(0, 5))) for v in views
         ]
     train, others = views[:4], views[4:]
-    found = survey(train, others, PlaneCache(1))
+    found = look(train, others)
     x, y = pixels(train, "inputs"), pixels(train, "targets")
     design = np.vstack([x, np.ones(x.shape[1])])
     truth = np.linalg.lstsq(design.T, y.T, rcond=None)[0].T
@@ -95,8 +79,8 @@ def test_baselines_and_histograms_are_of_the_training_pixels(
 def test_the_same_input_twice_still_gives_a_map() -> None:
     (view,) = random_views(1, ["uint16", "uint16"], 1)
     twice = View("t", "t", view.inputs * 2, view.targets)
-    one = survey([view], [], PlaneCache(1)).baselines
-    two = survey([twice], [], PlaneCache(1)).baselines
+    one = look([view]).baselines
+    two = look([twice]).baselines
     assert two.weights.sum() == pytest.approx(one.weights.sum())
     assert two.offset == pytest.approx(one.offset)
 
@@ -123,7 +107,7 @@ def test_a_dtype_that_differs_between_fields_is_refused(where: str) -> None:
     others = [odd] if where == "others" else []
     train += [odd] if where == "train" else []
     with pytest.raises(UserError, match="odd/input0: is uint16, but f0/input0 is uint8"):
-        survey(train, others, PlaneCache(1))
+        look(train, others)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (4, 3), (1, 12)])
@@ -132,7 +116,7 @@ def test_sizes_that_differ_within_a_field_are_refused(shape: tuple[int, int]) ->
     other = (3, 4) if shape != (3, 4) else (3, 5)
     arrays = [rng.integers(0, 9, s).astype(np.uint8) for s in (other, shape)]
     with pytest.raises(UserError) as caught:
-        survey([make_view("f", arrays[:1], arrays[1:])], [], PlaneCache(1))
+        look([make_view("f", arrays[:1], arrays[1:])])
     for word in ("field f", f"{other[0]}x{other[1]}", f"{shape[0]}x{shape[1]}", "f/target0"):
         assert word in str(caught.value)
 
@@ -149,52 +133,42 @@ def test_a_damaged_file_stops_the_survey(tmp_path: Path) -> None:
     bad = tmp_path / "23.tif"
     bad.write_bytes(bad.read_bytes()[:-5])
     with pytest.raises(UserError, match=r"23\.tif: is truncated"):
-        survey(views[:30], views[30:], PlaneCache(1))
+        look(views[:30], views[30:])
     with pytest.raises(UserError, match=r"23\.tif"):  # test images are looked at as well
-        survey(views[:20], views[20:], PlaneCache(1))
+        look(views[:20], views[20:])
 
 
-def test_views_come_in_order_with_their_planes() -> None:
-    views = random_views(30, ["uint8", "uint16", "float32"], 2)
-    seen = list(read_in_parallel(views, PlaneCache(1), "test"))
-    assert [view.name for view, _ in seen] == [view.name for view in views]
-    for view, arrays in seen:
-        for plane, array in zip(view.inputs + view.targets, arrays, strict=True):
-            assert array is plane.read()
+def test_a_target_is_measured_over_the_fields_that_have_it() -> None:
+    """Partial labels: a missing target leaves the others, and its own figures, as they are."""
+    views = random_views(5, ["uint16"] * 3, 1)
+    lacking = [
+        View(v.name, v.field, v.inputs, (v.targets[0], None if i < 2 else v.targets[1]))
+        for i, v in enumerate(views)
+    ]
+    found, whole = look(lacking), look(views)
+    few = look(views[2:])
+    assert found.fields == (5, 3)
+    np.testing.assert_array_equal(found.baselines.weights[0], whole.baselines.weights[0])
+    np.testing.assert_array_equal(found.baselines.weights[1], few.baselines.weights[1])
+    np.testing.assert_array_equal(
+        found.baselines.mean, [whole.baselines.mean[0], few.baselines.mean[1]]
+    )
+    for ours, theirs in zip(
+        found.histograms, (*whole.histograms[:2], few.histograms[2]), strict=True
+    ):
+        np.testing.assert_array_equal(ours.counts, theirs.counts)
 
 
-def test_leaving_early_stops_the_threads() -> None:
-    views = random_views(200, ["uint8", "uint8"], 1)
-    items = read_in_parallel(views, PlaneCache(1), "test")
-    next(items)
-    items.close()
-    assert not views[-1].inputs[0].reads  # type: ignore[attr-defined]
-
-
-def test_cache_decodes_what_fits_once() -> None:
-    plane = Memory("a", np.zeros((16, 16), np.uint8))
-    cache = PlaneCache(1)
-    for _ in range(3):
-        assert cache.read(plane) is plane.array
-    assert len(plane.reads) == 1
-
-
-def test_cache_never_holds_more_than_its_bound() -> None:
-    planes = [Memory(str(i), np.zeros((64, 64), np.uint8)) for i in range(10)]
-    cache = PlaneCache(3.5 * 64 * 64 / 2**30)
-    for _ in range(2):
-        for plane in planes:
-            cache.read(plane)
-    assert [len(plane.reads) for plane in planes] == [1] * 3 + [2] * 7
-    empty = PlaneCache(0)
-    empty.read(planes[0])
-    empty.read(planes[0])
-    assert len(planes[0].reads) == 3
-
-
-def test_planes_of_one_file_are_not_mixed_up(tmp_path: Path) -> None:
-    stack = np.stack([np.full((3, 4), i, np.uint8) for i in range(3)])
-    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
-    cache = PlaneCache(1)
-    for _ in range(2):
-        assert [cache.read(FilePlane(tmp_path / "a.tif", i))[0, 0] for i in range(3)] == [0, 1, 2]
+def test_mean_images_are_those_of_whole_fields() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 60000, (20, 30)).astype(np.uint16) for _ in range(4)]
+    views = [make_view("a", arrays[:1], arrays[1:2]), make_view("b", arrays[2:3], [None])]
+    cut = [View(v.name, v.field, v.inputs, v.targets, (slice(3, 9), slice(0, 5))) for v in views]
+    means = mean_images(cut, PlaneStore(), 2)
+    expected = [MeanImage(), MeanImage()]
+    for mean, array in zip(
+        expected[:1] * 2 + expected[1:], (arrays[0], *arrays[2:3], arrays[1]), strict=True
+    ):
+        mean.add(array)
+    ours, theirs = ([FlatField.fit(m).to_dict() for m in each] for each in (means, expected))
+    assert ours == theirs

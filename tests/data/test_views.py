@@ -1,13 +1,14 @@
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfn.data.discovery import Field
+from vfn.data.discovery import Field, FilePlane
 from vfn.data.views import (
     Split,
     SplitRule,
@@ -29,6 +30,8 @@ class Fake:
 
     name: str
     pixel_size: float | None = None
+
+    key: str = ""
 
     def read(self) -> np.ndarray:
         raise AssertionError("views are made and split without reading")
@@ -291,7 +294,7 @@ def test_spatial_parts_keep_their_distance(
     for part in parts:
         # The planes of a field are cut alike.
         assert len({repr(view.region) for view in part}) == 1
-        crop = part[0].crop(image)
+        crop = image[part[0].region]  # type: ignore[index]
         assert crop.size > 0
         rows, columns = np.divmod(crop.ravel(), width)
         regions.append((rows, columns))
@@ -309,16 +312,11 @@ def test_spatial_shares() -> None:
     views = make_plates(1, 1, 1, 1, named=False)
     split = split_spatial(views, [(100, 1032)], SplitRule("spatial", 0.25, 0.2, gap=16))
     shapes = [
-        part[0].crop(np.zeros((100, 1032))).shape for part in (split.train, split.val, split.test)
+        np.zeros((100, 1032))[part[0].region].shape for part in (split.train, split.val, split.test)
     ]
     assert shapes == [(100, 1032 - 258 - 152 - 32), (100, 152), (100, 258)]
     turned = split_spatial(views, [(1032, 100)], SplitRule("spatial", 0.25, 0.2, gap=16))
-    assert turned.test[0].crop(np.zeros((1032, 100))).shape == (258, 100)
-
-
-def test_crop_keeps_leading_axes() -> None:
-    view = View("a", "a", (), (), (slice(1, 3), slice(0, 2)))
-    assert view.crop(np.zeros((5, 4, 4))).shape == (5, 2, 2)
+    assert np.zeros((1032, 100))[turned.test[0].region].shape == (258, 100)
 
 
 @pytest.mark.parametrize(
@@ -334,3 +332,59 @@ def test_crop_keeps_leading_axes() -> None:
 def test_spatial_rules_that_cannot_be_followed(rule: SplitRule, word: str) -> None:
     with pytest.raises(UserError, match=word):
         split_spatial(make_plates(1, 1, 1, 1, named=False), [(500, 500)], rule)
+
+
+# --- planes as channels, partial labels ---
+
+
+def stacked(name: str, depths: Sequence[float], *targets: str) -> Field:
+    planes = {("phase", z): FilePlane(Path(f"{name}_{z}.tif")) for z in depths}
+    planes |= {(t, 0.0): FilePlane(Path(f"{name}_{t}.tif")) for t in targets}
+    return Field(name, planes)
+
+
+def test_planes_of_a_stack_are_inputs_side_by_side() -> None:
+    task = Task("t", ("phase@-4", "phase", "phase@4"), ("dna",))
+    assert task.channels == ("phase", "dna")
+    assert task.depths == (0.0, -4.0, 4.0)
+    (view,) = make_views([stacked("f", (-4.0, -2.0, 0.0, 4.0), "dna")], task)
+    assert view.name == "f"
+    assert [str(p) for p in view.inputs] == ["f_-4.0.tif", "f_0.0.tif", "f_4.0.tif"]
+    assert [str(p) for p in view.targets] == ["f_dna.tif"]
+    (new,) = make_views([stacked("f", (-4.0, 0.0, 4.0))], task, targets=False)
+    assert new.inputs == view.inputs
+    with pytest.raises(UserError, match="no file for phase at 4 um"):
+        make_views([stacked("f", (-4.0, 0.0), "dna")], task)
+
+
+def test_planes_without_the_focal_one() -> None:
+    task = Task("t", ("phase@-4", "phase@4"), ("dna",))
+    (view,) = make_views([stacked("f", (-4.0, 4.0), "dna")], task)
+    assert [str(p) for p in view.inputs] == ["f_-4.0.tif", "f_4.0.tif"]
+    (new,) = make_views([stacked("f", (-4.0, 4.0))], task, targets=False)
+    assert new.inputs == view.inputs
+
+
+def test_a_field_trains_the_targets_that_it_has() -> None:
+    task = Task("t", ("phase",), ("dna", "er"))
+    fields = [stacked("a", (0.0,), "dna", "er"), stacked("b", (0.0,), "er")]
+    both = make_views(fields, task)
+    assert [[t is not None for t in v.targets] for v in both] == [[True, True], [False, True]]
+    assert len(both[1].planes) == 2
+    without = stacked("c", (0.0,))
+    with pytest.raises(UserError, match="field c: no file for dna, er"):
+        make_views([*fields, without], task)
+    assert len(make_views([*fields, without], task, unpaired="skip")) == 2
+    with pytest.raises(UserError, match="field b: no file for dna"):  # the only target
+        make_views(fields, Task("t", ("phase",), ("dna",)))
+
+
+def test_a_spatial_split_stays_within_what_was_registered() -> None:
+    view = replace(View("f", "f", (), ()), region=(slice(3, 43), slice(10, 110)))
+    split = split_spatial([view], [(40, 100)], SplitRule(by="spatial", gap=4))
+    for part in (split.train, split.val, split.test):
+        rows, columns = part[0].region  # type: ignore[misc]
+        assert (rows.start, rows.stop) == (3, 43)
+        assert 10 <= columns.start < columns.stop <= 110
+    assert split.train[0].region[1].start == 10  # type: ignore[index]
+    assert split.test[0].region[1].stop == 110  # type: ignore[index]

@@ -1,19 +1,28 @@
+import csv
+import json
 import logging
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
 import tifffile
 import torch
 
+from tests.conftest import write_zarr_plate
 from vfn.checkpoint import Checkpoint
-from vfn.data.discovery import Layout
+from vfn.data.discovery import Layout, discover
+from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.images import read_image
-from vfn.data.intensity import Intensity
+from vfn.data.input_shift import Envelope, field_statistics
+from vfn.data.intensity import Intensity, to_dtype
 from vfn.data.survey import LinearMap
 from vfn.data.views import Task
 from vfn.errors import UserError
+from vfn.inference.ome import SHIFT
 from vfn.inference.predictor import Predictor, find_views, run
 from vfn.nets import make_generator
 from vfn.precision import pick_device, pick_precision
@@ -41,8 +50,17 @@ def make_checkpoint(
         layout or Layout(),
         tuple(Intensity(0.0, top[dtypes[0]], dtypes[0]) for _ in range(n)),
         tuple(Intensity(0.0, top[dtypes[1]], dtypes[1]) for _ in range(m)),
+        (None,) * (n + m),
+        (_envelope(dtypes[0]),) * n,
         LinearMap(np.zeros((m, n)), np.zeros(m), np.zeros(m)),
         {"data": {"patch_size": 16}},
+    )
+
+
+def _envelope(dtype: str) -> Envelope:
+    rng = np.random.default_rng(0)
+    return Envelope.fit(
+        [field_statistics(rng.integers(50, 200, (40, 40)).astype(dtype)) for _ in range(4)]
     )
 
 
@@ -242,7 +260,7 @@ def test_whole_fields_to_ome(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     paths = run(predictor, images, out)
     assert paths == [out / f"A{i}.ome.tif" for i in range(3)]
-    assert sorted(out.iterdir()) == paths
+    assert sorted(out.glob("*.tif")) == paths
     for i, path in enumerate(paths):
         image = read_image(path)
         assert image.channels == ("dapi", "actin")
@@ -264,6 +282,57 @@ def test_what_is_there_and_whole_is_kept(images: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         read_image(paths[1]).array, predictor.predict([grey(1, (38, 45))])
     )
+
+
+def ome_note(path: Path) -> str:
+    with tifffile.TiffFile(path) as tif:
+        return tif.ome_metadata or ""
+
+
+def test_fields_unlike_those_of_training_are_named(images: Path, tmp_path: Path) -> None:
+    """In a table, in the log and in the file itself; a field like those of training is not."""
+    fields = [read_image(images / f"A{i}_phase.ome.tif").array[0] for i in range(3)]
+    checkpoint = make_checkpoint(targets=["dapi", "actin"])
+    usual = Envelope.fit([field_statistics(field) for field in fields])
+    checkpoint = replace(checkpoint, envelopes=(usual,))
+    out = tmp_path / "out"
+    paths = run(make_predictor(checkpoint), images, out)
+    assert sorted(out.iterdir()) == paths
+    dark = (fields[1] // 8).astype(fields[1].dtype)
+    write(images / "A1_phase.ome.tif", dark)
+    run(make_predictor(checkpoint), images, out)
+    with (out / "input_shift.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["field"], row["channel"]) for row in rows} == {("A1", "phase")}
+    notes = [ome_note(path) for path in paths]
+    assert [SHIFT in note for note in notes] == [False, True, False]
+    assert all(escape(f"phase: {row['finding']}"[:20]) in notes[1] for row in rows[:1])
+    again = [path.stat().st_mtime_ns for path in paths]
+    run(make_predictor(checkpoint), images, out)  # kept files are judged as well
+    assert (out / "input_shift.csv").exists()
+    assert [path.stat().st_mtime_ns for path in paths] == again
+    write(images / "A1_phase.ome.tif", fields[1])
+    run(make_predictor(checkpoint), images, out)
+    assert not (out / "input_shift.csv").exists()
+
+
+def test_a_flat_field_is_taken_out_and_put_back(images: Path) -> None:
+    """The network sees flat inputs, the prediction has the falloff of the real stain."""
+    mean = MeanImage()
+    falloff = np.linspace(1, 2, 48)[None] * np.ones((40, 1))
+    for seed in range(6):
+        mean.add(
+            (np.random.default_rng(seed).uniform(900, 1000, (40, 48)) * falloff).astype("uint16")
+        )
+    flat = FlatField.fit(mean)
+    plain = make_checkpoint()
+    corrected = replace(plain, flats=(flat, flat))
+    field = (1000 * falloff).astype(np.uint16)
+    ours = make_predictor(corrected).predict([field])
+    inside = make_predictor(plain).predict([to_dtype(flat.correct(field), "uint16")])
+    expected = flat.restore(inside[0].astype(float))
+    np.testing.assert_allclose(ours[0], np.clip(expected, 0, 65535), atol=0.02 * 65535)
+    assert not np.array_equal(ours, make_predictor(plain).predict([field]))
 
 
 @pytest.mark.parametrize("change", ["model", "image", "overlap"])
@@ -323,3 +392,89 @@ def test_an_output_folder_that_cannot_be_written(images: Path, tmp_path: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write there"):
         run(make_predictor(make_checkpoint()), images, tmp_path / "file" / "out")
+
+
+# --- OME-Zarr in and out ---
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_plate_in(tmp_path: Path, version: str) -> None:
+    truth = write_zarr_plate(tmp_path / "P.zarr", {"A/1": 1, "B/2": 2}, ["Phase", "er"], version)
+    # Whatever names the files of training had.
+    patterned = make_checkpoint(["phase"], layout=Layout({}, r"_(?P<field>.)_(?P<channel>.)"))
+    for checkpoint in (make_checkpoint(["phase"]), patterned):
+        for source in (tmp_path, tmp_path / "P.zarr"):
+            views = find_views(checkpoint, source)
+            assert [(v.name, v.plate, v.well, v.site) for v in views] == [
+                ("P_A1_s0", "P", "A1", "0"),
+                ("P_B2_s0", "P", "B2", "0"),
+                ("P_B2_s1", "P", "B2", "1"),
+            ]
+            np.testing.assert_array_equal(views[2].inputs[0].read(), truth["B/2", 1][0])
+    for checkpoint in (make_checkpoint(["dna"]), make_checkpoint(["dna"], layout=patterned.layout)):
+        with pytest.raises(UserError, match=r"no file for channel dna .*P\.zarr holds Phase, er"):
+            find_views(checkpoint, tmp_path / "P.zarr")
+
+
+def test_a_plate_without_names_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    truth = write_zarr_plate(tmp_path / "P.zarr", {"A/1": 1}, ["a", "b"])
+    with caplog.at_level(logging.WARNING):
+        (view,) = find_views(make_checkpoint(["phase", "er"]), tmp_path / "P.zarr")
+    assert "each image is taken as phase + er" in caplog.text
+    assert (view.name, view.well) == ("P_A1_s0", "A1")
+    np.testing.assert_array_equal(view.inputs[1].read(), truth["A/1", 0][1])
+
+
+def test_a_damaged_container_is_named(tmp_path: Path) -> None:
+    (tmp_path / "P.zarr").mkdir()
+    for source in (tmp_path, tmp_path / "P.zarr"):
+        with pytest.raises(UserError, match=r"P\.zarr: has no zarr\.json"):
+            find_views(make_checkpoint(), source)
+
+
+def test_a_plate_out(tmp_path: Path) -> None:
+    write_zarr_plate(tmp_path / "P.zarr", {"A/1": 1, "B/2": 2}, ["phase"])
+    checkpoint = make_checkpoint(targets=["dapi", "actin"], dtypes=("uint16", "uint8"))
+    predictor = make_predictor(checkpoint)
+    tiffs = run(predictor, tmp_path / "P.zarr", tmp_path / "tiff")
+    paths = run(predictor, tmp_path / "P.zarr", tmp_path / "out", "ome_zarr")
+    plate = tmp_path / "out" / "predicted.zarr"
+    assert paths == [plate / "A/1/0", plate / "B/2/0", plate / "B/2/1"]
+    # These fields are unlike those of the training, and the plate tells so as the table does.
+    assert sorted(os.listdir(tmp_path / "out")) == ["input_shift.csv", "predicted.zarr"]
+    attributes = json.loads((paths[0] / "zarr.json").read_text())["attributes"]
+    assert any("phase: " in remark for remark in attributes["vfn"]["remarks"])
+    fields = discover(plate, Layout(), ["dapi", "actin"])
+    assert [(e.well, e.site) for e in fields] == [("A1", "0"), ("B2", "0"), ("B2", "1")]
+    for entry, tiff in zip(fields, tiffs, strict=True):
+        image = read_image(tiff)
+        for channel, expected in zip(("dapi", "actin"), image.array, strict=True):
+            plane = entry.planes[channel, 0.0]
+            assert plane.read().dtype == expected.dtype
+            np.testing.assert_array_equal(plane.read(), expected)
+            assert plane.pixel_size == image.pixel_size == 0.65
+    # What is there is kept, what is damaged is computed again, and so is what another model made.
+    before = [path.stat().st_mtime_ns for path in paths]
+    (paths[1] / "s0" / "c" / "0" / "0" / "0").unlink()
+    run(predictor, tmp_path / "P.zarr", tmp_path / "out", "ome_zarr")
+    after = [path.stat().st_mtime_ns for path in paths]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    other = make_predictor(make_checkpoint(identity="ba9876543210"))
+    run(other, tmp_path / "P.zarr", tmp_path / "out", "ome_zarr")
+    assert not {path.stat().st_mtime_ns for path in paths} & {*after}
+
+
+def test_images_out(images: Path, tmp_path: Path) -> None:
+    predictor = make_predictor(make_checkpoint())
+    paths = run(predictor, images, tmp_path / "out", "ome_zarr")
+    assert paths == [tmp_path / "out" / f"A{i}.zarr" for i in range(3)]
+    assert sorted((tmp_path / "out").glob("*.zarr")) == paths
+    for i, entry in enumerate(discover(tmp_path / "out", Layout(), ["dapi"])):
+        plane = entry.planes["dapi", 0.0]
+        np.testing.assert_array_equal(plane.read(), predictor.predict([grey(i, (37 + i, 45))])[0])
+        assert plane.pixel_size == pytest.approx(0.3 + i)
+
+
+def test_an_unknown_format_is_refused(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format=png: unknown; choose ome_tiff or ome_zarr"):
+        run(make_predictor(make_checkpoint()), images, tmp_path / "out", "png")

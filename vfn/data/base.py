@@ -10,10 +10,23 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from vfn.data.discovery import Field, Layout, discover
+from vfn.data.discovery import Field, Layout, discover, left_out
+from vfn.data.illumination import FlatField
 from vfn.data.intensity import Intensity
-from vfn.data.patches import Batch, GridPatches, PatchLoader, PatchReader, RandomPatches
-from vfn.data.survey import LinearMap, PlaneCache, Survey, survey
+from vfn.data.patches import (
+    Batch,
+    GridPatches,
+    Normaliser,
+    PatchLoader,
+    PatchReader,
+    RandomPatches,
+    RawBatch,
+    as_it_is,
+)  # fmt: skip
+from vfn.data.pixels import view_shape
+from vfn.data.shifts import Shifts
+from vfn.data.store import PlaneStore, cache_folder, store_name
+from vfn.data.survey import LinearMap, Survey, mean_images, survey
 from vfn.data.views import Split, SplitRule, Task, View, make_views, split_spatial, split_views
 from vfn.errors import UserError
 
@@ -29,10 +42,14 @@ class DataConfig:
         root: folder of the images.
         channels, pattern, manifest: how files are named; see `vfn.data.discovery.Layout`. None or
             empty leaves the data set's own.
-        unpaired: "error" or "skip" fields that lack a channel.
+        unpaired: "error" or "skip" fields that lack an input, or all targets.
+        exclude: CSV of fields (and channels) to leave out, as the doctor writes it.
+        register: correct the shift between the first input and each target.
+        illumination: divide by a flat field that is estimated over the training fields.
         split, test_fraction, val_fraction, test_plates, test_fields, gap, split_seed: see
             `vfn.data.views.SplitRule`.
-        range, percentiles, equalise: see `vfn.data.intensity.Intensity`.
+        range, percentiles, fixed, equalise: see `vfn.data.intensity.Intensity`; `fixed` maps channels
+            to (low, high).
         patch_size: pixels; 256 or 128 in the paper.
         batch_size: patches a step and process.
         patches_per_epoch: None takes as many as cover the training area once, 400 at least.
@@ -40,7 +57,8 @@ class DataConfig:
         augment: flips and quarter turns.
         input_jitter: see `vfn.data.patches.jitter_inputs`; 0 is off, as in the paper.
         num_workers: processes that cut patches; 0 cuts them in the training process.
-        cache_gb: decoded images kept in memory, in GiB.
+        cache: "disk" decodes every image once into a memory-mapped store, "off" at every reading.
+        cache_dir: of the stores; see `vfn.data.store.cache_folder`.
         seed: of the patches.
         extra: keys of one data set alone.
     """
@@ -51,6 +69,9 @@ class DataConfig:
     pattern: str | None = None
     manifest: str | None = None
     unpaired: str = "error"
+    exclude: str | None = None
+    register: bool = False
+    illumination: bool = False
     split: str = "auto"
     test_fraction: float = 0.2
     val_fraction: float = 0.2
@@ -60,6 +81,7 @@ class DataConfig:
     split_seed: int = 0
     range: str = "percentile"
     percentiles: Sequence[float] = (0.1, 99.99)
+    fixed: Mapping[str, Sequence[float]] | None = None
     equalise: bool = False
     patch_size: int = 256
     batch_size: int = 4
@@ -68,7 +90,8 @@ class DataConfig:
     augment: bool = True
     input_jitter: float = 0.0
     num_workers: int = 0
-    cache_gb: float = 4.0
+    cache: str = "disk"
+    cache_dir: str | None = None
     seed: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -121,7 +144,16 @@ class StainData(L.LightningDataModule):
             raise UserError(f"data.input_jitter={config.input_jitter}: give a share, 0 (off) to 1")
         self.task, self.config = task, config
         self.split: Split | None = None
-        self.cache = PlaneCache(config.cache_gb)
+        if config.cache not in ("disk", "off"):
+            raise UserError(f"data.cache={config.cache}: unknown; choose disk or off")
+        unknown = set(config.fixed or ()) - set(task.inputs + task.targets)
+        if unknown:
+            raise UserError(
+                f"data.fixed: {', '.join(sorted(unknown))} is no channel of the task; it has "
+                f"{', '.join(task.inputs + task.targets)}"
+            )
+        self.store = PlaneStore()
+        self.shifts = Shifts()
         self.rank, self.world = 0, 1
         self._drawn = 0  # training batches before this call
 
@@ -129,7 +161,7 @@ class StainData(L.LightningDataModule):
     def fits(cls, task: Task) -> bool:
         """Whether the data set has the channels and planes that `task` names."""
         channels = cls.CHANNELS is None or set(task.channels) <= set(cls.CHANNELS)
-        return channels and (cls.HAS_Z or not task.input_z)
+        return channels and (cls.HAS_Z or task.depths == (0.0,))
 
     @property
     def layout(self) -> Layout:
@@ -143,41 +175,75 @@ class StainData(L.LightningDataModule):
             self.Z_STEP,
         )
 
+    @property
+    def root(self) -> Path | None:
+        """Folder of the images."""
+        manifest = self.config.manifest
+        root = self.config.root or (Path(str(manifest)).parent if manifest else None)
+        return None if root is None else Path(root)
+
     def find(self) -> list[Field]:
-        """All fields of the data set.
+        """All fields of the data set that are not excluded.
 
         Raises:
-            UserError: no root given, or see `discover`.
+            UserError: no root given, or see `discover`, `left_out`.
         """
-        if not self.config.root and not self.config.manifest:
+        if self.root is None:
             raise UserError(f"data={self.config.name}: where are the images? give data.root=DIR")
-        root = Path(self.config.root or Path(str(self.config.manifest)).parent)
-        return discover(root, self.layout, self.task.channels)
+        return self._kept(discover(self.root, self.layout, self.task.channels))
+
+    def _kept(self, fields: list[Field]) -> list[Field]:
+        if self.config.exclude is None:
+            return fields
+        return left_out(fields, Path(self.config.exclude))
 
     def views(self) -> list[View]:
         """Every field as the task sees it."""
         return make_views(self.find(), self.task, unpaired=self.config.unpaired)
 
     def divide(self) -> Split:
-        """Find and split; nothing but (for a spatial split) sizes is read."""
+        """Find and split; with `data.register` or a spatial split images are read, too."""
         views, rule = self.views(), self.config.rule()
+        self.store.prepare(plane for view in views for plane in view.planes)
+        views = self.registered(views)
         if rule.by == "spatial":
-            shapes = [self.cache.read(view.inputs[0]).shape for view in views]
-            return split_spatial(views, [(s[0], s[1]) for s in shapes], rule)
+            return split_spatial(views, [view_shape(view, self.store) for view in views], rule)
         return split_views(views, rule)
 
+    def registered(self, views: list[View]) -> list[View]:
+        """The views with their targets moved onto the first input, if `data.register` says so."""
+        if not self.config.register:
+            return views
+        self.shifts = self.shifts.measured(views, self.store)
+        return [self.shifts.apply(view, self.store) for view in views]
+
     def setup(self, stage: str | None = None) -> None:
-        """Find, split, read and check everything, fit intensities and baselines. Runs once.
+        """Find, decode, split, check everything, fit intensities and baselines. Runs once.
 
         Raises:
             UserError: anything in the data that training would stumble over.
         """
         if self.split is not None:
             return
+        if self.config.cache == "disk":
+            name = store_name(self.root) if self.root else self.config.name
+            self.store = PlaneStore(cache_folder(self.config.cache_dir) / name)
         split = self.divide()
-        measured = survey(split.train, [*split.val, *split.test], self.cache)
+        channels = self.task.inputs + self.task.targets
+        for target, name in enumerate(self.task.targets):
+            if not any(view.targets[target] is not None for view in split.train):
+                raise UserError(
+                    f"target {name}: no training field has it; leave it out of task.targets, or "
+                    "choose another split"
+                )
+        self.flats: list[FlatField | None] = [None] * len(channels)
+        if self.config.illumination:
+            means = mean_images(split.train, self.store, len(channels))
+            self.flats = [FlatField.fit(mean) for mean in means]
+        measured = survey(split.train, [*split.val, *split.test], self.store, self.flats)
         self.measured, self.split = measured, split
         self.inputs, self.targets = self._fit(measured)
+        self.normaliser = Normaliser(self.inputs, self.targets)
 
     def summary(self) -> str:
         """One line: how many views each part has, and which grey values become -1 and 1."""
@@ -189,10 +255,16 @@ class StainData(L.LightningDataModule):
                 self.task.inputs + self.task.targets, [*self.inputs, *self.targets], strict=True
             )
         ]
-        return (
+        text = (
             f"data: {self.config.name}, {counts} views, split by {self.split.by}; "
             f"grey values: {', '.join(ranges)}"
         )
+        if min(self.measured.fields) < len(self.split.train):
+            have = zip(self.task.targets, self.measured.fields, strict=True)
+            text += "; training views with " + ", ".join(f"{c}: {n}" for c, n in have)
+        if self.config.register:
+            text += f"; {self.shifts.summary(self.task.targets)}"
+        return text
 
     def _fit(self, measured: Survey) -> tuple[list[Intensity], list[Intensity]]:
         low, high = self.config.percentiles
@@ -203,8 +275,11 @@ class StainData(L.LightningDataModule):
         ):
             try:
                 maps.append(
-                    Intensity.fit(histogram, self.config.range, (low, high), self.config.equalise)
-                )
+                    Intensity.fit(
+                        histogram, self.config.range, (low, high), self.config.equalise,
+                        (self.config.fixed or {}).get(channel),
+                    )
+                )  # fmt: skip
             except UserError as exc:
                 raise UserError(f"channel {channel}: {exc}") from exc
         kinds = {m.dtype for m in maps[count:]}
@@ -227,13 +302,17 @@ class StainData(L.LightningDataModule):
         return torch.tensor(levels).clamp(-0.99, 0.99)
 
     def _reader(self) -> PatchReader:
-        return PatchReader(self.cache, self.inputs, self.targets, self.config.patch_size)
+        kinds = {np.dtype(m.dtype) for m in [*self.inputs, *self.targets]}
+        corrected = self.config.illumination or self.config.register  # no longer whole numbers
+        dtype = np.dtype(np.float32) if corrected else np.result_type(*kinds)
+        return PatchReader(self.store, self.flats, len(self.inputs), self.config.patch_size, dtype)
 
     def _shapes(self, views: Sequence[View]) -> list[tuple[int, int]]:
-        """Sizes of the views; fields of one data set nearly always have one size, so the planes
-        that are still in memory answer."""
-        shapes = [view.crop(self.cache.read(view.inputs[0])).shape for view in views]
-        return [(s[0], s[1]) for s in shapes]
+        return [view_shape(view, self.store) for view in views]
+
+    def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
+        """Normalise on the device of the network."""
+        return self.normaliser(batch)
 
     def train_dataloader(self) -> PatchLoader:
         """Random patches of the training views."""
@@ -266,17 +345,21 @@ class StainData(L.LightningDataModule):
         """Go on behind the batches that were drawn."""
         self._drawn = int(state_dict["drawn"])
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[RawBatch]:
         """Patches on a grid over the validation views, always the same."""
+        return DataLoader(self.val_patches(), **self._loading(self.config.batch_size))
+
+    def val_patches(self) -> GridPatches:
+        """What the validation loader loads."""
         assert self.split is not None
         views = self.split.val
-        data = GridPatches(views, self._shapes(views), self._reader(), self.config.val_patches)
-        return DataLoader(data, **self._loading(self.config.batch_size))
+        return GridPatches(views, self._shapes(views), self._reader(), self.config.val_patches)
 
     def _loading(self, batch_size: int) -> dict[str, Any]:
         workers = self.config.num_workers
         return {
             "batch_size": batch_size,
+            "collate_fn": as_it_is,
             "num_workers": workers,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": workers > 0,
@@ -293,6 +376,9 @@ class StainData(L.LightningDataModule):
             "layout": self.layout.to_dict(),
             "inputs": [m.to_dict() for m in self.inputs],
             "targets": [m.to_dict() for m in self.targets],
+            "flats": [None if flat is None else flat.to_dict() for flat in self.flats],
+            "envelopes": [envelope.to_dict() for envelope in self.measured.envelopes],
+            "shifts": self.shifts.to_dict(),
             "baselines": self.baselines.to_dict(),
             "pixel_size": self.measured.pixel_size,
             "split": {

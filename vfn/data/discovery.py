@@ -8,13 +8,22 @@ import csv
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from vfn.data.images import SUFFIXES, find_images, read_image, strip_suffix
+from vfn.data.formats import ContainerPlane, Scene, scenes
+from vfn.data.images import (
+    SUFFIXES,
+    content_key,
+    find_images,
+    find_sources,
+    is_container,
+    read_image,
+    strip_suffix,
+)
 from vfn.errors import UserError
 
 PATTERN_GROUPS = ("field", "channel", "plate", "well", "site", "z")
@@ -31,6 +40,11 @@ class Plane(Protocol):
     @property
     def pixel_size(self) -> float | None:
         """Micrometres a pixel, if known."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What the pixels are decoded from; another key where they may be others."""
         ...
 
 
@@ -67,6 +81,15 @@ class FilePlane:
         """Micrometres a pixel, if the file states it."""
         return read_image(self.path).pixel_size
 
+    @property
+    def key(self) -> str:
+        """Path, size and time of change of the file, position in it, version of the reader.
+
+        Raises:
+            UserError: the file is not there.
+        """
+        return f"{content_key(self.path)}|{self.index}"
+
     def __str__(self) -> str:
         return f"{self.path}" + ("" if self.index is None else f" (channel {self.index})")
 
@@ -87,14 +110,17 @@ class Layout:
     """How files are named. Plain data: it goes into the checkpoint, and `predict.py` reads by it.
 
     Attributes:
-        channels: channel -> its token in the path (a string), or its position inside multi-channel
-            files (an integer). A channel that is not listed is its own token.
+        channels: channel -> its token in the path or its name inside the file (a string), or its
+            position inside multi-channel files (an integer). A channel that is not listed is its own
+            token. Of a file that holds a stack, each plane has a position: "phase@-4" is `phase` 4 um
+            below focus.
         pattern: regular expression with the named groups of `PATTERN_GROUPS`, searched in the path
             relative to the root; the group `channel` holds the token of the channel.
         manifest: CSV with the columns field, channel, path and, if wanted, plate, well, site, z (um)
             and index (position inside a multi-channel file, from 0). Paths are relative to the CSV.
-        z_zero: value of the group `z` at the focal plane.
-        z_step: micrometres by which z grows when the group `z` grows by 1.
+        z_zero: value of the group `z` at the focal plane; number of that plane in containers.
+        z_step: micrometres by which z grows when the group `z`, or the number, grows by 1. With both
+            as here, containers tell their own step, and their middle plane is the focal one.
     """
 
     channels: Mapping[str, str | int] = field(default_factory=dict)
@@ -142,10 +168,42 @@ def split_token(relative_path: str, token: str) -> str | None:
     return ("_".join(rest) or "field") if found else None
 
 
-def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
+def split_plane(channel: str) -> tuple[str, float | None]:
+    """Name and plane (um) of a channel; None where no plane is named.
+
+    >>> split_plane("phase@-4")
+    ('phase', -4.0)
+
+    Raises:
+        UserError: what stands behind the @ is no number.
+    """
+    name, at, plane = channel.partition("@")
+    if not at:
+        return channel, None
+    try:
+        return name, float(plane)
+    except ValueError as exc:
+        raise UserError(
+            f"channel {channel}: {plane!r} is no plane; give micrometres from focus, as phase@-4"
+        ) from exc
+
+
+def discover(
+    root: Path,
+    layout: Layout,
+    wanted: Sequence[str],
+    damaged: list[UserError] | None = None,
+    others: Sequence[str] = (),
+) -> list[Field]:
     """Find the fields below `root` and their planes of the channels `wanted`.
 
     Fields may lack some of the wanted channels, but each channel is found somewhere.
+
+    Args:
+        damaged: if given, a file that cannot be read while channels are looked for inside it is told
+            of here and left out; else it ends the search.
+        others: channels that are not wanted, but whose files must not be taken for multi-channel
+            files of those that are.
 
     Returns:
         Fields sorted by name.
@@ -159,7 +217,7 @@ def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
     elif layout.pattern:
         found = _from_pattern(root, layout, wanted)
     else:
-        found = _from_tokens(root, layout, wanted)
+        found = _from_tokens(root, layout, wanted, damaged, others)
     fields: dict[str, Field] = {}
     for name, channel, z, plane, where in found:
         entry = fields.setdefault(name, Field(name, {}, **where))
@@ -179,26 +237,48 @@ def discover(root: Path, layout: Layout, wanted: Sequence[str]) -> list[Field]:
     absent = [channel for channel in wanted if channel not in there]
     if absent:
         tokens = ", ".join(str(layout.channels.get(c, c)) for c in absent)
+        inside = "" if layout.manifest or layout.pattern else _inside(root)
         source = layout.manifest or root
         how = f"pattern {layout.pattern}" if layout.pattern else "part of a file's path"
         raise UserError(
-            f"{source}: no file for channel {', '.join(absent)} (looked for {tokens} as {how}); "
+            f"{source}: no file for channel {', '.join(absent)} (looked for {tokens} as {how}{inside}); "
             "map channel names by data.channels={CHANNEL: TOKEN} or name files by data.pattern"
         )
     return [fields[name] for name in sorted(fields)]
 
 
-# name of the field, channel, z (um), plane, plate / well / site
-Found = tuple[str, str, float, Plane, dict[str, str]]
+def _inside(root: Path) -> str:
+    """What the first container calls its channels, for a message: nobody knows by heart."""
+    for path in filter(is_container, find_sources(root)):
+        names = scenes(path)[0].load().channels
+        return f", {path.name} holds {', '.join(names) or 'channels without names'}"
+    return ""
 
 
-def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
-    positions = {c: t for c, t in layout.channels.items() if isinstance(t, int) and c in wanted}
-    tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in positions}
-    for path in find_images(root):
-        relative = path.relative_to(root).as_posix()
+Where = dict[str, str]  # plate, well, site, as far as they are known
+# name of the field, channel, z (um), plane, where
+Found = tuple[str, str, float, Plane, Where]
+
+
+def _from_tokens(
+    root: Path,
+    layout: Layout,
+    wanted: Sequence[str],
+    damaged: list[UserError] | None,
+    others: Sequence[str],
+) -> Iterable[Found]:
+    positions = _positions(layout, wanted)
+    placed = {channel for channel, _ in positions}
+    tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in placed}
+    for path in find_sources(root):
+        relative = _relative(path, root)
         names = {c: split_token(relative, token) for c, token in tokens.items()}
         hits = {c: name for c, name in names.items() if name is not None}
+        if is_container(path):
+            yield from _from_container(
+                path, _name(relative), layout, positions, tokens, hits, damaged
+            )
+            continue
         if len(hits) > 1:
             raise UserError(
                 f"{path}: belongs to channels {' and '.join(hits)} by its path; "
@@ -206,12 +286,102 @@ def _from_tokens(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[
             )
         for channel, name in hits.items():
             yield name, channel, 0.0, FilePlane(path), {}
-        if not hits:
-            inside = {**positions, **_named_inside(path, tokens)}
+        elsewhere = any(split_token(relative, str(layout.channels.get(c, c))) for c in others)
+        if not hits and not elsewhere:
+            try:
+                named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
+            except UserError as exc:
+                if damaged is None:
+                    raise
+                damaged.append(exc)
+                continue
             # Unnamed planes are only taken by position where the user gave positions.
-            name = "_".join(_parts(relative)) or "field"
-            for channel, index in inside.items():
-                yield name, channel, 0.0, FilePlane(path, index), {}
+            for (channel, z), index in {**positions, **named}.items():
+                yield _name(relative), channel, z, FilePlane(path, index), {}
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.name if path == root else path.relative_to(root).as_posix()
+
+
+def _name(relative_path: str) -> str:
+    """Of the field in a file whose name holds no channel."""
+    return "_".join(_parts(relative_path)) or "field"
+
+
+def _positions(layout: Layout, wanted: Sequence[str]) -> dict[tuple[str, float], int]:
+    """(channel, z) -> position inside multi-channel files, as `data.channels` gives it."""
+    found = {}
+    for channel, position in layout.channels.items():
+        name, z = split_plane(channel)
+        if isinstance(position, int) and name in wanted:
+            found[name, z or 0.0] = position
+    return found
+
+
+def _from_container(
+    path: Path,
+    stem: str,
+    layout: Layout,
+    positions: Mapping[tuple[str, float], int],
+    tokens: Mapping[str, str],
+    hits: Mapping[str, str],
+    damaged: list[UserError] | None,
+) -> Iterable[Found]:
+    """Planes of the fields in a container, by what it calls its channels.
+
+    Args:
+        stem: what the path gives as name.
+        hits: channels that are in the path, and the name that is left: one of them is the channel of
+            a field that has but one, and no name for it.
+        damaged: see `discover`; of a container with one damaged field the others are found.
+    """
+    try:
+        inside = scenes(path)
+    except UserError as exc:
+        if damaged is None:
+            raise
+        damaged.append(exc)
+        return
+    for scene in inside:
+        try:
+            yield from _from_scene(scene, stem, layout, positions, tokens, hits)
+        except UserError as exc:
+            if damaged is None:
+                raise
+            damaged.append(exc)
+
+
+def _from_scene(
+    scene: Scene,
+    stem: str,
+    layout: Layout,
+    positions: Mapping[tuple[str, float], int],
+    tokens: Mapping[str, str],
+    hits: Mapping[str, str],
+) -> Iterable[Found]:
+    stack = scene.load()
+    inside = {**positions, **{(c, 0.0): index for c, index in stack.named(tokens).items()}}
+    if not inside and len(hits) == len(stack.planes) == 1:
+        ((channel, stem),) = hits.items()
+        inside = {(channel, 0.0): 0}
+    name, where = _place(scene, stem)
+    given = (layout.z_zero, layout.z_step)
+    depths = stack.depths() if given == (Layout.z_zero, Layout.z_step) else stack.depths(*given)
+    for (channel, z), index in inside.items():
+        if not 0 <= index < len(stack.planes):
+            raise UserError(
+                f"{stack.planes[0][0].path}: channel {index} is asked for, it has "
+                f"{len(stack.planes)} (the first is 0); correct data.channels"
+            )
+        for depth, plane in zip(depths, stack.planes[index], strict=True):
+            yield name, channel, z + depth, plane, where
+
+
+def _place(scene: Scene, stem: str) -> tuple[str, Where]:
+    """Name of the field, and where it lies if that is on a plate: the container is the plate."""
+    name = "_".join(part for part in (stem, scene.name) if part)
+    return name, {"plate": stem, "well": scene.well, "site": scene.site} if scene.well else {}
 
 
 def _named_inside(path: Path, tokens: Mapping[str, str]) -> dict[str, int]:
@@ -220,6 +390,55 @@ def _named_inside(path: Path, tokens: Mapping[str, str]) -> dict[str, int]:
         return {}
     names = [name.casefold() for name in read_image(path).channels or ()]
     return {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
+
+
+def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
+    """`fields` without what `table` excludes: a CSV with the columns field and, if wanted, channel;
+    a line without channel means the whole field.
+
+    Raises:
+        UserError: an unreadable table; a field that is not there, which may be a misspelt one.
+    """
+    rows = _read_rows(table, "data.exclude", ("field",))
+    names = {entry.name for entry in fields}
+    whole, channels = set(), set()
+    for number, row in enumerate(rows, start=2):
+        if row["field"] not in names:
+            raise UserError(
+                f"{table}: line {number} excludes field {row['field']!r}, which is not there; "
+                f"correct the line or remove it (fields are named like {min(names, default='-')})"
+            )
+        if row.get("channel"):
+            channels.add((row["field"], row["channel"]))
+        else:
+            whole.add(row["field"])
+    kept = [entry for entry in fields if entry.name not in whole]
+    return [
+        replace(
+            entry,
+            planes={k: p for k, p in entry.planes.items() if (entry.name, k[0]) not in channels},
+        )
+        for entry in kept
+    ]
+
+
+def _read_rows(table: Path, key: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV that a setting names.
+
+    Raises:
+        UserError: not readable, or one of `columns` is missing.
+    """
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UserError(f"{key}={table}: cannot be read as a CSV ({exc})") from exc
+    rows = csv.DictReader(text.splitlines())
+    missing = [column for column in columns if column not in (rows.fieldnames or ())]
+    if missing:
+        raise UserError(
+            f"{table}: lacks the column {', '.join(missing)}; it needs {', '.join(columns)}"
+        )
+    return list(rows)
 
 
 def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
@@ -256,17 +475,7 @@ def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable
 
 
 def _from_manifest(manifest: Path, wanted: Sequence[str]) -> Iterable[Found]:
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UserError(f"data.manifest={manifest}: cannot be read as a CSV ({exc})") from exc
-    rows = csv.DictReader(text.splitlines())
-    missing = [column for column in MANIFEST_COLUMNS if column not in (rows.fieldnames or ())]
-    if missing:
-        raise UserError(
-            f"{manifest}: lacks the column {', '.join(missing)}; "
-            f"it needs {', '.join(MANIFEST_COLUMNS)} (and plate, well, site, z, index if wanted)"
-        )
+    rows = _read_rows(manifest, "data.manifest", MANIFEST_COLUMNS)
     for number, row in enumerate(rows, start=2):
         if row["channel"] not in wanted:
             continue
@@ -284,33 +493,44 @@ def _from_manifest(manifest: Path, wanted: Sequence[str]) -> Iterable[Found]:
         yield name, row["channel"], z, FilePlane(path, index), where
 
 
-def whole_images(root: Path, count: int) -> list[tuple[str, tuple[FilePlane, ...]]]:
+def whole_images(root: Path, channels: Sequence[str]) -> list[Field]:
     """Images that carry all channels of a field by position: a folder of nothing but inputs.
 
     Args:
-        count: channels that each file must have.
+        channels: what their channels are, in order. Of a z stack the focal plane is taken.
 
     Returns:
-        (field, planes) for each file below `root`, which may also be one file.
+        A field for each image below `root`, which may also be one file or container.
 
     Raises:
-        UserError: a file has another number of channels.
+        UserError: an image has another number of channels.
     """
-    paths = [root] if root.is_file() else find_images(root)
-    base = root.parent if root.is_file() else root
-    found = []
-    for path in paths:
-        channels = len(read_image(path).array)
-        if channels != count:
-            raise UserError(
-                f"{path}: has {channels} channel(s), the model takes {count}; name the files by "
-                "channel, or give one file with all of them"
-            )
-        name = "_".join(_parts(path.relative_to(base).as_posix()))
-        found.append((name or "field", tuple(FilePlane(path, i) for i in range(count))))
+    found: list[Field] = []
+    for path in [root] if root.is_file() else find_sources(root):
+        stem = _name(_relative(path, root))
+        if is_container(path):
+            for scene in scenes(path):
+                name, where = _place(scene, stem)
+                found.append(_whole(name, channels, scene.load().focal, where))
+        else:
+            planes = [FilePlane(path, i) for i in range(len(read_image(path).array))]
+            found.append(_whole(stem, channels, planes, {}))
     return found
 
 
+def _whole(
+    name: str, channels: Sequence[str], planes: Sequence[FilePlane | ContainerPlane], where: Where
+) -> Field:
+    if len(planes) != len(channels):
+        raise UserError(
+            f"{planes[0].path}: has {len(planes)} channel(s), the model takes {len(channels)}; "
+            "name the files by channel, or give one file with all of them"
+        )
+    keys = [(plane, z or 0.0) for plane, z in map(split_plane, channels)]
+    return Field(name, dict(zip(keys, planes, strict=True)), **where)
+
+
 __all__ = [
-    "SUFFIXES", "Field", "FilePlane", "Layout", "Plane", "discover", "split_token", "whole_images",
+    "SUFFIXES", "Field", "FilePlane", "Layout", "Plane", "discover", "left_out", "split_plane",
+    "split_token", "whole_images",
 ]  # fmt: skip

@@ -1,9 +1,13 @@
 """One image file in: TIFF (any compression of imagecodecs), OME-TIFF, ImageJ TIFF, PNG."""
 
 import math
+import os
 import re
+import stat
 import struct
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,17 +19,31 @@ import tifffile
 from vfn.errors import UserError
 
 SUFFIXES = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".png")
+READER_VERSION = 1  # raised whenever `read_image` gives other pixels for the same bytes
 DTYPES = ("uint8", "uint16", "float32")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_SIGNATURE, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # + is BigTIFF
 PNG_COLOUR_TYPES = {2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-# "Black is zero", "white is zero" (stored values are taken as they are in both), palette indices.
+# "White is zero", "black is zero", palette indices; stored values are taken as they are in all
+# three. In microscopy "white is zero" comes from an inverted display table in ImageJ, which writes
+# the measured values under it, and measures on them: the mark says how to show them, not what they
+# are. (Bio-Formats turns such values over.)
 GREY_PHOTOMETRICS = (0, 1, 3)
+# A header that promises more pixels than its file can hold is damaged. Deflate shrinks 1032-fold at
+# most and LZW about as far, zstd and its like farther, but only a blank image; so any file may give
+# 256 MB (a field of 11 500 x 11 500 pixels of 16 bit), and a larger one 4096 bytes for each of its own.
+MAX_BLANK, MAX_EXPANSION = 2**28, 2**12
+UNCOMPRESSED, JPEG = 1, 7  # of the TIFF tag Compression
 # What one of these units is in micrometres (OME names, and those that ImageJ and MetaMorph write;
 # ImageJ escapes what is not ASCII).
 MICROMETRES = {
     "um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00B5m": 1.0, "\\u00b5m": 1.0,
     "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6,
+    "micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6,  # NGFF
 }  # fmt: skip
+# Several fields in one file or folder; `vfn.data.formats` opens them.
+CONTAINERS = (".ome.zarr", ".zarr", ".nd2", ".czi", ".lif")
 
 
 @dataclass(frozen=True)
@@ -38,9 +56,9 @@ class Image:
 
 
 def strip_suffix(path: Path | str) -> str:
-    """File name without `.ome.tif`, `.tif`, `.png` and their kin."""
+    """File name without `.ome.tif`, `.tif`, `.png`, `.zarr` and their kin."""
     name = Path(path).name
-    for suffix in SUFFIXES:
+    for suffix in SUFFIXES + CONTAINERS:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -51,52 +69,103 @@ def is_image(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
+def is_container(path: Path) -> bool:
+    """True for names that `vfn.data.formats` opens."""
+    return path.name.lower().endswith(CONTAINERS) and not path.name.startswith(".")
+
+
 def find_images(folder: Path) -> list[Path]:
-    """All image files below `folder`, sorted.
+    """All image files below `folder`, sorted; none inside of OME-Zarr folders, nor of hidden ones
+    (half-made, or another program's).
 
     Raises:
         UserError: no such folder, or no image in it.
     """
+    return _sorted(folder, [path for path in _walk(folder) if is_image(path)], SUFFIXES)
+
+
+def find_sources(root: Path) -> list[Path]:
+    """Images and containers below `root`, sorted; `root` alone if it is itself a container.
+
+    Raises:
+        UserError: see `find_images`.
+    """
+    if is_container(root):
+        return [root]
+    paths = [path for path in _walk(root) if is_image(path) or is_container(path)]
+    return _sorted(root, paths, SUFFIXES + CONTAINERS)
+
+
+def _sorted(folder: Path, paths: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder that holds the images")
-    # Links that lead nowhere stay in: reading them says so, where leaving them out would hide it.
-    paths = sorted(path for path in folder.rglob("*") if is_image(path) and not path.is_dir())
     if not paths:
-        raise UserError(f"{folder}: no image in it; {', '.join(SUFFIXES)} files are read")
-    return paths
+        raise UserError(f"{folder}: no image in it; {', '.join(suffixes)} files are read")
+    return sorted(paths)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below `folder` and, whole, the OME-Zarr folders: those hold a file for every chunk.
+
+    Links that lead nowhere stay in: reading them says so, where leaving them out would hide it.
+    """
+    for parent, folders, files in os.walk(folder):
+        shown = [name for name in folders if not name.startswith(".")]
+        whole = [name for name in shown if name.lower().endswith(".zarr")]
+        folders[:] = [name for name in shown if name not in whole]
+        yield from (Path(parent, name) for name in files + whole)
 
 
 def read_image(path: Path) -> Image:
     """Read one grey image of one or more channels.
 
+    What lacks a part is refused, never filled up. Damage within the pixels shows where the
+    compression has a checksum (Deflate, PNG) or the strip no longer decodes to its length (LZW,
+    mostly); it cannot show where bytes of uncompressed or JPEG 2000 pixels were changed.
+
     Args:
-        path: TIFF (8, 16 bit or float; one leading axis at most is taken as channels) or PNG.
+        path: TIFF (8, 16 bit or float; one leading axis at most is taken as channels) or PNG; the
+            content counts, not the suffix.
 
     Returns:
-        The pixels (C, H, W) as uint8, uint16 or float32 in native byte order.
+        The pixels (C, H, W) as uint8, uint16 or float32 in native byte order, as they are stored,
+        whichever of black and white is zero.
 
     Raises:
-        UserError: missing, truncated, not an image, colour, empty, another dtype, NaN or infinite
-            pixels, or more than one axis beside height and width.
+        UserError: missing, truncated, damaged, not an image, colour, empty, another dtype, NaN or
+            infinite pixels, or more than one axis beside height and width.
     """
+    status = _stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: is a folder named like an image; give an image, or rename it")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+        raise UserError(f"{path}: is a pipe or a device, no file; give an image, or rename it")
+    # Keyed by time and size, so a changed file is read anew.
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+def _stat(path: Path) -> os.stat_result:
     try:
-        stat = path.stat()
+        return path.stat()
     except OSError as exc:
         raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder named like an image; give an image, or rename it")
-    # Keyed by time and size, so a changed file is read anew.
-    return _read(path, stat.st_mtime_ns, stat.st_size)
+
+
+def content_key(path: Path) -> str:
+    """Changes where what `read_image` gives for `path` may change.
+
+    Raises:
+        UserError: no such file.
+    """
+    status = _stat(path)
+    return f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|reader {READER_VERSION}"
 
 
 @lru_cache(maxsize=4)  # the channels of one file are asked for one after the other
 def _read(path: Path, _mtime: int, _size: int) -> Image:
+    read = _reader(path)
     try:
-        with path.open(
-            "rb"
-        ) as file:  # names lie: BBBC006's re-exported planes are TIFFs named .png
-            is_png = file.read(8) == PNG_SIGNATURE
-        image = _read_png(path) if is_png else _read_tiff(path)
+        image = read(path)
     except UserError:
         raise
     except Exception as exc:  # decoders raise whatever they like on damaged bytes
@@ -104,11 +173,42 @@ def _read(path: Path, _mtime: int, _size: int) -> Image:
             f"{path}: cannot be read as an image ({type(exc).__name__}: {exc}); "
             "copy it anew from the microscope or leave it out"
         ) from exc
-    _check(path, image.array)
-    return image
+    return replace(image, array=as_pixels(path, image.array))
 
 
-def _check(path: Path, array: np.ndarray) -> None:
+def _reader(path: Path) -> Callable[[Path], Image]:
+    """By the first bytes: names lie (BBBC006's re-exported planes are TIFFs named .png)."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as exc:
+        raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
+    if not head:
+        raise UserError(f"{path}: is empty (0 bytes); copy it anew from the microscope")
+    if head == PNG_SIGNATURE:
+        return _read_png
+    if head.startswith(TIFF_SIGNATURES):
+        return _read_tiff
+    if head.startswith(JPEG_SIGNATURE):
+        raise UserError(
+            f"{path}: is a JPEG, which alters grey values; export it anew as TIFF or PNG"
+        )
+    raise UserError(
+        f"{path}: cannot be read as an image (it begins with {head!r}, which is neither TIFF nor "
+        "PNG); export it anew as TIFF or PNG, or leave it out"
+    )
+
+
+def as_pixels(path: Path, array: np.ndarray) -> np.ndarray:
+    """Decoded pixels in native byte order, float32 if they are any float.
+
+    Raises:
+        UserError: none, of another dtype, NaN or infinite; it names `path`.
+    """
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # too large for float32: infinite, and refused as such
+            array = array.astype(np.float32)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.size == 0:
         raise UserError(f"{path}: has no pixels (shape {array.shape}); leave it out")
     if array.dtype.name not in DTYPES:
@@ -118,13 +218,13 @@ def _check(path: Path, array: np.ndarray) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise UserError(f"{path}: {bad} pixels are NaN or infinite; replace them or leave it out")
+    return array
 
 
 def _read_png(path: Path) -> Image:
     data = path.read_bytes()
-    if len(data) < 33:  # signature and header
-        raise UserError(f"{path}: is truncated ({len(data)} bytes); copy it anew")
-    depth, colour = struct.unpack(">BB", data[24:26])
+    _check_chunks(path, data)
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     if colour:
         raise UserError(
             f"{path}: is {PNG_COLOUR_TYPES.get(colour, 'of an unknown kind')}, grey is expected; "
@@ -132,16 +232,43 @@ def _read_png(path: Path) -> Image:
         )
     if depth not in (8, 16):
         raise UserError(f"{path}: is a {depth}-bit PNG; save it with 8 or 16 bit")
+    if interlaced:  # libpng reads it, but complains on standard output
+        raise UserError(f"{path}: is an interlaced PNG; save it without interlacing")
+    if not width or not height:
+        raise UserError(f"{path}: has no pixels ({width}x{height}); leave it out")
+    _check_promise(path, width * height * depth // 8, len(data))
     array = imagecodecs.png_decode(data)
     if array.ndim != 2:  # a grey PNG may name a transparent grey value
         raise UserError(f"{path}: has transparency, grey is expected; save it without")
     return Image(array[np.newaxis])
 
 
+def _check_chunks(path: Path, data: bytes) -> None:
+    """A PNG is a row of chunks (length, kind, content, checksum) that ends with IEND.
+
+    libpng checks them too; but imagecodecs loses a reference at each image that it refuses.
+    """
+    at, kind = len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        try:
+            length, kind = struct.unpack_from(">I4s", data, at)
+            (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
+        except struct.error as exc:
+            raise UserError(
+                f"{path}: is truncated ({len(data)} bytes, its chunk at byte {at} ends later); "
+                "copy it anew from the microscope or leave it out"
+            ) from exc
+        if zlib.crc32(memoryview(data)[at + 4 : at + 8 + length]) != checksum:
+            raise UserError(
+                f"{path}: is damaged (wrong checksum of its chunk at byte {at}); "
+                "copy it anew from the microscope or leave it out"
+            )
+        at += 12 + length
+
+
 def _read_tiff(path: Path) -> Image:
     with tifffile.TiffFile(path) as tif:
-        if not tif.pages:
-            raise UserError(f"{path}: is a TIFF without images; export it anew")
+        _check_chain(path, tif)
         page = tif.pages.first
         kind = int(page.photometric)
         if kind not in GREY_PHOTOMETRICS or not _is_grey_ramp(page.colormap):
@@ -149,26 +276,21 @@ def _read_tiff(path: Path) -> Image:
                 f"{path}: is {getattr(page.photometric, 'name', kind)} colour, grey is expected; "
                 "export each channel as a single-channel grey image"
             )
-        _check_whole(path, tif)
+        for number, each in enumerate(tif.pages, start=1):
+            _check_page(path, number, each.aspage())
         array = _pixels(path, tif)
-        if array.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # too large for float32: infinite, and refused as such
-                array = array.astype(np.float32)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         names = _channel_names(tif)
         return Image(array, names if len(names) == len(array) else None, _pixel_size(tif))
 
 
 def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
     """(C, H, W) of the one image in the file."""
-    series = tif.series[0]
-    if any(page is None or page.parent is not tif for page in series.pages):
-        # OME metadata may describe a whole acquisition, of which this file holds one part:
-        # the planes of its siblings are no channels of this file.
+    if tif.is_ome and not _describes_itself(tif):
         with tifffile.TiffFile(path, is_ome=False) as alone:
             return _pixels(path, alone)
-    size = series.keyframe.shape[-2:]
-    if any(other.keyframe.shape[-2:] == size for other in tif.series[1:]):  # no mere thumbnail
+    series = tif.series[0]
+    pixels, *others = [each.keyframe.imagelength * each.keyframe.imagewidth for each in tif.series]
+    if any(other >= pixels for other in others):  # no mere thumbnail
         raise UserError(
             f"{path}: holds {len(tif.series)} images; save each one as a file of its own, "
             "or channels as one stack"
@@ -178,10 +300,30 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
             f"{path}: has axes {series.axes} {series.shape}; one plane, or one axis of channels "
             "beside Y and X, is read: split time points and z planes into files"
         )
+    # ImageJ writes large stacks behind a single page; of one cut short, that page may be whole.
+    stated = (tif.imagej_metadata or {}).get("images", 1)
+    if stated > 1 and series.size == pixels:
+        raise UserError(
+            f"{path}: is truncated (ImageJ's metadata state {stated} images, one is there); "
+            "copy it anew, or save the one as a file of its own"
+        )
+    _check_promise(path, series.nbytes, tif.filehandle.size)
     array = series.asarray()
     if series.axes.startswith("Y") and array.ndim == 3:  # samples behind the pixels: Y, X, S
         array = np.moveaxis(array, -1, 0)
     return array.reshape(-1, *array.shape[-2:])
+
+
+def _describes_itself(tif: tifffile.TiffFile) -> bool:
+    """Whether the OME metadata tell of exactly the planes in this file.
+
+    They may describe a whole acquisition, of which this file holds one part (the planes of its
+    siblings are no channels of this file), or state a wrong number of planes.
+    """
+    stated = sum(pixels["SizeC"] * pixels["SizeZ"] * pixels["SizeT"] for pixels in _ome_pixels(tif))
+    if stated != len(tif.pages) * tif.pages.first.samplesperpixel:
+        return False
+    return all(page is not None and page.parent is tif for page in tif.series[0].pages)
 
 
 def _is_grey_ramp(colormap: np.ndarray | None) -> bool:
@@ -190,46 +332,96 @@ def _is_grey_ramp(colormap: np.ndarray | None) -> bool:
     return colormap is None or bool((np.diff(colormap.astype(np.int64), axis=-1) >= 0).all())
 
 
-def _check_whole(path: Path, tif: tifffile.TiffFile) -> None:
-    """Decoders fill what is missing at the end of a truncated file with zeros, and pages that are
-    missing are no pages to them: refuse such a file first."""
-    size = tif.filehandle.size
-    if _next_page(tif):
-        raise UserError(
-            f"{path}: is truncated ({size} bytes, of its pages only {len(tif.pages)} can be read); "
-            "copy it anew from the microscope or leave it out"
-        )
-    for page in tif.pages:
-        page = page.aspage()
-        ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-        if ends and max(ends) > size:
-            raise UserError(
-                f"{path}: is truncated ({size} bytes, its pixels end at byte {max(ends)}); "
-                "copy it anew from the microscope or leave it out"
-            )
-
-
-def _next_page(tif: tifffile.TiffFile) -> int:
-    """Where the page after the last one that can be read begins; 0 if that is the last."""
+def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
+    """Each page names the place of the next one. tifffile takes a broken chain for its end, and may
+    follow a closed one for ever: refuse both first."""
     file, form = tif.filehandle, tif.tiff
-    file.seek(tif.pages[-1].offset)
-    tags = struct.unpack(form.tagnoformat, file.read(form.tagnosize))[0]
-    file.seek(tags * form.tagsize, 1)
-    return int(struct.unpack(form.offsetformat, file.read(form.offsetsize))[0])
+    pages: dict[int, int] = {}  # offset -> number
+    file.seek(form.offsetsize)  # the header ends with the first link
+    try:
+        while offset := struct.unpack(form.offsetformat, file.read(form.offsetsize))[0]:
+            if offset in pages:
+                raise UserError(
+                    f"{path}: is damaged (its page {len(pages)} is followed by page "
+                    f"{pages[offset]}); copy it anew from the microscope or leave it out"
+                )
+            file.seek(offset)
+            tags = struct.unpack(form.tagnoformat, file.read(form.tagnosize))[0]
+            file.seek(offset + form.tagnosize + tags * form.tagsize)
+            pages[offset] = len(pages) + 1
+    except struct.error as exc:  # the end of the file
+        raise UserError(
+            f"{path}: is truncated ({file.size} bytes, of its pages only {len(pages)} can be "
+            "read); copy it anew from the microscope or leave it out"
+        ) from exc
+    if not pages:
+        raise UserError(f"{path}: is a TIFF without images; export it anew")
 
 
-def _ome_pixels(tif: tifffile.TiffFile) -> dict[str, Any]:
-    """The Pixels element of the first OME image; empty where there is none."""
+def _check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
+    """Decoders fill what is missing with zeros, or with grey: refuse such a file first."""
+    size = page.parent.filehandle.size
+    remedy = "copy it anew from the microscope or leave it out"
+    if page.dtype is None:
+        raise UserError(
+            f"{path}: pixels of {page.bitspersample} bits and sample format {page.sampleformat} are "
+            f"not known; save it as one of {', '.join(DTYPES)}"
+        )
+    if 0 in page.shape:
+        raise UserError(f"{path}: has no pixels (page {number} is {page.shape}); leave it out")
+    if page.compression != UNCOMPRESSED and page.compression not in tifffile.TIFF.DECOMPRESSORS:
+        raise UserError(
+            f"{path}: is compressed by method {int(page.compression)}, which is not known; "
+            "save it with LZW or without compression"
+        )
+    pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    there = sum(offset > 0 and count > 0 for offset, count in pieces)
+    if there < math.prod(page.chunked):
+        raise UserError(
+            f"{path}: is damaged (of the {math.prod(page.chunked)} strips or tiles of page {number} "
+            f"{there} are there); {remedy}"
+        )
+    end = max(offset + count for offset, count in pieces)
+    if end > size:
+        raise UserError(
+            f"{path}: is truncated ({size} bytes, its pixels end at byte {end}); {remedy}"
+        )
+    stored, needed = sum(page.databytecounts), page.size * page.bitspersample // 8
+    if page.compression == UNCOMPRESSED and stored < needed:
+        raise UserError(
+            f"{path}: is damaged (page {number} has {stored} bytes of pixels, {page.shape} of "
+            f"{page.bitspersample} bits need {needed}); {remedy}"
+        )
+    _check_promise(path, math.prod(page.chunks) * page.dtype.itemsize, size)
+    if page.compression == JPEG:
+        for offset, count in pieces:
+            page.parent.filehandle.seek(max(offset, offset + count - 16))
+            if JPEG_END not in page.parent.filehandle.read(min(count, 16)):  # padding may follow it
+                raise UserError(
+                    f"{path}: is damaged (a JPEG strip of page {number} lacks its end); {remedy}"
+                )
+
+
+def _check_promise(path: Path, promised: int, size: int) -> None:
+    if promised > max(MAX_BLANK, MAX_EXPANSION * size):
+        raise UserError(
+            f"{path}: is damaged (its header promises {promised:,} bytes of pixels from a file of "
+            f"{size:,}); copy it anew from the microscope or leave it out"
+        )
+
+
+def _ome_pixels(tif: tifffile.TiffFile) -> list[dict[str, Any]]:
+    """The Pixels elements of the OME images; none where there is no OME metadata."""
     if not tif.is_ome or tif.ome_metadata is None:
-        return {}
-    image = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", {})
-    image = image[0] if isinstance(image, list) else image
-    pixels: dict[str, Any] = image.get("Pixels", {})
-    return pixels
+        return []
+    images = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", [])
+    images = images if isinstance(images, list) else [images]
+    return [image["Pixels"] for image in images]
 
 
 def _channel_names(tif: tifffile.TiffFile) -> tuple[str, ...]:
-    channels = _ome_pixels(tif).get("Channel", [])
+    pixels = _ome_pixels(tif)
+    channels = pixels[0].get("Channel", []) if pixels else []
     channels = channels if isinstance(channels, list) else [channels]
     names = [str(channel.get("Name", "")) for channel in channels]
     if not names and tif.is_imagej and tif.imagej_metadata:
@@ -240,21 +432,22 @@ def _channel_names(tif: tifffile.TiffFile) -> tuple[str, ...]:
 def _pixel_size(tif: tifffile.TiffFile) -> float | None:
     """Micrometres a pixel along x, from OME, ImageJ or MetaMorph metadata."""
     pixels = _ome_pixels(tif)
-    if "PhysicalSizeX" in pixels:
-        return _micrometres(pixels["PhysicalSizeX"], pixels.get("PhysicalSizeXUnit", "µm"))
+    if pixels and "PhysicalSizeX" in pixels[0]:
+        return micrometres(pixels[0]["PhysicalSizeX"], pixels[0].get("PhysicalSizeXUnit", "µm"))
     if tif.is_imagej and tif.imagej_metadata and "unit" in tif.imagej_metadata:
         tag = tif.pages.first.tags.get("XResolution")
         if tag is not None and tag.value[0]:
-            return _micrometres(tag.value[1] / tag.value[0], tif.imagej_metadata["unit"])
+            return micrometres(tag.value[1] / tag.value[0], tif.imagej_metadata["unit"])
     description = tif.pages.first.description
     found = re.search(r'id="spatial-calibration-x"[^>]*value="([0-9.eE+-]+)"', description)
     units = re.search(r'id="spatial-calibration-units"[^>]*value="(\w+)"', description)
     if found and units:
-        return _micrometres(found[1], units[1])
+        return micrometres(found[1], units[1])
     return None
 
 
-def _micrometres(value: Any, unit: str) -> float | None:
+def micrometres(value: Any, unit: str) -> float | None:
+    """A length in micrometres; None where the unit is unknown or the value is no length."""
     factor = MICROMETRES.get(str(unit).strip())
     size = float(value) * factor if factor else math.nan
     return size if math.isfinite(size) and size > 0 else None

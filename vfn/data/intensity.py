@@ -6,7 +6,7 @@ range". The paper equalises each image by itself, which cannot be undone for an 
 there yet; here the equalising curve is fitted once over the training split, so it can.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from vfn.errors import UserError
 
-RANGE_MODES = ("percentile", "full", "minmax")
+RANGE_MODES = ("percentile", "full", "minmax", "fixed")
 KNOTS = 257  # of the equalising curve: one for each of 256 equally filled grey classes
 # A curve that is flat would have no inverse: this share of the straight line is mixed in.
 STRAIGHT = 0.05
@@ -66,14 +66,20 @@ class Intensity:
 
     @classmethod
     def fit(
-        cls, histogram: Histogram, mode: str, percentiles: tuple[float, float], equalise: bool
+        cls,
+        histogram: Histogram,
+        mode: str,
+        percentiles: tuple[float, float],
+        equalise: bool,
+        fixed: Sequence[float] | None = None,
     ) -> "Intensity":
         """Fit on the training pixels.
 
         Args:
-            mode: "full" (0 to the dtype's maximum, the paper's), "percentile", or "minmax". Floats
-                have no dtype range: "full" is "minmax" for them.
+            mode: "full" (0 to the dtype's maximum, the paper's), "percentile", "minmax", or
+                "fixed". Floats have no dtype range: "full" is "minmax" for them.
             percentiles: in [0, 100], of "percentile".
+            fixed: the range of this channel, (low, high) in grey values; it goes before `mode`.
 
         Raises:
             UserError: unknown mode, percentiles out of order, a channel of one grey value.
@@ -89,6 +95,14 @@ class Intensity:
         low, high = (float(v) for v in histogram.quantiles(share))
         if mode == "full" and dtype.kind == "u":
             low, high = 0.0, float(np.iinfo(dtype).max)
+        if fixed is not None:
+            if len(fixed) != 2 or not fixed[0] < fixed[1]:
+                raise UserError(f"data.fixed={list(fixed)}: give two grey values, low first")
+            low, high = float(fixed[0]), float(fixed[1])
+        elif mode == "fixed":
+            raise UserError(
+                "data.range=fixed, but no range is given; say data.fixed={CHANNEL: [LOW, HIGH]}"
+            )
         if high <= low:
             raise UserError(
                 f"all training pixels are {low:g}; the channel is empty, or data.range is too narrow"
@@ -111,14 +125,16 @@ class Intensity:
         scaled = (x - np.float32(self.low)) * np.float32(2 / (self.high - self.low)) - 1
         return np.clip(scaled, -1, 1, out=scaled)
 
-    def restore(self, array: np.ndarray) -> np.ndarray:
-        """[-1, 1] back to grey values in the dtype of the training images, rounded; any shape."""
+    def grey(self, array: np.ndarray) -> np.ndarray:
+        """[-1, 1] back to grey values, float64; any shape."""
         x = array.astype(np.float64)
         if self.knots is not None:
-            grey = np.interp(x, np.linspace(-1, 1, len(self.knots)), self.knots)
-        else:
-            grey = (x + 1) * ((self.high - self.low) / 2) + self.low
-        return to_dtype(grey, self.dtype)
+            return np.interp(x, np.linspace(-1, 1, len(self.knots)), self.knots)
+        return (x + 1) * ((self.high - self.low) / 2) + self.low
+
+    def restore(self, array: np.ndarray) -> np.ndarray:
+        """[-1, 1] back to grey values in the dtype of the training images, rounded; any shape."""
+        return to_dtype(self.grey(array), self.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint."""

@@ -1,17 +1,28 @@
-"""Training and validation patches: cropped from decoded planes, normalised, turned and flipped."""
+"""Training and validation patches: cut as they lie on disk, normalised where the network runs.
+
+What loads patches only copies rows out of the store, turned and flipped on the way. Grey values
+become [-1, 1] on the device of the network, a batch at once (`Normaliser`).
+"""
 
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import albumentations as A
 import numpy as np
 import torch
+from albumentations.augmentations.geometric.functional import d4
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vfn.data.illumination import FlatField
 from vfn.data.intensity import Intensity
-from vfn.data.survey import PlaneCache
-from vfn.data.views import View
+from vfn.data.pixels import read_view
+from vfn.data.store import PlaneStore
+from vfn.data.views import Region, View, within
+
+# The eight symmetries of the square: they move pixels and never resample them, so grey values and
+# co-registration stay exact (paper, sec. 2.3: "augmented with rotation and flipping").
+TURNS = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
 
 
 class Batch(NamedTuple):
@@ -20,80 +31,150 @@ class Batch(NamedTuple):
     Attributes:
         input: (B, Ci, h, w) float32 in [-1, 1].
         target: (B, Ct, h, w) float32 in [-1, 1].
-        valid: (B, Ct, h, w) bool; False where a patch is larger than its field and was padded.
+        valid: (B, Ct, h, w) bool; False where a patch is larger than its field and was padded, and
+            all over a target that the field lacks.
     """
 
-    input: torch.Tensor
-    target: torch.Tensor
-    valid: torch.Tensor
+    input: Tensor
+    target: Tensor
+    valid: Tensor
 
 
-def augmentation() -> A.Compose:
-    """Flips and quarter turns (paper, sec. 2.3: "augmented with rotation and flipping").
+class RawBatch(NamedTuple):
+    """Patches in grey values.
 
-    One of the eight symmetries of the square, each as likely: they move pixels and never resample
-    them, so grey values and co-registration stay exact. One transform, since a list of flips and
-    turns that is seeded together tosses one coin for all of them.
+    Attributes:
+        planes: (B, Ci + Ct, h, w), inputs first; uint8, uint16 or float32.
+        valid: (B, Ct, h, w) bool, as in `Batch`.
+        gain, offset: (B, Ci) float32, applied to the normalised inputs (`input_jitter`).
     """
-    return A.Compose([A.D4(p=1.0)])
+
+    planes: Tensor
+    valid: Tensor
+    gain: Tensor
+    offset: Tensor
 
 
-def jitter_inputs(inputs: np.ndarray, strength: float, rng: np.random.Generator) -> None:
-    """Random contrast and brightness of each input channel, in place; the target stays.
-
-    For transmitted light, whose level varies between fields and says nothing of the stain. Where a
-    stain predicts a stain its intensity is information, and jitter would take it away.
+class Normaliser:
+    """From grey values to what networks see; works on any device.
 
     Args:
-        inputs: (h, w, Ci) in [-1, 1]; stays in it.
-        strength: gain within 1 +- strength, offset within +- strength.
+        inputs, targets: the maps of the channels.
     """
-    channels = inputs.shape[-1]
-    gain = 1 + strength * rng.uniform(-1, 1, channels)
-    offset = strength * rng.uniform(-1, 1, channels)
-    inputs[...] = np.clip(inputs * gain + offset, -1, 1)
+
+    def __init__(self, inputs: Sequence[Intensity], targets: Sequence[Intensity]) -> None:
+        self.inputs = len(inputs)
+        self.maps = [*inputs, *targets]
+        self.low = torch.tensor([m.low for m in self.maps]).reshape(-1, 1, 1)
+        self.scale = torch.tensor([2 / (m.high - m.low) for m in self.maps]).reshape(-1, 1, 1)
+
+    def __call__(self, raw: RawBatch) -> Batch:
+        """The same values as `Intensity.normalise`, in float32, for a whole batch."""
+        grey = raw.planes.to(torch.float32)
+        x = ((grey - self.low.to(grey.device)) * self.scale.to(grey.device) - 1).clamp_(-1, 1)
+        for channel, fitted in enumerate(self.maps):
+            if fitted.knots is not None:
+                x[:, channel] = _interpolate(grey[:, channel], fitted.knots)
+        inputs = x[:, : self.inputs]
+        inputs = inputs * raw.gain[..., None, None] + raw.offset[..., None, None]
+        return Batch(inputs.clamp_(-1, 1), x[:, self.inputs :], raw.valid)
+
+
+def _interpolate(grey: Tensor, knots: Sequence[float]) -> Tensor:
+    """Position of each grey value on the equalising curve, in [-1, 1]; `np.interp` in torch."""
+    at = torch.tensor(knots, dtype=torch.float32, device=grey.device)
+    right = torch.searchsorted(at, grey.contiguous()).clamp_(1, len(at) - 1)
+    low, high = at[right - 1], at[right]
+    share = ((grey - low) / (high - low).clamp(min=1e-12)).clamp_(0, 1)
+    return (right - 1 + share) * (2 / (len(at) - 1)) - 1
 
 
 class PatchReader:
-    """Cuts one patch out of a view and normalises it."""
+    """Cuts patches out of views.
+
+    Args:
+        flats: of each channel, inputs first; None where illumination is not corrected.
+        inputs: number of input channels.
+        size: side of a patch (px).
+        dtype: that holds the grey values of all channels.
+    """
 
     def __init__(
         self,
-        cache: PlaneCache,
-        inputs: Sequence[Intensity],
-        targets: Sequence[Intensity],
+        store: PlaneStore,
+        flats: Sequence[FlatField | None],
+        inputs: int,
         size: int,
+        dtype: np.dtype,
     ) -> None:
-        self.cache, self.size = cache, size
-        self.maps, self.inputs = [*inputs, *targets], len(inputs)
+        self.store, self.flats, self.inputs, self.size = store, flats, inputs, size
+        self.dtype = dtype
 
-    def cut(self, view: View, top: int, left: int) -> np.ndarray:
-        """Patch (size, size, Ci + Ct + 1) float32; the last plane is 1 where there is a field."""
+    def batch(
+        self,
+        corners: Sequence[tuple[View, int, int]],
+        turns: Sequence[str],
+        gain: np.ndarray,
+        offset: np.ndarray,
+    ) -> RawBatch:
+        """One patch for each (view, top, left), turned by its one of `TURNS`.
+
+        Args:
+            gain, offset: (B, Ci), see `RawBatch`.
+        """
+        count, size, channels = len(corners), self.size, len(self.flats)
+        planes = torch.empty((count, channels, size, size), dtype=_torch_dtype(self.dtype))
+        valid = torch.ones((count, channels - self.inputs, size, size), dtype=torch.bool)
+        for i, ((view, top, left), turn) in enumerate(zip(corners, turns, strict=True)):
+            self._cut(view, top, left, turn, planes[i].numpy(), valid[i].numpy())
+        jitter = torch.from_numpy(np.stack([gain, offset]).astype(np.float32))
+        return RawBatch(planes, valid, jitter[0], jitter[1])
+
+    def _cut(
+        self, view: View, top: int, left: int, turn: str, planes: np.ndarray, valid: np.ndarray
+    ) -> None:
+        """Fill `planes` (C, size, size) and `valid` (Ct, size, size), which is True throughout."""
         size = self.size
-        arrays = self.cache.stack(view.inputs + view.targets, view)
-        crops = [array[top : top + size, left : left + size] for array in arrays]
-        height, width = crops[0].shape
-        planes = [m.normalise(crop) for m, crop in zip(self.maps, crops, strict=True)]
-        patch = np.stack([*planes, np.ones((height, width), np.float32)], axis=-1)
-        if (height, width) != (size, size):
-            margin = ((0, size - height), (0, size - width), (0, 0))
-            patch = np.pad(patch, margin, mode="symmetric")
-            patch[height:, :, -1] = 0
-            patch[:, width:, -1] = 0
-        return patch
+        window = (slice(top, top + size), slice(left, left + size))
+        crops = read_view(view, self.store, window)
+        for channel, (crop, flat) in enumerate(zip(crops, self.flats, strict=True)):
+            if crop is None:
+                planes[channel] = 0
+                valid[channel - self.inputs] = False
+                continue
+            if flat is not None:
+                crop = flat.correct(crop, _place(view, top, left, crop.shape))
+            height, width = crop.shape
+            if crop.shape != (size, size):
+                crop = np.pad(crop, ((0, size - height), (0, size - width)), mode="symmetric")
+                if channel >= self.inputs:
+                    there = np.zeros((size, size), bool)
+                    there[:height, :width] = True
+                    valid[channel - self.inputs] = d4(there, turn)  # type: ignore[arg-type]
+            planes[channel] = d4(crop, turn)  # type: ignore[arg-type]
 
-    def sample(self, patch: np.ndarray) -> Batch:
-        """One patch as tensors (C, h, w), without the batch axis."""
-        tensor = torch.from_numpy(np.ascontiguousarray(patch.transpose(2, 0, 1)))
-        target = tensor[self.inputs : -1]
-        valid = (tensor[-1:] > 0.5).expand_as(target)
-        return Batch(tensor[: self.inputs], target, valid.contiguous())
+
+def _place(view: View, top: int, left: int, shape: tuple[int, ...]) -> Region:
+    """Rows and columns of the field that a crop holds."""
+    return within(view.region, (slice(top, top + shape[0]), slice(left, left + shape[1])))
 
 
-class RandomPatches(Dataset[Batch]):
+def _torch_dtype(dtype: np.dtype) -> torch.dtype:
+    return {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}[dtype.name]
+
+
+class RandomPatches(Dataset[RawBatch]):
     """Endless random patches: index n is always the same patch, whoever loads it and when.
 
     So the order of training depends neither on the number of workers nor on where a run stopped.
+
+    Args:
+        shapes: (height, width) of each view.
+        augment: turn and flip.
+        jitter: random contrast and brightness of each input channel, the target stays: gain within
+            1 +- jitter, offset within +- jitter, in [-1, 1]. For transmitted light, whose level
+            varies between fields and says nothing of the stain. Where a stain predicts a stain its
+            intensity is information, and jitter would take it away.
     """
 
     def __init__(
@@ -106,27 +187,32 @@ class RandomPatches(Dataset[Batch]):
         jitter: float = 0.0,
     ) -> None:
         self.views, self.reader, self.seed, self.jitter = views, reader, seed, jitter
+        self.augment = augment
         # Corners of a patch; at least one even where the field is smaller than a patch.
         self.room = [tuple(max(0, side - reader.size) + 1 for side in shape) for shape in shapes]
         area = np.array([math.prod(shape) for shape in shapes], float)
         self.share = np.cumsum(area) / area.sum()  # every pixel of the data set is as likely
-        self.transform = augmentation() if augment else None
 
-    def __getitem__(self, index: int) -> Batch:
-        rng = np.random.default_rng([self.seed, index])
-        which = int(np.searchsorted(self.share, rng.random(), side="right"))
-        top, left = (int(rng.integers(room)) for room in self.room[which])
-        patch = self.reader.cut(self.views[which], top, left)
-        if self.transform is not None:
-            # albumentations keeps its own generators, which ignore every global seed.
-            self.transform.set_random_seed(int(rng.integers(2**31)))
-            patch = self.transform(image=patch)["image"]
-        if self.jitter:
-            jitter_inputs(patch[..., : self.reader.inputs], self.jitter, rng)
-        return self.reader.sample(patch)
+    def __getitem__(self, index: int) -> RawBatch:
+        """A batch of one patch."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> RawBatch:
+        """A batch; the DataLoader asks for it as a whole."""
+        corners, turns = [], []
+        jitter = np.zeros((2, len(indices), self.reader.inputs))
+        for i, index in enumerate(indices):
+            rng = np.random.default_rng([self.seed, index])
+            which = int(np.searchsorted(self.share, rng.random(), side="right"))
+            top, left = (int(rng.integers(room)) for room in self.room[which])
+            corners.append((self.views[which], top, left))
+            turns.append(TURNS[rng.integers(len(TURNS))] if self.augment else TURNS[0])
+            if self.jitter:
+                jitter[:, i] = self.jitter * rng.uniform(-1, 1, jitter[:, i].shape)
+        return self.reader.batch(corners, turns, 1 + jitter[0], jitter[1])
 
 
-class GridPatches(Dataset[Batch]):
+class GridPatches(Dataset[RawBatch]):
     """Patches on a grid that covers every view, the last row and column drawn back to the edge."""
 
     def __init__(
@@ -149,13 +235,26 @@ class GridPatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.corners)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.reader.sample(self.reader.cut(*self.corners[index]))
+    def __getitem__(self, index: int) -> RawBatch:
+        """A batch of one patch."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> RawBatch:
+        """A batch; the DataLoader asks for it as a whole."""
+        count = len(indices)
+        still = np.zeros((count, self.reader.inputs))
+        corners = [self.corners[i] for i in indices]
+        return self.reader.batch(corners, [TURNS[0]] * count, 1 + still, still)
 
 
 def _starts(length: int, size: int) -> list[int]:
     last = max(0, length - size)
     return [*range(0, last, size), last]
+
+
+def as_it_is(batch: RawBatch) -> RawBatch:
+    """For `collate_fn`: the data set gives batches already."""
+    return batch
 
 
 class _From(Sampler[int]):
@@ -176,7 +275,7 @@ class _From(Sampler[int]):
         return self.loader.batches * (self.loader.batch_size or 1)
 
 
-class PatchLoader(DataLoader[Batch]):
+class PatchLoader(DataLoader[RawBatch]):
     """DataLoader over `RandomPatches` that goes on, within an epoch, where a checkpoint stopped.
 
     Lightning saves and restores it through `state_dict`.

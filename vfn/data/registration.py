@@ -11,7 +11,7 @@ grey) are correlated by FFT in blocks of the field. Whitening (phase correlation
 The blocks are independent witnesses. Leaving out one after the other (the jackknife: Efron, *The
 Jackknife, the Bootstrap and Other Resampling Plans*, 1982) gives the standard error of the peak's
 place, and their spread tells whether the peak stands out from its best rival. Relations that stand out
-are averaged as studies of one effect (random effects: DerSimonian and Laird, 1986), so that their
+are averaged in the manner of random effects (DerSimonian and Laird, 1986), so that their
 disagreement adds to the error. Grey to grey alone is not believed: where light is refracted, as in
 phase contrast with a relief, grey values lie beside what casts them.
 """
@@ -29,10 +29,10 @@ Float = npt.NDArray[np.float32]
 
 REACH = 16  # px; the largest shift that is looked for, along either axis
 SURE = 0.5  # confidence from which on a shift counts as known
-SMALLEST = 32  # px; smaller planes give no verdict
 ERROR = 0.8  # px; a standard error of the shift that halves the confidence
 DISTINCT = 2.3  # how many standard errors the peak stands above its rival at half confidence
 BIAS = 0.4  # px; what a relation may be off that its blocks do not tell
+OUTVOTED = 0.25  # a relation with a smaller share of the weight may be left out
 
 GRID = 512  # long side of the grid on which planes are compared, at most
 BLOCK = 88  # side of a block in grid pixels, about
@@ -87,14 +87,19 @@ class Features:
 
 
 def features(plane: npt.NDArray) -> Features:
-    """Prepare a plane (H, W), uint8, uint16 or float32, for `measure_shift`. Thread-safe."""
+    """Prepare a plane (H, W), uint8, uint16 or finite float32, for `measure_shift`. Thread-safe.
+
+    A plane of less than 68 px a side, or with more than half of its pixels at its largest value
+    (saturated, constant), gives no verdict.
+    """
     height, width = plane.shape
     step = _step(max(height, width))
     rows, columns = round(height / step), round(width / step)
-    down, across = max(2, round(rows / BLOCK)), max(2, round(columns / BLOCK))
+    room = 2 * _lags(step)  # a block must hold the shifts that are looked for
+    down, across = (max(2, min(3, n // room), round(n / BLOCK)) for n in (rows, columns))
     block = rows // down, columns // across
     nothing = Features((height, width), step, block)
-    if min(height, width) < SMALLEST:
+    if min(block) < room:
         return nothing
     # Edges are taken at twice the resolution of the grid: half of what they tell is finer than it.
     fine = _resize(plane, round(2 * height / step), round(2 * width / step)) if step > 2 else plane
@@ -124,13 +129,9 @@ def measure_shift(reference: Features, moving: Features) -> Shift:
     clear = {r: p for r, p in found.items() if p and p.distinct >= 0.5 and p.error < 2 * ERROR}
     if set(clear) <= {GREY_TO_GREY}:
         return NO_VERDICT
-    place = np.array([(p.dy, p.dx) for p in clear.values()])
-    weight = np.array([1 / (p.error**2 + BIAS**2) for p in clear.values()])
-    total = weight.sum()
-    dy, dx = weight @ place / total
-    scatter = weight @ ((place - (dy, dx)) ** 2).sum(1) / total
-    close = 1 / (1 + (1 / total + scatter) / ERROR**2)
-    return Shift(float(dy), float(dx), float(min(close, max(p.distinct for p in clear.values()))))
+    dy, dx, variance = _pool(list(clear.values()))
+    close = 1 / (1 + variance / ERROR**2)
+    return Shift(dy, dx, min(close, max(p.distinct for p in clear.values())))
 
 
 class _Peak(NamedTuple):
@@ -140,6 +141,25 @@ class _Peak(NamedTuple):
     dx: float
     error: float
     distinct: float
+
+
+def _pool(peaks: list[_Peak]) -> tuple[float, float, float]:
+    """Mean place (px) of the relations, and its variance (px^2). Where three or more speak, the one
+    that agrees least is left out if it has little weight."""
+    place = np.array([(peak.dy, peak.dx) for peak in peaks])
+    weight = np.array([1 / (peak.error**2 + BIAS**2) for peak in peaks])
+    heard = [weight]
+    if len(peaks) > 2:
+        few = np.flatnonzero(weight < OUTVOTED * weight.sum())
+        heard += [np.where(np.arange(len(peaks)) == one, 0, weight) for one in few]
+    return min((_mean(place, w) for w in heard), key=lambda pooled: pooled[2])
+
+
+def _mean(place: npt.NDArray, weight: npt.NDArray) -> tuple[float, float, float]:
+    total = weight.sum()
+    dy, dx = weight @ place / total
+    scatter = weight @ ((place - (dy, dx)) ** 2).sum(1) / total
+    return float(dy), float(dx), float(1 / total + scatter)
 
 
 def _relate(reference: Features, moving: Features, a: int, b: int, either: bool) -> _Peak | None:
@@ -211,10 +231,8 @@ def _lags(step: float) -> int:
 
 def _fft_shape(block: tuple[int, int], step: float) -> tuple[int, int]:
     """Room for the lags, so that blocks do not wrap around."""
-    return (
-        int(fft.next_fast_len(block[0] + _lags(step), real=True)),
-        int(fft.next_fast_len(block[1] + _lags(step), real=True)),
-    )
+    rows, columns = (cv2.getOptimalDFTSize(n + _lags(step)) for n in block)
+    return rows, columns
 
 
 def _resize(image: npt.NDArray, rows: int, columns: int) -> npt.NDArray:
@@ -225,19 +243,19 @@ def _resize(image: npt.NDArray, rows: int, columns: int) -> npt.NDArray:
 
 def _compress(image: Float) -> Float | None:
     """Grey values about their median, so that a few bright cells do not outweigh the others; None
-    for a plane that shows nothing."""
+    for a plane that is constant or saturated."""
     some = image[::4, ::4]
     middle = float(np.median(some))
     spread = float(np.percentile(np.abs(some - middle), 75))
-    if not spread > 0:
+    if spread == 0:  # an empty background, cut off at one value
         spread = float(some.std())
-    if not (spread > 0 and math.isfinite(spread)):
+    if spread == 0 or middle == some.max():
         return None
     return np.arcsinh((image - middle) / (3 * spread))
 
 
 def _edges(image: Float) -> Float:
-    smooth = _blur(image, EDGE_SIGMA)
+    smooth = cv2.GaussianBlur(image, (0, 0), EDGE_SIGMA)
     size = cv2.magnitude(
         cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 8),
         cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=1 / 8),
@@ -249,13 +267,15 @@ def _edges(image: Float) -> Float:
 def _even(image: Float, sigma: float) -> Float:
     """Free of local mean and spread, the tails drawn in."""
     detail = image - _blur(image, sigma)
-    spread = np.sqrt(_blur(detail * detail, sigma))
+    spread = np.sqrt(np.maximum(_blur(detail * detail, sigma), 0))  # running sums may round below 0
     detail /= spread + 0.2 * spread.mean() + 1e-9
     return np.asarray(detail / np.sqrt(1 + detail * detail / 9))
 
 
 def _blur(image: Float, sigma: float) -> Float:
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
+    """Two box filters with the variance of a Gaussian, at a cost that does not grow with `sigma`."""
+    side = 2 * round(math.sqrt(6 * sigma**2 + 1) / 2 - 0.5) + 1
+    return np.asarray(cv2.blur(cv2.blur(image, (side, side)), (side, side)), np.float32)
 
 
 def _taper(n: int) -> Float:

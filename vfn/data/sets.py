@@ -1,12 +1,15 @@
 """The data sets: each a few facts over `StainData`."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from vfn.data import simulated
 from vfn.data.base import DataConfig, StainData
 from vfn.data.discovery import Field, Layout
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
@@ -87,6 +90,11 @@ class SimulatedPlane:
         """Micrometres a pixel."""
         return PIXEL_SIZE
 
+    @property
+    def key(self) -> str:
+        """Everything that the pixels depend on, the model of the specimen included."""
+        return f"{self!r} {_model_digest()}"
+
     def __str__(self) -> str:
         return f"simulated field {self.seed} {self.channel}"
 
@@ -94,6 +102,11 @@ class SimulatedPlane:
 @lru_cache(maxsize=8)  # the planes of one field are asked for together
 def _specimen(seed: int, shape: tuple[int, int]) -> Specimen:
     return Specimen(seed, shape)
+
+
+@lru_cache(maxsize=1)
+def _model_digest() -> str:
+    return hashlib.blake2b(Path(simulated.__file__).read_bytes(), digest_size=8).hexdigest()
 
 
 class Simulated(StainData):
@@ -117,19 +130,19 @@ class Simulated(StainData):
         count, shape = int(extra["fields"]), (int(extra["height"]), int(extra["width"]))
         if count < 1 or min(shape) < 1:
             raise UserError(f"data.fields={count} of {shape[0]}x{shape[1]} pixels: give 1 or more")
-        depths: Iterable[float] = {0.0, *self.task.input_z}
         first, dtype = int(extra["first_seed"]), str(extra["dtype"])
-        return [
+        fields = [
             Field(
                 f"sim{seed:04d}",
                 {
                     (channel, z): SimulatedPlane(seed, channel, z, shape, dtype)
                     for channel in self.task.channels
-                    for z in depths
+                    for z in self.task.depths
                 },
             )
             for seed in range(first, first + count)
         ]
+        return self._kept(fields)
 
 
 DATA_SETS: dict[str, type[StainData]] = {

@@ -1,55 +1,19 @@
 """One pass over the data before training: is every image sound, and what are its grey values?"""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vfn.data.discovery import Plane
+from vfn.data.illumination import FlatField, MeanImage
+from vfn.data.input_shift import Envelope, field_statistics
 from vfn.data.intensity import Histogram, to_dtype
+from vfn.data.pixels import present, read_view
+from vfn.data.store import PlaneStore, in_parallel
 from vfn.data.views import View
 from vfn.errors import UserError
-from vfn.progress import progress
-
-
-class PlaneCache:
-    """Decoded planes, kept in memory as long as they fit; what does not fit is decoded each time."""
-
-    def __init__(self, gigabytes: float) -> None:
-        self._left = int(gigabytes * 2**30)
-        self._planes: dict[Plane, np.ndarray] = {}
-
-    def read(self, plane: Plane) -> np.ndarray:
-        """Pixels (H, W) of `plane`."""
-        array = self._planes.get(plane)
-        if array is None:
-            array = plane.read()
-            if array.nbytes <= self._left:  # two threads may both count it: the bound stays a bound
-                self._left -= array.nbytes
-                self._planes[plane] = array
-        return array
-
-    def stack(self, planes: Sequence[Plane], view: View) -> list[np.ndarray]:
-        """Planes of one view (H, W), each in its own dtype, cropped to the view's region.
-
-        Raises:
-            UserError: they differ in size, which the message names.
-        """
-        arrays = [self.read(plane) for plane in planes]
-        for plane, array in zip(planes, arrays, strict=True):
-            if array.shape != arrays[0].shape:
-                raise UserError(
-                    f"field {view.name}: {planes[0]} is {_size(arrays[0])} pixels and {plane} is "
-                    f"{_size(array)}; channels of one field must have one size"
-                )
-        return [view.crop(array) for array in arrays]
-
-
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[0]}x{array.shape[1]}"
 
 
 @dataclass(frozen=True)
@@ -93,27 +57,26 @@ class LinearMap:
 
 
 class _Moments:
-    """Sums for least squares with an intercept, streamed over pixels in float64."""
+    """Sums for least squares of one target with an intercept, streamed over pixels in float64."""
 
-    def __init__(self, inputs: int, targets: int) -> None:
-        size = inputs + targets
-        self.inputs, self.count = inputs, 0
-        self.sums = np.zeros(size)
-        self.products = np.zeros((size, size))
+    def __init__(self, inputs: int) -> None:
+        self.count = 0
+        self.sums = np.zeros(inputs + 1)
+        self.products = np.zeros((inputs + 1, inputs + 1))
 
-    def add(self, arrays: Sequence[np.ndarray]) -> None:
-        flat = np.stack([array.ravel().astype(np.float64) for array in arrays])
+    def add(self, flat: np.ndarray) -> None:
+        """Pixels (inputs + 1, n)."""
         self.count += flat.shape[1]
         self.sums += flat.sum(1)
         self.products += flat @ flat.T
 
-    def fit(self) -> LinearMap:
-        n = self.inputs
+    def fit(self) -> tuple[np.ndarray, float, float]:
+        """Weights (inputs,), offset, mean of the target."""
         mean = self.sums / self.count
         covariance = self.products / self.count - np.outer(mean, mean)
         # lstsq: two inputs may be the same image, and the map must exist all the same.
-        weights = np.linalg.lstsq(covariance[:n, :n], covariance[:n, n:], rcond=None)[0].T
-        return LinearMap(weights, mean[n:] - weights @ mean[:n], mean[n:])
+        weights = np.linalg.lstsq(covariance[:-1, :-1], covariance[:-1, -1], rcond=None)[0]
+        return weights, float(mean[-1] - weights @ mean[:-1]), float(mean[-1])
 
 
 @dataclass(frozen=True)
@@ -121,60 +84,98 @@ class Survey:
     """What the pass found.
 
     Attributes:
-        histograms: of the training pixels, inputs first, then targets.
-        baselines: fitted on the training pixels.
+        histograms: of the training pixels, inputs first, then targets; corrected for illumination
+            where that is asked for.
+        baselines: fitted on the training pixels as they are on disk.
+        envelopes: of each input, over the training fields.
+        fields: how many training views have each target.
         pixel_size: micrometres, of the first input of the first training view; None if not stated.
     """
 
     histograms: tuple[Histogram, ...]
     baselines: LinearMap
+    envelopes: tuple[Envelope, ...]
+    fields: tuple[int, ...]
     pixel_size: float | None
 
 
-def read_in_parallel(
-    views: Sequence[View], cache: PlaneCache, label: str
-) -> Iterator[tuple[View, list[np.ndarray]]]:
-    """(view, its input and target planes) in order, decoded by as many threads as there are cores."""
-
-    def load(view: View) -> tuple[View, list[np.ndarray]]:
-        return view, cache.stack(view.inputs + view.targets, view)
-
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            # Chunks bound what waits in memory when decoding outruns the reader.
-            chunks = (views[i : i + 4 * workers] for i in range(0, len(views), 4 * workers))
-            items = (item for chunk in chunks for item in pool.map(load, chunk))
-            yield from progress(items, len(views), label)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def survey(train: Sequence[View], others: Sequence[View], cache: PlaneCache) -> Survey:
+def survey(
+    train: Sequence[View],
+    others: Sequence[View],
+    store: PlaneStore,
+    flats: Sequence[FlatField | None],
+) -> Survey:
     """Read every view once: check all of them, and measure the training ones.
+
+    Args:
+        flats: of each channel, inputs first.
 
     Raises:
         UserError: an image that cannot be used; dtypes that differ between fields.
     """
     inputs, targets = len(train[0].inputs), len(train[0].targets)
-    moments = _Moments(inputs, targets)
-    histograms: list[Histogram] = []
+    moments = [_Moments(inputs) for _ in range(targets)]
+    histograms: list[Histogram | None] = [None] * (inputs + targets)
+    sources: list[Plane | None] = [None] * (inputs + targets)
+    statistics: list[list[dict[str, float]]] = [[] for _ in range(inputs)]
     training = {id(view) for view in train}
-    first: View | None = None
-    for view, arrays in read_in_parallel([*train, *others], cache, "reading images"):
-        if first is None:
-            first = view
-            histograms = [Histogram(array.dtype) for array in arrays]
-        planes = zip(view.inputs + view.targets, first.inputs + first.targets, strict=True)
-        for (plane, one), array, histogram in zip(planes, arrays, histograms, strict=True):
-            if array.dtype != histogram.dtype:
+
+    def measure(view: View) -> tuple[View, list[np.ndarray | None], list[dict[str, float]]]:
+        arrays = read_view(view, store)
+        numbers = (
+            [field_statistics(a) for a in present(arrays[:inputs])] if id(view) in training else []
+        )
+        return view, arrays, numbers
+
+    for view, arrays, numbers in in_parallel(measure, [*train, *others], "reading images"):
+        for channel, (plane, array) in enumerate(
+            zip(view.inputs + view.targets, arrays, strict=True)
+        ):
+            if plane is None or array is None:
+                continue
+            dtype = store.read(plane).dtype  # a target moved by a part of a pixel is float32
+            histogram = histograms[channel]
+            if histogram is None:
+                histogram, sources[channel] = Histogram(dtype), plane
+                histograms[channel] = histogram
+            if dtype != histogram.dtype:
                 raise UserError(
-                    f"{plane}: is {array.dtype}, but {one} is {histogram.dtype}; "
+                    f"{plane}: is {dtype}, but {sources[channel]} is {histogram.dtype}; "
                     "save one channel in one dtype throughout"
                 )
             if id(view) in training:
-                histogram.add(array)
+                flat = flats[channel]
+                grey = array if flat is None else flat.correct(array, view.region)
+                histogram.add(to_dtype(grey, dtype.name) if grey.dtype != dtype else grey)
         if id(view) in training:
-            moments.add(arrays)
-    assert first is not None
-    return Survey(tuple(histograms), moments.fit(), first.inputs[0].pixel_size)
+            for known, number in zip(statistics, numbers, strict=True):
+                known.append(number)
+            flat_pixels = [a.ravel().astype(np.float64) for a in present(arrays[:inputs])]
+            for sums, array in zip(moments, arrays[inputs:], strict=True):
+                if array is not None:
+                    sums.add(np.stack([*flat_pixels, array.ravel().astype(np.float64)]))
+    weights, offset, mean = zip(*(sums.fit() for sums in moments), strict=True)
+    return Survey(
+        tuple(h for h in histograms if h is not None),
+        LinearMap(np.stack(weights), np.array(offset), np.array(mean)),
+        tuple(Envelope.fit(known) for known in statistics),
+        tuple(sum(view.targets[i] is not None for view in train) for i in range(targets)),
+        train[0].inputs[0].pixel_size,
+    )
+
+
+def mean_images(train: Sequence[View], store: PlaneStore, channels: int) -> list[MeanImage]:
+    """The mean of each channel over the training fields, for its flat field.
+
+    Whole fields, also where a field is divided in space: falloff belongs to the microscope.
+
+    Raises:
+        UserError: fields of different sizes.
+    """
+    means = [MeanImage() for _ in range(channels)]
+    whole = [replace(view, region=None, offsets=()) for view in train]
+    for arrays in in_parallel(lambda view: read_view(view, store), whole, "averaging fields"):
+        for mean, array in zip(means, arrays, strict=True):
+            if array is not None:
+                mean.add(array)
+    return means

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vfn.data.discovery import Field, Plane
+from vfn.data.discovery import Field, Plane, split_plane
 from vfn.errors import UserError
 
 SPATIAL_GAP = 32  # px, the default of `data.gap`: about one nucleus at 20x
@@ -21,7 +21,8 @@ class Task:
 
     Attributes:
         name: of the task, as in `conf/task/`.
-        inputs, targets: channel names.
+        inputs, targets: channel names; an input "phase@-4" is the plane of `phase` 4 um below focus,
+            so that several planes of a stack can be input channels side by side.
         input_z: planes (um from focus) that are inputs, each a view of its own; empty where the
             data has one plane a field. Targets are always at z = 0.
     """
@@ -33,8 +34,14 @@ class Task:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """All channels, each once."""
-        return tuple(dict.fromkeys(self.inputs + self.targets))
+        """All channels, each once and without planes."""
+        return tuple(dict.fromkeys(split_plane(c)[0] for c in self.inputs + self.targets))
+
+    @property
+    def depths(self) -> tuple[float, ...]:
+        """All planes (um) that the task names, the focal one first."""
+        named = [split_plane(c)[1] for c in self.inputs]
+        return tuple(dict.fromkeys((0.0, *self.input_z, *(z for z in named if z is not None))))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint."""
@@ -52,21 +59,27 @@ class View:
 
     Attributes:
         name: of the field; with the plane ("_z-10") where the task has several.
-        inputs, targets: planes in the order of the task's channels.
+        inputs, targets: planes in the order of the task's channels; None for a target that the
+            field lacks.
         region: rows and columns that belong to this split; None for the whole field.
+        offsets: (dy, dx) px of each target, whose pixel (y + dy, x + dx) shows what the first
+            input's (y, x) shows; empty where nothing was registered.
     """
 
     name: str
     field: str
     inputs: tuple[Plane, ...]
-    targets: tuple[Plane, ...]
+    targets: tuple[Plane | None, ...]
     region: Region | None = None
     plate: str = ""
     well: str = ""
+    site: str = ""
+    offsets: tuple[tuple[float, float], ...] = ()
 
-    def crop(self, array: np.ndarray) -> np.ndarray:
-        """The part of `array` (..., H, W) that belongs to this view."""
-        return array if self.region is None else array[(..., *self.region)]
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """Every plane that is there."""
+        return self.inputs + tuple(plane for plane in self.targets if plane is not None)
 
 
 def make_views(
@@ -74,9 +87,12 @@ def make_views(
 ) -> list[View]:
     """Every view of every field.
 
+    A field must have all inputs and, where the task has several targets, one of them at least
+    (partial labels): it trains those it has.
+
     Args:
         targets: False leaves the target planes out, for prediction.
-        unpaired: "error" refuses fields that lack a channel, "skip" leaves them out.
+        unpaired: "error" refuses fields that lack more than that, "skip" leaves them out.
 
     Raises:
         UserError: a field lacks a channel that the task needs; none is complete.
@@ -110,7 +126,7 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
     depths = sorted({z for _, z in entry.planes})
     if task.input_z:
         depths = [z for z in depths if z in task.input_z] if targets else depths
-    elif 0.0 in depths:  # a stack, but the task does not ask for planes: the focal one
+    elif 0.0 in depths or len(task.depths) > 1:  # the focal plane, or those that inputs name
         depths = [0.0]
     elif len(depths) > 1:
         raise UserError(
@@ -123,30 +139,44 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
             f"{', '.join(f'{z:g}' for z in task.input_z)} um, which task.input_z names"
         )
     for z in depths:
-        wanted = [(c, z) for c in task.inputs]
-        wanted += [(c, 0.0) for c in task.targets] if targets else []
-        stack = depths != [0.0]
-        missing = [
-            f"{c} at {depth:g} um" if stack else c
-            for c, depth in wanted
-            if (c, depth) not in entry.planes
-        ]
+        wanted = [_place(channel, z) for channel in task.inputs]
+        truths = [(c, 0.0) for c in task.targets] if targets else []
+        missing = [key for key in wanted if key not in entry.planes]
+        if not any(key in entry.planes for key in truths):
+            missing += truths
         if missing:
             have = sorted({c for c, _ in entry.planes})
+            stack = any(depth for _, depth in wanted)
+            named = [f"{c} at {depth:g} um" if stack else c for c, depth in missing]
             raise UserError(
-                f"field {entry.name}: no file for {', '.join(missing)} (it has "
+                f"field {entry.name}: no file for {', '.join(named)} (it has "
                 f"{', '.join(have)}); add the file, or leave such fields out by data.unpaired=skip"
             )
-        planes = [entry.planes[key] for key in wanted]
-        count = len(task.inputs)
         name = f"{entry.name}_z{z:g}" if task.input_z and len(depths) > 1 else entry.name
         views.append(
             View(
-                name, entry.name, tuple(planes[:count]), tuple(planes[count:]),
-                plate=entry.plate, well=entry.well,
+                name, entry.name, tuple(entry.planes[key] for key in wanted),
+                tuple(entry.planes.get(key) for key in truths),
+                plate=entry.plate, well=entry.well, site=entry.site,
             )
         )  # fmt: skip
     return views
+
+
+def _place(channel: str, z: float) -> tuple[str, float]:
+    """Key of an input's plane in a field: its own plane if it names one, else the view's."""
+    name, plane = split_plane(channel)
+    return name, z if plane is None else plane
+
+
+def within(outer: Region | None, inner: Region) -> Region:
+    """Rows and columns of the field that `inner` means within `outer`."""
+    if outer is None:
+        return inner
+    rows, columns = (
+        slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True)
+    )
+    return rows, columns
 
 
 @dataclass(frozen=True)
@@ -317,7 +347,8 @@ def split_spatial(
                 f"gap of {rule.gap}; lower data.gap or data.test_fraction"
             )
         for part, (start, stop) in stops.items():
-            cut, whole = slice(start, stop), slice(0, shape[1 - axis])
-            region = (whole, cut) if axis else (cut, whole)
+            sides = [slice(0, side) for side in shape]
+            sides[axis] = slice(start, stop)
+            region = within(view.region, (sides[0], sides[1]))
             parts[part].append(replace(view, region=region))
     return Split(parts["train"], parts["val"], parts["test"], by="spatial")

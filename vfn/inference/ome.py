@@ -1,6 +1,7 @@
 """Predicted fields as OME-TIFF: channels named, pixel size kept, the model noted."""
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from vfn.errors import UserError
 from vfn.files import replacing
 
 BY = "predicted by vfn"
+SHIFT = "Input shift"  # the input lies outside what the model was trained on
 NOTE = BY + " {version}, model {identity}"
 
 
@@ -21,6 +23,7 @@ def write_ome(
     channels: tuple[str, ...],
     pixel_size: float | None,
     identity: str,
+    remarks: Sequence[str] = (),
 ) -> None:
     """Write (C, H, W) with axes CYX, zlib-compressed.
 
@@ -28,11 +31,13 @@ def write_ome(
         pixel_size: micrometres, or None where it is not known.
         identity: of the model (and what else the pixels depend on), for `is_whole` and for whoever
             finds the file later.
+        remarks: whatever a reader of the file should know of its input, in words.
     """
+    note = NOTE.format(version=__version__, identity=identity)
     metadata: dict[str, object] = {
         "axes": "CYX",
         "Channel": {"Name": list(channels)},
-        "Description": NOTE.format(version=__version__, identity=identity),
+        "Description": "\n".join([note, *(f"{SHIFT}: {remark}" for remark in remarks)]),
     }
     if pixel_size is not None:
         for axis in "XY":

@@ -1,8 +1,10 @@
 """Fields in, predicted stains out: in memory (`Predictor`), and from folder to folder (`run`)."""
 
+import csv
 import hashlib
+import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +12,24 @@ import numpy as np
 import torch
 
 from vfn.checkpoint import Checkpoint
-from vfn.data.discovery import Field, Layout, discover, whole_images
-from vfn.data.images import is_image
-from vfn.data.survey import PlaneCache
-from vfn.data.views import View, make_views
+from vfn.data.discovery import Field, Layout, discover, split_plane, whole_images
+from vfn.data.images import is_container, is_image
+from vfn.data.input_shift import field_statistics
+from vfn.data.intensity import to_dtype
+from vfn.data.pixels import present, read_view
+from vfn.data.store import PlaneStore
+from vfn.data.views import Region, View, make_views
 from vfn.errors import UserError
-from vfn.files import make_folder
+from vfn.files import make_folder, write_text
 from vfn.inference.ome import is_whole, write_ome
+from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
 from vfn.inference.tiles import predict_tiled
 from vfn.precision import autocast, pick_device, pick_precision
 from vfn.progress import progress
 
 log = logging.getLogger(__name__)
+SHOWN_ALARMS = 5  # lines on the console; the table holds them all
+TIFF = ".ome.tif"
 
 
 class Predictor:
@@ -55,11 +63,13 @@ class Predictor:
         self.overlap, self.batch_size = overlap, batch_size
         self.generator = checkpoint.generator.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def predict(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    def predict(self, inputs: Sequence[np.ndarray], region: Region | None = None) -> np.ndarray:
         """Predict one field.
 
         Args:
             inputs: Ci arrays (H, W) in grey values, in the order of the task's inputs.
+            region: rows and columns of the field that the inputs are; None for all of it. It counts
+                where illumination is corrected: the prediction has the falloff of the real stain.
 
         Returns:
             (Ct, H, W) in the targets' dtype and grey values.
@@ -80,17 +90,37 @@ class Predictor:
                     f"channel {channel} is {array.dtype}, the model was trained on {one.dtype}; "
                     "give images of the same kind as in training"
                 )
-        stack = [m.normalise(a) for m, a in zip(maps, inputs, strict=True)]
+        flats = self.checkpoint.flats
+        flat_inputs = [
+            array if flat is None else flat.correct(array, region)
+            for array, flat in zip(inputs, flats, strict=False)  # inputs come first
+        ]
+        stack = [m.normalise(a) for m, a in zip(maps, flat_inputs, strict=True)]
         image = torch.from_numpy(np.stack(stack))
         with torch.inference_mode():
             y = predict_tiled(
                 self._tiles, image, self.tile, int(self.overlap * self.tile),
                 self.generator.stride, self.batch_size,
             ).numpy()  # fmt: skip
-        restored = [
-            m.restore(channel) for m, channel in zip(self.checkpoint.targets, y, strict=True)
-        ]
+        restored = []
+        for fitted, flat, channel in zip(
+            self.checkpoint.targets, flats[len(maps) :], y, strict=True
+        ):
+            grey = fitted.grey(channel)
+            grey = grey if flat is None else flat.restore(grey, region)
+            restored.append(to_dtype(grey, fitted.dtype))
         return np.stack(restored)
+
+    def alarms(self, inputs: Sequence[np.ndarray]) -> dict[str, list[str]]:
+        """How the inputs (H, W) of a field differ from those of the training, in words, by channel;
+        empty where nothing lies outside what was seen."""
+        judged = {
+            channel: envelope.judge(field_statistics(array))
+            for channel, envelope, array in zip(
+                self.checkpoint.task.inputs, self.checkpoint.envelopes, inputs, strict=True
+            )
+        }
+        return {channel: phrases for channel, phrases in judged.items() if phrases}
 
     def _tiles(self, tiles: torch.Tensor) -> torch.Tensor:
         tiles = tiles.to(self.device).contiguous(memory_format=torch.channels_last)
@@ -98,27 +128,42 @@ class Predictor:
             predicted: torch.Tensor = self.generator(tiles)
         return predicted
 
-    def predict_to_file(self, view: View, cache: PlaneCache, output: Path) -> np.ndarray:
-        """Predict `view` into `output`/<name>.ome.tif, or read it where it already is.
+    def predict_to_file(
+        self,
+        view: View,
+        inputs: Sequence[np.ndarray],
+        path: Path,
+        alarms: Mapping[str, list[str]],
+    ) -> np.ndarray:
+        """Predict `view` into `path` (an OME-TIFF, else OME-Zarr), or read it where it already is.
 
         A file counts as there if it is whole, has the right size and came from this very model,
         these input pixels and these settings.
 
+        Args:
+            inputs: pixels (H, W) of the view's inputs.
+            alarms: of `alarms`, noted in the file.
+
         Raises:
             UserError: see `predict`, `is_whole`.
         """
-        inputs = cache.stack(view.inputs, view)
-        path = output / f"{view.name}.ome.tif"
+        is_tiff = path.name.endswith(TIFF)
         identity = self._identity(inputs)
-        kept = is_whole(path, identity, inputs[0].shape)
+        kept = (is_whole if is_tiff else whole_zarr)(path, identity, inputs[0].shape)
         if kept is not None:
             return kept
         try:
-            predicted = self.predict(inputs)
+            predicted = self.predict(inputs, view.region)
         except UserError as exc:
             raise UserError(f"field {view.name}: {exc}") from exc
         pixel_size = view.inputs[0].pixel_size
-        write_ome(path, predicted, self.checkpoint.task.targets, pixel_size, identity)
+        channels = self.checkpoint.task.targets
+        remarks = [f"{channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()]
+        if is_tiff:
+            write_ome(path, predicted, channels, pixel_size, identity, remarks)
+        else:
+            windows = [(fitted.low, fitted.high) for fitted in self.checkpoint.targets]
+            write_zarr(path, view.name, predicted, channels, pixel_size, identity, windows, remarks)
         return predicted
 
     def _identity(self, inputs: Sequence[np.ndarray]) -> str:
@@ -142,34 +187,38 @@ def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
         UserError: nothing there, or no way to tell which file is which channel.
     """
     task = checkpoint.task
+    inputs = tuple(dict.fromkeys(split_plane(channel)[0] for channel in task.inputs))
     if not source.exists():
         raise UserError(f"input={source}: does not exist; give a folder of images or one image")
-    if source.is_file() and not is_image(source):
+    alone = source.is_file() and not is_container(source)  # its channels may be in files beside it
+    if alone and not is_image(source):
         raise UserError(f"input={source}: is no TIFF or PNG by its name; give an image or a folder")
-    root = source.parent if source.is_file() else source
+    root = source.parent if alone else source
     # A manifest names the files of training; new files are named like those of any folder.
     trained = replace(checkpoint.layout, manifest=None)
     reasons: list[UserError] = []
     for layout in [trained] if trained == Layout() else [trained, Layout()]:
         try:
-            fields = discover(root, layout, task.inputs)
+            fields = discover(root, layout, inputs, others=task.targets)
         except UserError as exc:
             reasons.append(exc)
             continue
-        if source.is_file():
+        if alone:
             fields = [field for field in fields if _holds(field, source)]
         if fields:
             return make_views(fields, task, targets=False)
     try:
-        images = whole_images(source, len(task.inputs))
+        fields = whole_images(source, task.inputs)
     except UserError as exc:
-        raise UserError(f"{reasons[0] if reasons else exc}") from exc
+        # A container has its channels inside, whatever pattern the paths of training had.
+        reason = reasons[-1 if is_container(source) else 0] if reasons else exc
+        raise UserError(str(reason)) from exc
     _refuse_targets(checkpoint, root, trained)
     log.warning(
         "input=%s: no channel names in the paths, so each image is taken as %s",
         source, " + ".join(task.inputs),
     )  # fmt: skip
-    return [View(name, name, planes, ()) for name, planes in images]
+    return make_views(fields, task, targets=False)
 
 
 def _refuse_targets(checkpoint: Checkpoint, root: Path, layout: Layout) -> None:
@@ -194,12 +243,19 @@ def _inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def run(predictor: Predictor, source: Path, output: Path) -> list[Path]:
-    """Predict every field of `source` into `output`/<field>.ome.tif.
+def run(
+    predictor: Predictor, source: Path, output: Path, file_format: str = "ome_tiff"
+) -> list[Path]:
+    """Predict every field of `source` into `output`.
+
+    Args:
+        file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
 
     Returns:
         The paths, in order.
     """
+    if file_format not in ("ome_tiff", "ome_zarr"):
+        raise UserError(f"format={file_format}: unknown; choose ome_tiff or ome_zarr")
     views = find_views(predictor.checkpoint, source)
     names = [view.name for view in views]
     if len(set(names)) < len(names):
@@ -214,7 +270,42 @@ def run(predictor: Predictor, source: Path, output: Path) -> list[Path]:
             "choose a folder beside it"
         )
     output = make_folder(output)
-    cache = PlaneCache(0)  # every field is read once: nothing is kept
+    paths = {name: output / f"{name}{TIFF}" for name in names}
+    if file_format == "ome_zarr":
+        paths = field_paths(output, views)
+    store = PlaneStore()  # every field is read once: nothing is kept
+    alarms: dict[str, dict[str, list[str]]] = {}
     for view in progress(views, len(views), "predicting"):
-        predictor.predict_to_file(view, cache, output)
-    return [output / f"{name}.ome.tif" for name in names]
+        inputs = present(read_view(view, store))
+        found = predictor.alarms(inputs)
+        path = paths[view.name]
+        predictor.predict_to_file(view, inputs, path, found)
+        if path.parent != output:
+            list_in_plate(path, view.plate)
+        if found:
+            alarms[view.name] = found
+    _report_alarms(alarms, len(views), output / "input_shift.csv")
+    return [paths[name] for name in names]
+
+
+def _report_alarms(alarms: Mapping[str, Mapping[str, list[str]]], fields: int, path: Path) -> None:
+    """Write every alarm, a row each, and tell of the first few; without any there is no table."""
+    if not alarms:
+        path.unlink(missing_ok=True)  # of a run over other fields
+        return
+    rows = [
+        (field, channel, phrase)
+        for field, channels in alarms.items()
+        for channel, phrases in channels.items()
+        for phrase in phrases
+    ]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("field", "channel", "finding"), *rows])
+    write_text(path, text.getvalue())
+    log.warning(
+        "input shift: %d of %d field(s) lie outside what the model was trained on, where a predicted "
+        "stain deserves less trust; all in %s",
+        len(alarms), fields, path,
+    )  # fmt: skip
+    for field, channel, phrase in rows[:SHOWN_ALARMS]:
+        log.warning("  field %s, %s: %s", field, channel, phrase)

@@ -1,0 +1,204 @@
+"""Patches a second: the store against files that are decoded for every patch, and against RAM.
+
+    python bench/data.py --fields 48 --repeats 5
+
+Simulated fields of five channels, 696x520, 16 bit, as LZW TIFFs. One DataLoader, the same random
+256x256 patches through four ways, in turns in one run, so that all see the same machine:
+
+- `store`: `vfn`'s way, out of the memory-mapped store.
+- `files`: the same with `data.cache=off`: every patch decodes its own five TIFFs, as most programs do.
+- `ram`: plain NumPy slices of one array in memory that holds every field, turned by nothing.
+- `ram, turned`: the same with the random quarter turns and flips that the store's patches have.
+
+Memory is that of the process that uses the store, for a quarter and for all of the fields. Ratios are
+medians over the repeats. Last lines: RATIO name value.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
+
+from vfn.data.discovery import Layout, discover
+from vfn.data.patches import TURNS, PatchReader, RandomPatches, RawBatch, as_it_is, d4
+from vfn.data.simulated import Specimen
+from vfn.data.store import PlaneStore
+from vfn.data.views import Task, View, make_views
+
+SIDE, BATCH = 256, 4
+CHANNELS = ("dna", "er", "rna", "golgi_actin", "mito")
+TASK = Task("bench", CHANNELS[:4], CHANNELS[4:])
+
+
+class InMemory(Dataset[torch.Tensor]):
+    """Random patches of one array (fields, channels, H, W)."""
+
+    def __init__(self, array: np.ndarray, turned: bool) -> None:
+        self.array, self.turned = array, turned
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        rng = np.random.default_rng([0, index])
+        fields, channels, height, width = self.array.shape
+        field, top, left = (
+            int(rng.integers(n)) for n in (fields, height - SIDE + 1, width - SIDE + 1)
+        )
+        patch = self.array[field, :, top : top + SIDE, left : left + SIDE]
+        if not self.turned:
+            return torch.from_numpy(patch.copy())
+        turn = TURNS[rng.integers(len(TURNS))]
+        out = np.empty((channels, SIDE, SIDE), patch.dtype)
+        for channel in range(channels):
+            out[channel] = d4(patch[channel], turn)
+        return torch.from_numpy(out)
+
+
+def loader(data: Dataset, patches: int, workers: int) -> DataLoader:
+    """The same loader for every way."""
+    return DataLoader(
+        data, BATCH, sampler=range(patches), num_workers=workers,
+        collate_fn=as_it_is if isinstance(data, RandomPatches) else None,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
+
+
+def rate(batches: DataLoader, patches: int) -> float:
+    """Patches a second of one pass."""
+    start, seen = time.perf_counter(), 0
+    for batch in batches:
+        seen += len(batch.planes if isinstance(batch, RawBatch) else batch)
+    assert seen == patches
+    return patches / (time.perf_counter() - start)
+
+
+def write_lzw(root: Path, fields: int) -> None:
+    """Simulated fields, a file a channel: `sim0003_er.tif`."""
+    root.mkdir()
+    for seed in range(fields):
+        specimen = Specimen(seed, (520, 696))
+        for channel in CHANNELS:
+            image = specimen.render(channel, 0.0, "uint16")
+            tifffile.imwrite(root / f"sim{seed:04d}_{channel}.tif", image, compression="lzw")
+
+
+def find(root: Path) -> list[View]:
+    """The views of the fields below `root`."""
+    return make_views(discover(root, Layout(), CHANNELS), TASK)
+
+
+def resident(kind: str) -> float:
+    """Memory of this process in MiB: "RssAnon" (its own) or "VmRSS" (with mapped files)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(kind))
+
+
+def memory(root: Path, store: Path, share: float) -> None:
+    """Decode a share of the fields into a new store and draw from it; print the memory that it took."""
+    views = find(root)
+    views = views[: max(1, round(share * len(views)))]
+    before = resident("RssAnon")
+    planes = PlaneStore(store)
+    planes.prepare(plane for view in views for plane in view.planes)
+    data = random_patches(views, planes)
+    peak = 0.0
+    for index in range(0, 400, BATCH):
+        data.__getitems__(range(index, index + BATCH))
+        peak = max(peak, resident("RssAnon"))
+    print(len(views), peak - before, resident("VmRSS"))
+
+
+def random_patches(views: list[View], store: PlaneStore) -> RandomPatches:
+    """As training draws them."""
+    shape = store.read(views[0].inputs[0]).shape
+    reader = PatchReader(store, [None] * 5, 4, SIDE, np.dtype(np.uint16))
+    return RandomPatches(views, [shape] * len(views), reader, True, 0)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--fields", type=int, default=48)
+    parser.add_argument("--patches", type=int, default=1200, help="of one pass")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2])
+    parser.add_argument(
+        "--memory", nargs=3, metavar=("ROOT", "STORE", "SHARE"), help=argparse.SUPPRESS
+    )
+    args = parser.parse_args()
+    if args.memory:
+        memory(Path(args.memory[0]), Path(args.memory[1]), float(args.memory[2]))
+        return
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "images")
+        write_lzw(root, args.fields)
+        measure(root, Path(folder), args.patches, args.repeats, args.workers)
+
+
+def measure(root: Path, scratch: Path, patches: int, repeats: int, workers: list[int]) -> None:
+    """Print the tables and the ratios."""
+    views = find(root)
+    store = PlaneStore(scratch / "store")
+    start = time.perf_counter()
+    store.prepare(plane for view in views for plane in view.planes)
+    built = time.perf_counter() - start
+    pixels = sum(store.read(plane).size for view in views for plane in view.planes)
+    print(f"{len(views)} fields x 5 channels, {pixels / 1e6:.0f} Mpx; decoded in {built:.1f} s")
+    array = np.stack([np.stack([store.read(p) for p in view.planes]) for view in views])
+    few = max(2 * BATCH, patches // 20)  # files are slow: fewer patches take as long
+    ratios: list[str] = []
+    for count in workers:
+        ways: dict[str, Callable[[], float]] = {}
+        for name, data, drawn in (
+            ("store", random_patches(views, store), patches),
+            ("files", random_patches(views, PlaneStore()), few),
+            ("ram", InMemory(array, False), patches),
+            ("ram, turned", InMemory(array, True), patches),
+        ):
+            batches = loader(data, drawn, count)
+            ways[name] = lambda batches=batches, drawn=drawn: rate(batches, drawn)
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for repeat in range(repeats + 1):  # the first warms up
+            for name, way in ways.items():
+                value = way()
+                if repeat:
+                    rates[name].append(value)
+        print(f"\n{count} worker processes, {os.cpu_count()} cores, n = {repeats}")
+        for name, values in rates.items():
+            print(
+                f"  {name:12s} {statistics.median(values):8.0f} patches/s "
+                f"({min(values):.0f} to {max(values):.0f})"
+            )
+        for name in ("files", "ram", "ram, turned"):
+            pairs = zip(rates["store"], rates[name], strict=True)
+            ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+            label = name.replace(", ", "_")
+            ratios.append(f"RATIO store_over_{label}_{count}_workers {ratio:.2f}")
+    print()
+    used = []
+    for share in (0.25, 1.0):
+        command = [sys.executable, __file__, "--memory", root, scratch / f"memory{share}", share]
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
+        fields, own, mapped = done.stdout.split()[-3:]
+        used.append(float(own))
+        print(
+            f"{fields} fields: {float(own):.0f} MiB of its own, {float(mapped):.0f} MiB with mapped files"
+        )
+    for line in ratios:
+        print(line)
+    print(f"RATIO memory_all_over_quarter {used[1] / used[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

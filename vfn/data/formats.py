@@ -1,0 +1,400 @@
+"""Containers of fields: OME-Zarr images and plates, and what bioio reads (ND2, CZI, LIF).
+
+The packages that open them are optional, imported where they are used. What an OME-Zarr says of
+itself is JSON (https://ngff.openmicroscopy.org, 0.1 to 0.5) and is read as such: a plate of
+thousands of fields is listed in seconds, and no pixel is touched before a plane is read.
+"""
+
+import importlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vfn.data.images import as_pixels, micrometres
+from vfn.errors import UserError
+
+READERS = {".nd2": "bioio_nd2", ".czi": "bioio_czi", ".lif": "bioio_lif"}
+READER_VERSION = 1  # raised whenever the planes below give other pixels for the same bytes
+_one_at_a_time = threading.Lock()  # bioio's readers promise nothing about threads
+
+
+def need(module: str, path: Path, packages: str) -> Any:
+    """Import `module`, which `path` cannot be read or written without.
+
+    Raises:
+        UserError: it is not there; names what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as exc:
+        raise UserError(
+            f"{path}: needs a package that is not installed ({exc}): pip install {packages}"
+        ) from exc
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One field inside a container.
+
+    Attributes:
+        channels: their names; empty where the container names none, or one twice.
+        planes: by channel, then by z from the first plane to the last.
+        z_step: micrometres from one plane to the next, if the container says.
+    """
+
+    channels: tuple[str, ...]
+    planes: tuple[tuple["ContainerPlane", ...], ...]
+    z_step: float | None
+
+    def named(self, tokens: Mapping[str, str]) -> dict[str, int]:
+        """Channels that are inside by their token, case ignored: channel -> position."""
+        names = [name.casefold() for name in self.channels]
+        return {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
+
+    def depths(self, zero: float | None = None, step: float | None = None) -> tuple[float, ...]:
+        """Where each z plane lies, in micrometres from the focal plane, which is at 0.
+
+        Args:
+            zero: number of the focal plane, from 0; None takes the middle one (of an even number,
+                the later of the two), which is where microscopes centre a stack.
+            step: micrometres a plane; None takes the container's, or 1 where it says nothing.
+        """
+        count = len(self.planes[0])
+        if count == 1:
+            return (0.0,)
+        zero = count // 2 if zero is None else zero
+        step = (self.z_step or 1.0) if step is None else step
+        # Rounded, so that 3 * 0.3 is the 0.9 that task.input_z names.
+        return tuple(round((z - zero) * step, 6) for z in range(count))
+
+    @property
+    def focal(self) -> tuple["ContainerPlane", ...]:
+        """The focal plane of every channel."""
+        z = self.depths().index(0.0)
+        return tuple(planes[z] for planes in self.planes)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A field of a container before it is looked at.
+
+    Attributes:
+        name: within the container: "A1_s0" for field 0 of well A/1, "s0" for the first of several
+            images, empty for the only one.
+        load: looks at it. Raises `UserError`: damaged, several time points, colour.
+        well, site: where it lies on its plate, which is the container; empty if on none.
+    """
+
+    name: str
+    load: Callable[[], Stack]
+    well: str = ""
+    site: str = ""
+
+
+def scenes(path: Path) -> list[Scene]:
+    """The fields in a container.
+
+    Raises:
+        UserError: a package is missing; damaged, or no such container by its metadata.
+    """
+    if path.name.lower().endswith(".zarr"):
+        need("zarr", path, "ome-zarr")
+        with reading(path):
+            found = _zarr_scenes(path)
+    else:
+        found = _bioio_scenes(path)
+    if not found:
+        raise UserError(f"{path}: holds no image; leave it out")
+    return found
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with bytes from outside becomes one line that names `path`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as exc:  # decoders and readers raise whatever they like on damaged bytes
+        raise UserError(
+            f"{path}: cannot be read ({type(exc).__name__}: {exc}); "
+            "copy it anew from the microscope or leave it out"
+        ) from exc
+
+
+# --- OME-Zarr ---
+
+
+def _attributes(group: Path) -> dict[str, Any]:
+    """The NGFF metadata of a group: zarr v3 (NGFF 0.5) or v2 (0.4 and before)."""
+    if not group.is_dir():
+        raise UserError(
+            f"{group}: is no folder, so no OME-Zarr; copy it anew or correct what names it"
+        )
+    for name in ("zarr.json", ".zattrs"):
+        if (group / name).exists():
+            data = json.loads((group / name).read_bytes())
+            attributes: dict[str, Any] = data.get("attributes", {}) if name == "zarr.json" else data
+            return attributes.get("ome", attributes)
+    raise UserError(
+        f"{group}: has no zarr.json and no .zattrs, so no OME-Zarr metadata; copy it anew, whole"
+    )
+
+
+def _zarr_scenes(path: Path) -> list[Scene]:
+    attributes = _attributes(path)
+    if "plate" in attributes:
+        wells = [str(well["path"]) for well in attributes["plate"]["wells"]]
+        return [scene for well in wells for scene in _well_scenes(path / well, well)]
+    if "multiscales" in attributes:
+        return [Scene("", partial(_zarr_stack, path))]
+    if "bioformats2raw.layout" in attributes:  # bioformats2raw puts every file into such a layout
+        listed = _attributes(path / "OME").get("series") if (path / "OME").is_dir() else None
+        series = listed or sorted((p.name for p in path.iterdir() if p.name.isdigit()), key=int)
+        several = len(series) > 1
+        return [Scene(f"s{s}" * several, partial(_zarr_stack, path / s), site=s) for s in series]
+    raise UserError(
+        f"{path}: its metadata name neither an image nor a plate, so it is no OME-Zarr; "
+        "export it as OME-Zarr"
+    )
+
+
+def _well_scenes(folder: Path, path: str) -> list[Scene]:
+    well = path.replace("/", "")
+    with reading(folder):
+        sites = [str(image["path"]) for image in _attributes(folder)["well"]["images"]]
+    return [Scene(f"{well}_s{s}", partial(_zarr_stack, folder / s), well, s) for s in sites]
+
+
+def _zarr_stack(path: Path) -> Stack:
+    with reading(path):
+        attributes = _attributes(path)
+        scales = attributes["multiscales"][0]
+        level = scales["datasets"][0]  # the first is the one of full resolution
+        array = path / level["path"]
+        shape = json.loads(_array_metadata(array).read_bytes())["shape"]
+        listed = scales.get("axes", "tczyx")  # not named before NGFF 0.3
+        described: list[dict[str, str]] = [{"name": a} if isinstance(a, str) else a for a in listed]
+        letters = {"channel": "c", "time": "t"}  # whatever these two are called
+        axes = "".join(letters.get(a.get("type", ""), a["name"][0].lower()) for a in described)
+        sizes = _checked_sizes(path, axes, shape)
+        units = [a.get("unit") for a in described]
+        steps = [1.0] * len(axes)
+        for holder in (level, scales):
+            for step in holder.get("coordinateTransformations", ()):
+                if step["type"] == "scale":
+                    steps = [a * float(b) for a, b in zip(steps, step["scale"], strict=True)]
+        lengths = {a: _length(s, u) for a, s, u in zip(axes, steps, units, strict=True)}
+        labels = [c.get("label", "") for c in attributes.get("omero", {}).get("channels", ())]
+        return Stack(
+            _names(labels, sizes["c"]),
+            tuple(
+                tuple(
+                    ZarrPlane(path, level["path"], axes, c, z, lengths["x"])
+                    for z in range(sizes["z"])
+                )
+                for c in range(sizes["c"])
+            ),
+            lengths.get("z"),
+        )
+
+
+def _array_metadata(array: Path) -> Path:
+    return array / ("zarr.json" if (array / "zarr.json").exists() else ".zarray")
+
+
+def _length(step: float, unit: str | None) -> float | None:
+    """A step in micrometres. Without a unit 1 is what writers put who know nothing; any other
+    number is taken as micrometres, as viewers do."""
+    return micrometres(step, unit or "micrometer") if unit or step != 1.0 else None
+
+
+def _checked_sizes(where: object, axes: str, shape: Sequence[int]) -> dict[str, int]:
+    """Lengths of the axes, c and z among them, if a plane is what is left without c and z.
+
+    Args:
+        axes: a letter each: t, c, z, y, x; s and m for bioio's samples and mosaic tiles.
+
+    Raises:
+        UserError: several time points, colour samples, mosaic tiles; no Y or X at the end; empty.
+    """
+    sizes = dict(zip(axes, shape, strict=True))
+    if axes[-2:] != "yx" or len(sizes) < len(axes):
+        raise UserError(f"{where}: has axes {axes}; one of each is read, the last two y and x")
+    if min(shape) < 1:
+        raise UserError(f"{where}: has no pixels (shape {tuple(shape)}); leave it out")
+    more = {axis: n for axis, n in sizes.items() if axis not in "czyx" and n != 1}
+    if more:
+        kinds = {"t": "time points", "s": "colour samples a pixel", "m": "mosaic tiles"}
+        what = ", ".join(f"{n} {kinds.get(a, f'positions along {a}')}" for a, n in more.items())
+        raise UserError(f"{where}: has {what}, one is read; export each one as an image of its own")
+    return {"c": 1, "z": 1, **sizes}
+
+
+def _names(labels: list[Any], count: int) -> tuple[str, ...]:
+    names = tuple(str(label).strip() for label in labels)
+    whole = len(names) == count and all(names) and len({n.casefold() for n in names}) == count
+    return names if whole else ()
+
+
+@dataclass(frozen=True)
+class ZarrPlane:
+    """One channel at one z of an OME-Zarr image.
+
+    Attributes:
+        path: folder of the image.
+        array: of full resolution, relative to `path`.
+        axes: of the array, a letter each, y and x last.
+        channel, z: positions, from 0.
+        pixel_size: micrometres a pixel, if the image states it.
+    """
+
+    path: Path
+    array: str
+    axes: str
+    channel: int
+    z: int
+    pixel_size: float | None
+
+    def read(self) -> np.ndarray:
+        """Pixels (H, W). Only the chunks of this plane are read.
+
+        Raises:
+            UserError: damaged, or a dtype that is not read.
+        """
+        zarr = need("zarr", self.path, "ome-zarr")
+        at = {"c": self.channel, "z": self.z}
+        with reading(self.path):
+            array = zarr.open_array(self.path / self.array, mode="r")
+            pixels = np.asarray(array[tuple(at.get(axis, 0) for axis in self.axes[:-2])])
+            # A chunk that is not there reads as zeros: rightly so where empty ones are not stored,
+            # wrongly where the copy stopped. None at all is certainly the latter.
+            if not pixels.any() and not array.nchunks_initialized:
+                raise UserError(f"{self.path}: none of its pixels are there; copy it anew, whole")
+            return as_pixels(self.path, pixels)
+
+    @property
+    def key(self) -> str:
+        """Path, size and newest change of metadata and chunks at full resolution, reader, position.
+
+        Raises:
+            UserError: it is not there.
+        """
+        with reading(self.path):
+            array = self.path / self.array
+            files = [self.path / name for name in ("zarr.json", ".zattrs")]
+            stats = [os.stat(file) for file in files if file.exists()]
+            stats += [os.stat(file) for file in _files(array)]
+        size, newest = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
+        where = f"{self.array}:{self.channel},{self.z}"
+        return f"{self.path.absolute()}|{size}|{newest}|zarr {READER_VERSION}|{where}"
+
+    def __str__(self) -> str:
+        z = f", z plane {self.z}" if "z" in self.axes else ""
+        return f"{self.path} (channel {self.channel}{z})"
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for parent, _, names in os.walk(folder):
+        yield from (os.path.join(parent, name) for name in names)
+
+
+# --- bioio ---
+
+
+def _bioio_scenes(path: Path) -> list[Scene]:
+    with reading(path), _one_at_a_time:
+        reader = _new_reader(path)
+        found = []
+        for scene in range(count := len(reader.scenes)):
+            reader.set_scene(scene)
+            # Not every reader knows wells, nor does every file.
+            well = "".join(str(getattr(reader, key, None) or "") for key in ("row", "column"))
+            name = "_".join(part for part in (well, f"s{scene}" * (count > 1)) if part)
+            found.append(Scene(name, partial(_bioio_stack, path, scene), well, str(scene)))
+        return found
+
+
+def _new_reader(path: Path) -> Any:
+    module = READERS[path.suffix.lower()]
+    return need(module, path, f"bioio {module.replace('_', '-')}").Reader(path)
+
+
+@lru_cache(maxsize=4)  # the planes of one scene are asked for one after the other
+def _cached_reader(path: Path, scene: int, _mtime: int, _process: int) -> Any:
+    reader = _new_reader(path)
+    reader.set_scene(scene)
+    return reader
+
+
+def _reader(path: Path, scene: int) -> Any:
+    """A reader that stays at one scene; a changed file and a forked process get their own."""
+    return _cached_reader(path, scene, path.stat().st_mtime_ns, os.getpid())
+
+
+def _bioio_stack(path: Path, scene: int) -> Stack:
+    where = f"{path} (scene {scene})"
+    with reading(path), _one_at_a_time:
+        reader = _reader(path, scene)
+        sizes = _checked_sizes(where, reader.dims.order.lower(), reader.dims.shape)
+        spacing = reader.physical_pixel_sizes
+        pixel_size, z_step = (
+            micrometres(length, "um") if length else None
+            for length in (getattr(spacing, "X", None), getattr(spacing, "Z", None))
+        )
+        return Stack(
+            _names(reader.channel_names or [], sizes["c"]),
+            tuple(
+                tuple(BioioPlane(path, scene, c, z, pixel_size) for z in range(sizes["z"]))
+                for c in range(sizes["c"])
+            ),
+            z_step,
+        )
+
+
+@dataclass(frozen=True)
+class BioioPlane:
+    """One channel at one z of one scene of a file that bioio reads; positions from 0."""
+
+    path: Path
+    scene: int
+    channel: int
+    z: int
+    pixel_size: float | None
+
+    def read(self) -> np.ndarray:
+        """Pixels (H, W).
+
+        Raises:
+            UserError: damaged, or a dtype that is not read.
+        """
+        with reading(self.path), _one_at_a_time:
+            reader = _reader(self.path, self.scene)
+            plane = reader.get_image_data("YX", T=0, C=self.channel, Z=self.z)
+        return as_pixels(self.path, np.asarray(plane))
+
+    @property
+    def key(self) -> str:
+        """Path, size and change of the file, reader, position.
+
+        Raises:
+            UserError: it is not there.
+        """
+        with reading(self.path):
+            stat = self.path.stat()
+        where = f"{self.scene}:{self.channel},{self.z}"
+        return f"{self.path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|bioio {READER_VERSION}|{where}"
+
+    def __str__(self) -> str:
+        return f"{self.path} (scene {self.scene}, channel {self.channel}, z plane {self.z})"
+
+
+ContainerPlane = ZarrPlane | BioioPlane
