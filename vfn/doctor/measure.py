@@ -24,7 +24,7 @@ FEW_LEVELS = 16  # with fewer grey levels a common step says nothing
 SAMPLE = 65_536  # pixels of a float image from which quantiles are taken
 RIDGE = 1e-4  # keeps the fit solvable where there are few points
 FIT_ROUNDS = 5
-FIT_POINTS = 2000  # places by which the illumination of one field is fitted
+FIT_POINTS = 600  # places by which the illumination of one field is fitted
 
 # Immerkaer, "Fast noise variance estimation", CVIU 64 (1996): blind to slopes and edges.
 _NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
