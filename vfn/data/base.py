@@ -22,6 +22,7 @@ from vfn.data.patches import (
     RandomPatches,
     RawBatch,
     as_it_is,
+    share_by_name,
 )  # fmt: skip
 from vfn.data.pixels import view_shape
 from vfn.data.shifts import Shifts
@@ -357,6 +358,8 @@ class StainData(L.LightningDataModule):
 
     def _loading(self, batch_size: int) -> dict[str, Any]:
         workers = self.config.num_workers
+        if workers:
+            share_by_name()
         return {
             "batch_size": batch_size,
             "collate_fn": as_it_is,
