@@ -141,6 +141,13 @@ class StainData(L.LightningDataModule):
                 f"data.patch_size={config.patch_size}, data.batch_size={config.batch_size}, "
                 f"data.val_patches={config.val_patches}: a patch needs 16 pixels, the others 1"
             )
+        for key in ("channels", "fixed"):
+            given = getattr(config, key)
+            if given is not None and not isinstance(given, Mapping):
+                raise UserError(
+                    f"data.{key}={given}: give a mapping, in quotes as the shell takes braces apart: "
+                    f"'data.{key}={{CHANNEL: {'TOKEN' if key == 'channels' else '[LOW, HIGH]'}}}'"
+                )
         if not 0 <= config.input_jitter <= 1:
             raise UserError(f"data.input_jitter={config.input_jitter}: give a share, 0 (off) to 1")
         self.task, self.config = task, config
@@ -265,6 +272,13 @@ class StainData(L.LightningDataModule):
             text += "; training views with " + ", ".join(f"{c}: {n}" for c, n in have)
         if self.config.register:
             text += f"; {self.shifts.summary(self.task.targets)}"
+        losses = [
+            f"{channel} {flat.falloff:.0%}"
+            for channel, flat in zip(self.task.inputs + self.task.targets, self.flats, strict=True)
+            if flat is not None
+        ]
+        if losses:
+            text += f"; falloff of light corrected: {', '.join(losses)}"
         return text
 
     def _fit(self, measured: Survey) -> tuple[list[Intensity], list[Intensity]]:

@@ -321,4 +321,4 @@ def share_by_name() -> None:
     """Let worker processes hand tensors over by name instead of by file descriptor, torch's default
     on Linux: that passes each descriptor through a socket, which takes as long as the pixels, and runs
     into the limit of open files. A process of torch's own removes what a killed worker leaves."""
-    torch.multiprocessing.set_sharing_strategy("file_system")
+    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
