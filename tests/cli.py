@@ -1,4 +1,4 @@
-"""The three commands as users run them, without paying for their imports each time.
+"""The commands as users run them, without paying for their imports each time.
 
 A fork server imports torch, Lightning and vfn once; every command is a fresh child of it that runs
 the script as `__main__`, with its own arguments, folder, environment and standard streams, and is
@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 180.0  # s; far more than any command needs, so that a hang fails instead of staying
 PRELOAD = [
-    "vfn.training", "vfn.prediction", "vfn.evaluation", "vfn.cli", "hydra", "tensorboard",
+    "vfn.training", "vfn.prediction", "vfn.evaluation", "vfn.doctor.command", "vfn.cli", "hydra", "tensorboard",
     "hydra._internal.hydra", "hydra.core.override_parser.overrides_parser", "torch._dynamo",
 ]  # fmt: skip
 
@@ -64,7 +64,7 @@ def run(
     env: Mapping[str, str] | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Result:
-    """Run `script` (as "train.py") in the folder `cwd`.
+    """Run `script` ("train.py", or a module as "vfn.doctor") in the folder `cwd`.
 
     Args:
         env: comes on top of the environment.
@@ -112,7 +112,10 @@ def _child(
     sys.argv = [str(ROOT / script), *arguments]
     if prepare is not None:
         prepare()
-    runpy.run_path(str(ROOT / script), run_name="__main__")
+    if script.endswith(".py"):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    else:
+        runpy.run_module(script, run_name="__main__", alter_sys=True)
 
 
 def clean_environment() -> dict[str, str]:
@@ -123,11 +126,12 @@ def clean_environment() -> dict[str, str]:
 def start(
     script: str, *overrides: object, cwd: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """A genuine process, imports and all."""
+    """A genuine process, imports and all; see `run`."""
+    what = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
     return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *(str(override) for override in overrides)],
+        [sys.executable, *what, *(str(override) for override in overrides)],
         cwd=cwd,
-        env={**os.environ, **clean_environment(), **(env or {})},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **clean_environment(), **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

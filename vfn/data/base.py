@@ -190,15 +190,18 @@ class StainData(L.LightningDataModule):
         root = self.config.root or (Path(str(manifest)).parent if manifest else None)
         return None if root is None else Path(root)
 
-    def find(self) -> list[Field]:
+    def find(self, damaged: list[UserError] | None = None) -> list[Field]:
         """All fields of the data set that are not excluded.
+
+        Args:
+            damaged: see `discover`.
 
         Raises:
             UserError: no root given, or see `discover`, `left_out`.
         """
         if self.root is None:
             raise UserError(f"data={self.config.name}: where are the images? give data.root=DIR")
-        return self._kept(discover(self.root, self.layout, self.task.channels))
+        return self._kept(discover(self.root, self.layout, self.task.channels, damaged))
 
     def _kept(self, fields: list[Field]) -> list[Field]:
         if self.config.exclude is None:

@@ -124,8 +124,8 @@ class Simulated(StainData):
         """Users' own files, when a model trained on simulated cells predicts them: by token."""
         return Layout()
 
-    def find(self) -> list[Field]:
-        """One field a seed."""
+    def find(self, damaged: list[UserError] | None = None) -> list[Field]:
+        """One field a seed; none is ever damaged."""
         extra = self.config.extra
         count, shape = int(extra["fields"]), (int(extra["height"]), int(extra["width"]))
         if count < 1 or min(shape) < 1:

@@ -14,7 +14,7 @@ from vfn.data.sets import make_data
 from vfn.data.views import Task
 from vfn.doctor import tables
 from vfn.doctor.case import Case
-from vfn.doctor.findings import examine, in_order
+from vfn.doctor.findings import LOOK, REPLACE, Finding, examine, in_order
 from vfn.doctor.leakage import divide, leaks, parts_of
 from vfn.doctor.page import render
 from vfn.doctor.reading import FieldStats, read_fields
@@ -40,10 +40,11 @@ def diagnose(config: DictConfig) -> Case:
     data_config = DataConfig.from_dict(plain(config.data))
     data = make_data(task, data_config, known_tasks())
     folder = Path(config.output)
-    fields = data.find()
+    damaged: list[UserError] = []
+    fields = data.find(damaged)
     make_folder(folder)
     stats = list(read_fields(fields, task))
-    case = judge(stats, task, data_config, _overrides())
+    case = judge(stats, task, data_config, damaged, _overrides())
     exclude = folder / "exclude.csv"
     tables.write_doctor(folder / "doctor.csv", case)
     tables.write_exclude(exclude, case)
@@ -57,11 +58,20 @@ def diagnose(config: DictConfig) -> Case:
 
 
 def judge(
-    stats: Sequence[FieldStats], task: Task, config: DataConfig, overrides: Sequence[str] = ()
+    stats: Sequence[FieldStats],
+    task: Task,
+    config: DataConfig,
+    damaged: Sequence[UserError] = (),
+    overrides: Sequence[str] = (),
 ) -> Case:
-    """All that is known of a data set once its images were read."""
+    """All that is known of a data set once its images were read.
+
+    Args:
+        damaged: files that could not be read when fields were looked for.
+    """
     split, refused = divide(stats, config)
-    found = [*refused, *examine(stats, task, config), *leaks(stats, split, config)]
+    lost = [Finding("unreadable", LOOK, str(exc), REPLACE) for exc in damaged]
+    found = [*refused, *lost, *examine(stats, task, config), *leaks(stats, split, config)]
     return Case(stats, task, config, in_order(found), parts_of(split), tuple(overrides))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfn.data.base import DataConfig
+from vfn.data.discovery import split_plane
 from vfn.data.views import Task
 from vfn.doctor.likeness import swaps
 from vfn.doctor.measure import PlaneStats
@@ -16,13 +17,14 @@ from vfn.doctor.reading import FieldStats, Key
 FATAL, LOOK, NOTE = "fatal", "look", "note"
 SEVERITIES = (FATAL, LOOK, NOTE)
 
+REPLACE = "replace the file, or leave the field out"
 DAMAGED = 0.5  # share of the fields; with more of them there is nothing to train on
 CLIPPED_NOTE, CLIPPED, CLIPPED_AWAY = 0.0005, 0.01, 0.5  # share of the pixels
 # Share of the 4x4 blocks that stand out. One nucleus of 25 pixels in 520x696 is 0.0014.
 EMPTY = 0.0003
 NOISY = 0.05  # noise as a part of the signal's range
 STEADY_NOTE, STEADY, STRAY = 1.0, 2.0, 1.5  # pixels of shift
-BLUR, BLUR_SPREADS, FOCUS_FLOOR, FOCUS_FIELDS = 1.25, 5.0, 0.15, 5  # octaves of `focus`
+BLUR, BLUR_SPREADS, FOCUS_FLOOR, FOCUS_FIELDS = 1.0, 5.0, 0.15, 5  # octaves of `focus`
 EVEN = 0.03  # spread of an even background, over which a single field shows the illumination
 DIM_CORNER, DARK_CORNER = 0.8, 0.7  # darkest corner over centre
 AVERAGED_FIELDS, FALLOFF_ERRORS = 8, 4.0  # for illumination that only an average shows
@@ -78,7 +80,7 @@ def examine(fields: Sequence[FieldStats], task: Task, config: DataConfig) -> lis
         planes = {f.name: f.planes[key] for f in fields if key in f.planes}
         if planes:
             found += _of_channel(planes, name, config)
-    found += _shifts(fields, names)
+    found += _shifts(fields, names, config.register)
     found += _swapped(fields, names)
     found += _too_little(fields, found, task)
     return in_order(found)
@@ -95,7 +97,7 @@ def _of_channel(
     yield from _depth(planes, name, config)
     yield from _clipping(planes, name)
     yield from _empty(planes, name)
-    yield from _illumination(planes, name)
+    yield from _illumination(planes, name, config.illumination)
     yield from _focus(planes, name)
     yield from _noise(planes, name)
 
@@ -104,7 +106,7 @@ def _unreadable(fields: Sequence[FieldStats], names: Mapping[Key, str]) -> Itera
     for entry in fields:
         for key, message in entry.errors.items():
             yield Finding(
-                "unreadable", LOOK, message, "replace the file, or leave the field out",
+                "unreadable", LOOK, message, REPLACE,
                 (entry.name,), names[key], (entry.name,),
             )  # fmt: skip
 
@@ -314,22 +316,31 @@ def corner_ratio(plane: PlaneStats) -> float:
     return float(plane.grid[[0, 0, -1, -1], [0, -1, 0, -1]].min()) / centre
 
 
-def _illumination(planes: Mapping[str, PlaneStats], name: str) -> Iterator[Finding]:
+def _illumination(
+    planes: Mapping[str, PlaneStats], name: str, corrected: bool
+) -> Iterator[Finding]:
     """A single field shows its illumination where the background is even and bright (transmitted
     light); stains show it in the average over fields, if it is larger than its error."""
-    advice = "data.illumination=true corrects it; or crop the fields"
+    one_size = len({p.shape for p in planes.values()}) == 1
+    if corrected:
+        advice = "data.illumination=true corrects it, as it is given"
+    elif one_size:
+        advice = "data.illumination=true corrects it; or crop the fields"
+    else:
+        advice = "crop the fields; data.illumination=true corrects it in fields of one size"
+    serious = NOTE if corrected else LOOK
     ratios = {n: corner_ratio(p) for n, p in planes.items()}
     known = {n: r for n, r in ratios.items() if not math.isnan(r)}
     if len(known) >= max(1, len(planes) / 2):
         typical = float(np.median(list(known.values())))
-        dark = tuple(n for n, r in known.items() if r < DARK_CORNER)
+        dark = tuple(n for n, r in known.items() if typical < DARK_CORNER and r < DARK_CORNER)
         if typical < DIM_CORNER:
             yield Finding(
-                "illumination", LOOK if typical < DARK_CORNER else NOTE,
+                "illumination", serious if typical < DARK_CORNER else NOTE,
                 f"{name}: the darkest corner has {100 * typical:.0f} % of the light of the centre "
                 f"(median of {len(known)} fields, lowest {100 * min(known.values()):.0f} %).",
-                advice, dark if typical < DARK_CORNER else (), name,
-                setting="data.illumination=true" if typical < DARK_CORNER else "",
+                advice, dark, name,
+                setting="data.illumination=true" if dark and one_size and not corrected else "",
             )  # fmt: skip
         return
     lit = [p for p in planes.values() if not empty(p)]
@@ -382,8 +393,13 @@ def _noise(planes: Mapping[str, PlaneStats], name: str) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _shifts(fields: Sequence[FieldStats], names: Mapping[Key, str]) -> Iterator[Finding]:
-    """A steady shift of a target over the set, and single fields that stray from it."""
+def _shifts(
+    fields: Sequence[FieldStats], names: Mapping[Key, str], registered: bool
+) -> Iterator[Finding]:
+    """A steady shift of a target over the set, and single fields that stray from it; no more than
+    notes where `data.register` is on."""
+    serious = NOTE if registered else LOOK
+    remedy = "data.register=true moves it back" + (", as it is given" if registered else "")
     for key in dict.fromkeys(key for f in fields for key in f.shifts):
         sure = {f.name: f.shifts[key] for f in fields if key in f.shifts and f.shifts[key].sure}
         if not sure:
@@ -398,24 +414,24 @@ def _shifts(fields: Sequence[FieldStats], names: Mapping[Key, str]) -> Iterator[
         by = f"(rows {steady[0]:+.1f}, columns {steady[1]:+.1f} pixels)"
         if size >= STEADY_NOTE - 0.05:
             yield Finding(
-                "shift", LOOK if size >= STEADY else NOTE,
+                "shift", serious if size >= STEADY else NOTE,
                 f"{names[key]} is shifted against {reference} by {size:.1f} pixels {by} in all of the "
                 f"set (median of {len(sure)} of {len(fields)} fields, where it can be measured)."
                 if len(fields) > 1 else
                 f"{names[key]} is shifted against {reference} by {size:.1f} pixels {by}.",
-                "data.register=true moves it back",
-                tuple(sure) if size >= STEADY else (), names[key], setting="data.register=true",
+                remedy, tuple(sure) if size >= STEADY else (), names[key],
+                setting="" if registered else "data.register=true",
             )  # fmt: skip
         for field, place in zip(sure, places, strict=True):
             away = float(np.hypot(*(place - steady)))
             if away >= STRAY:
                 yield Finding(
-                    "shift", LOOK,
+                    "shift", serious,
                     f"{field}: {names[key]} is shifted against {reference} by rows {place[0]:+.1f}, "
                     f"columns {place[1]:+.1f} pixels"
                     + (f", {away:.1f} pixels from the other fields." if len(sure) > 1 else "."),
-                    "data.register=true moves it back; or leave the field out",
-                    (field,), names[key], (field,),
+                    remedy if registered else f"{remedy}; or leave the field out",
+                    (field,), names[key], () if registered else (field,),
                 )  # fmt: skip
 
 
@@ -446,7 +462,8 @@ def _too_little(
             f"{len(damaged)} of {len(fields)} fields cannot be used: files are missing or damaged.",
             "mend the files, or check data.channels and data.pattern", tuple(sorted(damaged)),
         )  # fmt: skip
-    for role, channels in (("input", task.inputs), ("target", task.targets)):
+    inputs = [split_plane(c)[0] for c in task.inputs]
+    for role, channels in (("input", inputs), ("target", list(task.targets))):
         dead = [c for c in channels if _dead(fields, c)]
         if dead and (role == "target" or len(dead) == len(channels)):
             yield Finding(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from vfn.data.discovery import Field
+from vfn.data.discovery import Field, split_plane
 from vfn.data.registration import Features, Shift, features, measure_shift
 from vfn.data.views import Task, View, make_views
 from vfn.doctor.measure import PlaneStats, measure
@@ -56,12 +56,14 @@ class FieldStats:
 def wanted(entry: Field, task: Task) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
     """Keys of the input and of the target planes that `task` asks of a field.
 
-    Without `task.input_z` that is the focal plane, or the only one that there is.
+    Inputs lie at `task.input_z` or at the planes that they name, else at the focal plane (or the
+    only one that there is); targets in focus.
     """
     depths = {z for _, z in entry.planes}
-    focal = 0.0 if 0.0 in depths or task.input_z else min(depths, default=0.0)
-    inputs = [(c, z) for z in task.input_z or (focal,) for c in task.inputs]
-    return tuple(inputs), tuple((c, focal) for c in task.targets)
+    focal = 0.0 if 0.0 in depths or len(task.depths) > 1 else min(depths, default=0.0)
+    named = [split_plane(channel) for channel in task.inputs]
+    inputs = [(c, z if own is None else own) for z in task.input_z or (focal,) for c, own in named]
+    return tuple(dict.fromkeys(inputs)), tuple((c, 0.0) for c in task.targets)
 
 
 def read_field(entry: Field, task: Task) -> FieldStats:

@@ -1,0 +1,316 @@
+"""Each fault, planted in simulated fields, is found on its field; clean fields are ready."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import pytest
+
+from vfn.data.base import DataConfig
+from vfn.data.discovery import Field
+from vfn.data.simulated import Specimen
+from vfn.data.views import Task
+from vfn.doctor.case import Case
+from vfn.doctor.command import judge
+from vfn.doctor.findings import FATAL, LOOK, NOTE
+from vfn.doctor.leakage import wells_from_names
+from vfn.doctor.likeness import overlap
+from vfn.doctor.measure import measure
+from vfn.doctor.reading import read_fields
+from vfn.errors import UserError
+
+CHANNELS = ("rna", "dna", "mito")
+TASK = Task("t", ("rna",), ("dna", "mito"))
+SHAPE = (256, 320)
+FIELDS = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """A plane that is already there; or that cannot be read."""
+
+    array: np.ndarray | None = None
+    pixel_size: float | None = None
+
+    def read(self) -> np.ndarray:
+        if self.array is None:
+            raise UserError("A03_rna.tif: is truncated; copy it anew")
+        return self.array
+
+
+Planes = dict[str, dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def clean() -> Planes:
+    """Field -> channel -> pixels."""
+    specimens = {f"f{n}": Specimen(n, SHAPE) for n in range(FIELDS)}
+    return {n: {c: s.render(c, 0.0, "uint16") for c in CHANNELS} for n, s in specimens.items()}
+
+
+def fields_of(planes: Mapping[str, Mapping[str, np.ndarray | None]], **where: str) -> list[Field]:
+    return [
+        Field(name, {(c, 0.0): Pixels(p) for c, p in stack.items()}, **where)
+        for name, stack in sorted(planes.items())
+    ]
+
+
+def look(
+    planes: Mapping[str, Mapping[str, np.ndarray | None]], task: Task = TASK, **config: object
+) -> Case:
+    config = {"name": "folder", "split": "field", **config}
+    return judge(
+        list(read_fields(fields_of(planes), task)), task, DataConfig.from_dict(config)
+    )  # fmt: skip
+
+
+def kinds(case: Case) -> set[str]:
+    return {f.kind for f in case.findings if f.severity != NOTE}
+
+
+def change(
+    planes: Planes, name: str, channel: str, how: Callable[[np.ndarray], np.ndarray | None]
+) -> dict[str, dict[str, np.ndarray | None]]:
+    return {**planes, name: {**planes[name], channel: how(planes[name][channel])}}
+
+
+def test_clean_fields_are_ready_without_a_word(clean: Planes) -> None:
+    case = look(clean)
+    assert case.verdict == "ready"
+    assert list(case.findings) == []
+    assert case.excluded == {}
+    assert set(case.parts) == set(clean)
+
+
+def background(image: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).normal(210, 12, image.shape).astype(np.uint16)
+
+
+def exposed(image: np.ndarray) -> np.ndarray:
+    high = image.astype(float) * (65535 / np.quantile(image, 0.16))
+    return high.clip(0, 65535).astype(np.uint16)
+
+
+PLANTED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray | None]]] = {
+    "unreadable": ("rna", lambda image: None),
+    "empty": ("dna", background),
+    "saturated": ("mito", exposed),
+    "focus": ("dna", lambda image: cv2.GaussianBlur(image, (0, 0), 5.0)),
+    "shift": ("mito", lambda image: np.roll(image, (4, -3), axis=(0, 1))),
+    "dtype": ("mito", lambda image: (image >> 8).astype(np.uint8)),
+    "size": ("dna", lambda image: image[:-16]),
+    "depth": ("mito", lambda image: image >> 4),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_fault_is_found_on_its_field_and_nowhere_else(clean: Planes, kind: str) -> None:
+    channel, how = PLANTED[kind]
+    case = look(change(clean, "f3", channel, how))
+    assert kind in kinds(case)
+    assert case.verdict == "look at 1 field"
+    assert case.concerned == ("f3",)
+    assert {name for name, _ in case.excluded} == {"f3"}
+
+
+def test_a_bad_target_costs_the_field_that_target_alone(clean: Planes) -> None:
+    channel, how = PLANTED["empty"]
+    assert set(look(change(clean, "f3", channel, how)).excluded) == {("f3", "dna")}
+    only = Task("t", ("rna",), ("dna",))
+    case = look(change(clean, "f3", channel, how), only)
+    assert set(case.excluded) == {("f3", "")}
+    assert set(look(change(clean, "f3", "rna", background)).excluded) == {("f3", "")}
+
+
+@pytest.mark.parametrize(("one", "other"), [("rna", "dna"), ("dna", "mito"), ("rna", "mito")])
+def test_exchanged_channels_are_found(clean: Planes, one: str, other: str) -> None:
+    stack = clean["f5"]
+    case = look({**clean, "f5": {**stack, one: stack[other], other: stack[one]}})
+    swapped = [f for f in case.findings if f.kind == "swap"]
+    assert [f.fields for f in swapped] == [("f5",)]
+    assert one in swapped[0].text
+    assert other in swapped[0].text
+
+
+def test_two_fields_give_no_verdict_on_exchanged_channels(clean: Planes) -> None:
+    stack = clean["f1"]
+    few = {"f0": clean["f0"], "f1": {**stack, "dna": stack["mito"], "mito": stack["dna"]}}
+    assert "swap" not in kinds(look(few, split="spatial"))
+
+
+def test_a_steady_shift_is_one_finding_with_its_remedy(clean: Planes) -> None:
+    def moved(pixels: int) -> Case:
+        return look({n: {**s, "mito": np.roll(s["mito"], pixels, 1)} for n, s in clean.items()})
+
+    (finding,) = [f for f in moved(3).findings if f.channel == "mito"]
+    assert (finding.kind, finding.severity, len(finding.fields)) == ("shift", LOOK, FIELDS)
+    assert finding.setting == "data.register=true"
+    assert finding.exclude == ()
+    (finding,) = [f for f in moved(1).findings if f.channel == "mito"]
+    assert (finding.kind, finding.severity) == ("shift", NOTE)
+
+
+def test_copies_are_found_with_other_grey_values_too(clean: Planes) -> None:
+    same = look({**clean, "g9": clean["f2"]})
+    (finding,) = same.findings
+    assert finding.fields == ("f2", "g9")
+    assert finding.kind in ("duplicate", "leak")
+    assert finding.exclude == ("g9",)
+    rng = np.random.default_rng(0)
+    altered = {
+        c: (p * 0.7 + 300 + rng.normal(0, 40, p.shape)).astype(np.uint16)
+        for c, p in clean["f2"].items()
+    }
+    (finding,) = look({**clean, "g9": altered}).findings
+    assert "nearly the same" in finding.text
+
+
+def test_one_channel_copied_from_another_field(clean: Planes) -> None:
+    case = look(change(clean, "f4", "dna", lambda _: clean["f6"]["dna"]))
+    (finding,) = [f for f in case.findings if f.kind == "duplicate"]
+    assert finding.fields == ("f4", "f6")
+    assert finding.channel == "dna"
+
+
+def test_a_file_that_serves_two_channels(clean: Planes) -> None:
+    case = look(change(clean, "f4", "dna", lambda _: clean["f4"]["mito"]))
+    assert any(f.kind == "duplicate" and f.fields == ("f4",) for f in case.findings)
+
+
+def test_a_copy_on_the_other_side_of_the_split_is_a_leak(clean: Planes) -> None:
+    case = look({**clean, "g9": clean["f2"]}, test_fields=["g9"])
+    (finding,) = case.findings
+    assert finding.kind == "leak"
+    assert "g9 in testing" in finding.text
+
+
+def test_wells_that_only_names_tell_may_not_be_shared(clean: Planes) -> None:
+    wells = [f"{row}02_s{site}" for row in "ABCD" for site in (1, 2)]
+    named = dict(zip(wells, clean.values(), strict=False))
+    case = look(named)
+    (finding,) = case.findings
+    assert finding.kind == "leak"
+    assert "data.test_fields" in finding.remedy
+    shared = {name[:3] for name in finding.fields}
+    for well in shared:
+        assert len({case.parts[f"{well}_s{site}"] for site in (1, 2)}) == 2
+    whole = look(named, test_fields=["A02_s1", "A02_s2"], val_fraction=0.01)
+    assert all(part == ("test",) for n, part in whole.parts.items() if n.startswith("A02"))
+
+
+def test_known_wells_that_are_split_by_field_leak(clean: Planes) -> None:
+    stats = [
+        replace(f, well=f"A0{1 + i // 3}", views=tuple(replace(v, well=f"A0{1 + i // 3}") for v in f.views))
+        for i, f in enumerate(read_fields(fields_of(clean), TASK))
+    ]  # fmt: skip
+    config = {"name": "folder", "split": "field"}
+    (finding,) = judge(stats, TASK, DataConfig.from_dict(config)).findings
+    assert finding.setting == "data.split=well"
+    by_well = DataConfig.from_dict({**config, "split": "well"})
+    assert judge(stats, TASK, by_well).verdict == "ready"
+
+
+def test_overlapping_neighbours_are_matched_by_their_borders() -> None:
+    wide = Specimen(5, (300, 740)).render("rna", 0.0, "uint16")
+    outlines = [
+        measure(part, True).outline for part in (wide[:, :400], wide[:, 340:], wide[::-1, :400])
+    ]
+    one, neighbour, stranger = (o for o in outlines if o is not None)
+    assert overlap(one, neighbour) > 0.8
+    assert overlap(neighbour, one) > 0.8
+    assert overlap(stranger, neighbour) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("names", "wells"),
+    [
+        (["A01_s1", "A01_s2", "B02_s1"], ["A01", "A01", "B02"]),
+        (["r03c03f01", "r03c03f02", "r04c03f01"], ["r03c03", "r03c03", "r04c03"]),
+        (["IXMtest_A02_s9", "IXMtest_P24_s1"], ["A02", "P24"]),
+        (["01_A_01", "06_A_06", "33_C_09"], ["A01", "A06", "C09"]),
+        (["x_a01_s1", "x_b12_s1"], ["A01", "B12"]),
+        (["f01", "f02", "f03"], []),  # fields, not wells
+        (["x_p01", "y_p01"], []),  # all the same: it tells nothing
+        (["HeLa_joint_set1", "MCF10A", "3T3_set1"], []),
+        (["mouse1", "mouse2"], []),
+    ],
+)
+def test_wells_in_names(names: list[str], wells: list[str]) -> None:
+    assert list(wells_from_names(names).values()) == wells
+
+
+def test_dark_corners_of_transmitted_light() -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.meshgrid(np.linspace(-1, 1, SHAPE[0]), np.linspace(-1, 1, SHAPE[1]), indexing="ij")
+    light = np.where(np.hypot(y, x) > 1.2, 0.3, 1.0)
+    planes = {}
+    for n in range(4):
+        phase = 8000 + 400 * cv2.GaussianBlur(rng.normal(0, 8, SHAPE), (0, 0), 3)
+        dna = Specimen(n, SHAPE).render("dna", 0.0, "uint16")
+        planes[f"f{n}"] = {"phase": (phase * light).astype(np.uint16), "dna": dna}
+    case = look(planes, Task("t", ("phase",), ("dna",)))
+    (finding,) = [f for f in case.findings if f.kind == "illumination"]
+    assert (finding.channel, finding.severity) == ("phase", LOOK)
+
+
+def test_noise_stretched_bits_and_sizes_are_notes(clean: Planes) -> None:
+    rng = np.random.default_rng(0)
+    planes = {
+        n: {
+            "rna": (s["rna"] + rng.normal(0, 1500, SHAPE)).clip(0, 65535).astype(np.uint16),
+            "dna": (s["dna"] >> 8) * np.uint16(257),
+            "mito": s["mito"],
+        }
+        for n, s in clean.items()
+    }
+    case = look(planes)
+    assert case.verdict == "ready"
+    assert {("noise", "rna"), ("bits", "dna")} <= {(f.kind, f.channel) for f in case.findings}
+    mixed = {**clean, "f1": {c: p[:200] for c, p in clean["f1"].items()}}
+    assert [(f.kind, f.severity) for f in look(mixed).findings] == [("size", NOTE)]
+
+
+def test_a_missing_channel_is_named_and_skipped_if_asked(clean: Planes) -> None:
+    lacking = {**clean, "f1": {"dna": clean["f1"]["dna"], "mito": clean["f1"]["mito"]}}
+    case = look(lacking)
+    (finding,) = [f for f in case.findings if f.kind == "unpaired"]
+    assert (finding.fields, finding.channel, finding.severity) == (("f1",), "rna", LOOK)
+    assert ("f1", "") in case.excluded
+    skipped = look(lacking, unpaired="skip")
+    assert skipped.verdict == "ready"
+    assert skipped.excluded == {}
+
+
+@pytest.mark.parametrize(
+    ("planes", "words"),
+    [
+        (lambda c: {n: {**s, "dna": background(s["dna"])} for n, s in c.items()}, "dna"),
+        (lambda c: {n: {**s, "mito": exposed(s["mito"])} for n, s in c.items()}, "over-exposed"),
+        (lambda c: {n: {**s, "rna": None} for n, s in c.items()}, "9 of 9"),
+        (lambda c: {n: {**s, "mito": (s["mito"] >> 8).astype(np.uint8)} for n, s in c.items()}, "uint8"),
+        (lambda c: {"f0": c["f0"], "f1": c["f1"]}, "too few"),
+    ],
+    ids=["empty target", "over-exposed", "unreadable", "target dtypes", "two fields"],
+)  # fmt: skip
+def test_what_cannot_be_trained_on_is_refused(
+    clean: Planes, planes: Callable[[Planes], Planes], words: str
+) -> None:
+    case = look(planes(clean))
+    assert case.verdict.startswith("do not train: ")
+    assert any(f.severity == FATAL and words in f.text for f in case.findings)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_other_pixel_types_are_ready_too(clean: Planes, dtype: str) -> None:
+    scale = 1 / 128 if dtype == "uint8" else 1.0
+    planes = {
+        n: {c: (p * scale).clip(0, 255 if dtype == "uint8" else None).astype(dtype) for c, p in s.items()}
+        for n, s in clean.items()
+    }  # fmt: skip
+    assert look(planes).verdict == "ready"
+
+
+def test_one_tiny_field() -> None:
+    tiny = {"f0": {c: np.full((20, 20), 7, np.uint8) for c in CHANNELS}}
+    assert look(tiny, split="spatial", gap=1).verdict.startswith("do not train")
