@@ -128,7 +128,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for row in table:
         print("| {} | {:.1f} | {:.1f} | {:.1f} | {:.3f} | {:.3f} |".format(*row))
-    (small, *_, low, _), (large, _, speed, high, _) = table[0], table[-1]
+    (small, *_, low, _), (large, _, _, speed, high, _) = table[0], table[-1]
     # What is kept of each field is all that grows.
     plate = high + max(0.0, high - low) / (large - small) * (PLATE - large)
     print(f"projected peak on {PLATE} fields: {plate:.2f} GiB")

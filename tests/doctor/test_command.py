@@ -73,6 +73,13 @@ def test_files_of_a_look(images: Path, tmp_path: Path) -> None:
     left_out = table(tmp_path / "exclude.csv")
     assert [(r["field"], r["channel"]) for r in left_out] == [("n4", ""), ("z9", "")]
     assert all(r["reason"] for r in left_out)
+    # Without them the set is ready.
+    again = run(
+        "vfn.doctor", "data=folder", f"data.root='{images}'", "task.inputs=[phase]",
+        "task.targets=[dapi]", f"data.exclude={tmp_path / 'exclude.csv'}",
+        f"output={tmp_path / 'again'}", cwd=tmp_path,
+    ).ok()  # fmt: skip
+    assert again.out.startswith("ready\n")
 
 
 def test_the_page_stands_alone_and_says_what_to_do(images: Path, tmp_path: Path) -> None:

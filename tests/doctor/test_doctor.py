@@ -1,14 +1,16 @@
 """Each fault, planted in simulated fields, is found on its field; clean fields are ready."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.odd_files import write_odd_files
 from vfn.data.base import DataConfig
-from vfn.data.discovery import Field
+from vfn.data.discovery import Field, FilePlane
 from vfn.data.simulated import Specimen
 from vfn.data.views import Task
 from vfn.doctor.case import Case
@@ -57,12 +59,13 @@ def fields_of(planes: Mapping[str, Mapping[str, np.ndarray | None]], **where: st
 
 
 def look(
-    planes: Mapping[str, Mapping[str, np.ndarray | None]], task: Task = TASK, **config: object
+    planes: Mapping[str, Mapping[str, np.ndarray | None]],
+    task: Task = TASK,
+    damaged: Sequence[UserError] = (),
+    **config: object,
 ) -> Case:
-    config = {"name": "folder", "split": "field", **config}
-    return judge(
-        list(read_fields(fields_of(planes), task)), task, DataConfig.from_dict(config)
-    )  # fmt: skip
+    data_config = DataConfig.from_dict({"name": "folder", "split": "field", **config})
+    return judge(list(read_fields(fields_of(planes), task)), task, data_config, damaged)
 
 
 def kinds(case: Case) -> set[str]:
@@ -314,3 +317,60 @@ def test_other_pixel_types_are_ready_too(clean: Planes, dtype: str) -> None:
 def test_one_tiny_field() -> None:
     tiny = {"f0": {c: np.full((20, 20), 7, np.uint8) for c in CHANNELS}}
     assert look(tiny, split="spatial", gap=1).verdict.startswith("do not train")
+
+
+def test_damaged_files_are_named_and_stop_nothing(clean: Planes, tmp_path: Path) -> None:
+    odd = {f"odd{i:03d}": file for i, file in enumerate(write_odd_files(tmp_path / "odd"))}
+    fields = [
+        *fields_of(clean),
+        *(
+            Field(n, {("rna", 0.0): FilePlane(f.path), ("dna", 0.0): Pixels(clean["f0"]["dna"])})
+            for n, f in odd.items()
+        ),
+    ]
+    stats = list(read_fields(fields, TASK))
+    case = judge(stats, TASK, DataConfig("folder", split="field"))
+    assert case.verdict.startswith("do not train")  # more than half of the fields are damaged
+    told = {f.fields[0]: f.text for f in case.findings if f.kind == "unreadable"}
+    for name, file in odd.items():
+        if file.pixels is None:
+            assert told[name].startswith(str(UserError(f"{file.path}")))
+        elif len(file.pixels) == 1:
+            assert name not in told
+    assert set(clean).isdisjoint(told)
+
+
+def test_a_damaged_file_of_an_unknown_field_counts(clean: Planes) -> None:
+    case = look(clean, damaged=[UserError("x.tif: is truncated; copy it anew")])
+    assert case.verdict == "look at 1 field"
+    assert [f.text for f in case.findings] == ["x.tif: is truncated; copy it anew"]
+
+
+def test_fields_that_lack_a_target_are_counted_not_blamed(clean: Planes) -> None:
+    lacking = {**clean, "f1": {c: clean["f1"][c] for c in ("rna", "dna")}}
+    case = look(lacking)
+    assert case.verdict == "ready"
+    (finding,) = case.findings
+    assert (finding.kind, finding.severity) == ("labels", NOTE)
+    assert "dna 9, mito 8" in finding.text
+
+
+def test_what_training_corrects_is_a_note(clean: Planes) -> None:
+    moved = {n: {**s, "mito": np.roll(s["mito"], 3, 1)} for n, s in clean.items()}
+    assert kinds(look(moved)) == {"shift"}
+    assert look(moved, register=True).verdict == "ready"
+
+
+def test_planes_of_a_stack_are_judged_apart(clean: Planes) -> None:
+    specimens = [Specimen(n, (160, 200)) for n in range(6)]
+    fields = [
+        Field(
+            f"f{n}",
+            {("dna", z): Pixels(s.render("dna", z, "uint16")) for z in (0.0, 12.0)},
+        )
+        for n, s in enumerate(specimens)
+    ]
+    task = Task("refocus", ("dna@12",), ("dna",))
+    case = judge(list(read_fields(fields, task)), task, DataConfig("folder"))
+    assert list(case.names.values()) == ["dna at 12 um", "dna at 0 um"]
+    assert kinds(case) == set()  # blurred as a whole is no outlier
