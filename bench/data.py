@@ -32,7 +32,15 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
 from vfn.data.discovery import Layout, discover
-from vfn.data.patches import TURNS, PatchReader, RandomPatches, RawBatch, as_it_is, d4
+from vfn.data.patches import (
+    TURNS,
+    PatchReader,
+    RandomPatches,
+    RawBatch,
+    as_it_is,
+    d4,
+    share_by_name,
+)
 from vfn.data.simulated import Specimen
 from vfn.data.store import PlaneStore
 from vfn.data.views import Task, View, make_views
@@ -140,6 +148,7 @@ def main() -> None:
         memory(Path(args.memory[0]), Path(args.memory[1]), float(args.memory[2]))
         return
     torch.set_num_threads(1)
+    share_by_name()  # as the data module does: all four ways gain by it
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "images")
         write_lzw(root, args.fields)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,9 @@ def test_illumination_corrected(tmp_path: Path) -> None:
             )
     options = [*TRAIN, *STAIN, "data.illumination=true"]
     run("train.py", *options, cwd=tmp_path).ok()
+    log = (tmp_path / "outputs" / "r" / "log.txt").read_text()
+    (falloff_of_phase,) = re.findall(r"falloff of light corrected: phase (\d+)%", log)
+    assert int(falloff_of_phase) > 30
     flats = recipe(tmp_path)["flats"]
     surface = np.array(flats[0]["grid"])
     assert surface[0, 0] / surface.max() < 0.7
@@ -227,3 +231,10 @@ def test_a_field_unlike_the_training_is_named(images: Path, tmp_path: Path) -> N
     for name, shifted in (("dim", True), ("usual", False)):
         with tifffile.TiffFile(tmp_path / "predicted" / f"{name}.ome.tif") as tif:
             assert (SHIFT in (tif.ome_metadata or "")) == shifted
+
+
+@pytest.mark.parametrize("key", ["channels", "fixed"])
+def test_braces_that_the_shell_took_apart(images: Path, tmp_path: Path, key: str) -> None:
+    """Unquoted, a shell makes two words of data.channels={phase:BF,dapi:x}."""
+    words = [f"data.{key}=phase:BF", f"data.{key}=dapi:x"]
+    run("train.py", *TRAIN, *STAIN, *words, cwd=tmp_path).refused(f"data.{key}=dapi:x", "quotes")

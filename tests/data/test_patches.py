@@ -52,8 +52,17 @@ def targets(batch: RawBatch) -> np.ndarray:
     return batch.planes[:, 1:].numpy().astype(int)
 
 
+def valid(batch: RawBatch) -> torch.Tensor:
+    """(B, Ct, h, w), also where the batch is valid throughout and says so by None."""
+    return (
+        torch.ones_like(batch.planes[:, 1:], dtype=torch.bool)
+        if batch.valid is None
+        else batch.valid
+    )
+
+
 def equal(a: RawBatch, b: RawBatch) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return torch.equal(a.planes, b.planes) and torch.equal(valid(a), valid(b))
 
 
 SHAPES = [(40, 50), (16, 16), (30, 90)]
@@ -81,9 +90,7 @@ def test_inputs_and_targets_stay_registered(augment: bool) -> None:
         batch = data[index]
         assert batch.planes.dtype == torch.uint16
         assert batch.planes.shape == (1, 4, 16, 16)
-        assert batch.valid.shape == (1, 3, 16, 16)
-        assert batch.valid.dtype == torch.bool
-        assert batch.valid.all()
+        assert batch.valid is batch.jitter is None
         for c in range(3):
             np.testing.assert_array_equal(targets(batch)[:, c], first_input(batch) + c + 1)
 
@@ -133,14 +140,14 @@ def test_fields_smaller_than_a_patch_are_padded_and_masked(
     for index in range(8):
         batch = data[index]
         assert batch.planes.shape == (1, 2, size, size)
-        assert int(batch.valid.sum()) == covered[0] * covered[1]
+        assert int(valid(batch).sum()) == covered[0] * covered[1]
         # What is valid is the field, each pixel once; what is not is its mirror image.
-        real = first_input(batch)[batch.valid[:, 0].numpy()]
+        real = first_input(batch)[valid(batch)[:, 0].numpy()]
         assert len(set(real.tolist())) == real.size
         assert set(first_input(batch).ravel().tolist()) == set(real.tolist())
         np.testing.assert_array_equal(targets(batch)[:, 0], first_input(batch) + 1)
     if not augment and max(shape) <= size:
-        assert data[0].valid[0, 0, : shape[0], : shape[1]].all()
+        assert valid(data[0])[0, 0, : shape[0], : shape[1]].all()
         field = make_views([shape])[0].inputs[0].read()
         np.testing.assert_array_equal(first_input(data[0])[0, : shape[0], : shape[1]], field)
 
@@ -156,7 +163,7 @@ def test_the_grid_covers_every_pixel(shapes: list[tuple[int, int]], size: int) -
     seen: set[int] = set()
     for i in range(len(data)):
         batch = data[i]
-        seen |= set(first_input(batch)[batch.valid[:, 0].numpy()].tolist())
+        seen |= set(first_input(batch)[valid(batch)[:, 0].numpy()].tolist())
     assert seen == {int(v) for view in views for v in view.inputs[0].read().ravel()}
 
 
@@ -248,9 +255,9 @@ def test_a_missing_target_is_never_valid() -> None:
     batch = data.__getitems__(range(40))
     second = (first_input(batch) >= 40 * 40 * 4).all(axis=(1, 2))  # patches of the second field
     assert 0 < second.sum() < 40
-    np.testing.assert_array_equal(batch.valid[:, 1].numpy().all(axis=(1, 2)), ~second)
-    np.testing.assert_array_equal(batch.valid[:, 1].numpy().any(axis=(1, 2)), ~second)
-    assert batch.valid[:, 0].all()
+    np.testing.assert_array_equal(valid(batch)[:, 1].numpy().all(axis=(1, 2)), ~second)
+    np.testing.assert_array_equal(valid(batch)[:, 1].numpy().any(axis=(1, 2)), ~second)
+    assert valid(batch)[:, 0].all()
 
 
 # --- on the device: from grey values to [-1, 1] ---
@@ -267,13 +274,10 @@ MAPS = [
 def test_a_batch_is_normalised_as_each_channel_is(dtype: str) -> None:
     rng = np.random.default_rng(1)
     grey = rng.uniform(0, 255 if dtype == "uint8" else 65535, (2, 3, 9, 11)).astype(dtype)
-    raw = RawBatch(
-        torch.from_numpy(grey),
-        torch.ones(2, 2, 9, 11, dtype=torch.bool),
-        torch.ones(2, 1),
-        torch.zeros(2, 1),
-    )
-    batch = Normaliser(MAPS[:1], MAPS[1:])(raw)
+    batch = Normaliser(MAPS[:1], MAPS[1:])(RawBatch(torch.from_numpy(grey)))
+    assert batch.valid.shape == batch.target.shape
+    assert batch.valid.dtype == torch.bool
+    assert batch.valid.all()
     assert batch.input.dtype == batch.target.dtype == torch.float32
     got = torch.cat([batch.input, batch.target], dim=1).numpy()
     for channel, fitted in enumerate(MAPS):

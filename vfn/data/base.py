@@ -22,6 +22,7 @@ from vfn.data.patches import (
     RandomPatches,
     RawBatch,
     as_it_is,
+    share_by_name,
 )  # fmt: skip
 from vfn.data.pixels import view_shape
 from vfn.data.shifts import Shifts
@@ -140,6 +141,13 @@ class StainData(L.LightningDataModule):
                 f"data.patch_size={config.patch_size}, data.batch_size={config.batch_size}, "
                 f"data.val_patches={config.val_patches}: a patch needs 16 pixels, the others 1"
             )
+        for key in ("channels", "fixed"):
+            given = getattr(config, key)
+            if given is not None and not isinstance(given, Mapping):
+                raise UserError(
+                    f"data.{key}={given}: give a mapping, in quotes as the shell takes braces apart: "
+                    f"'data.{key}={{CHANNEL: {'TOKEN' if key == 'channels' else '[LOW, HIGH]'}}}'"
+                )
         if not 0 <= config.input_jitter <= 1:
             raise UserError(f"data.input_jitter={config.input_jitter}: give a share, 0 (off) to 1")
         self.task, self.config = task, config
@@ -267,6 +275,13 @@ class StainData(L.LightningDataModule):
             text += "; training views with " + ", ".join(f"{c}: {n}" for c, n in have)
         if self.config.register:
             text += f"; {self.shifts.summary(self.task.targets)}"
+        losses = [
+            f"{channel} {flat.falloff:.0%}"
+            for channel, flat in zip(self.task.inputs + self.task.targets, self.flats, strict=True)
+            if flat is not None
+        ]
+        if losses:
+            text += f"; falloff of light corrected: {', '.join(losses)}"
         return text
 
     def _fit(self, measured: Survey) -> tuple[list[Intensity], list[Intensity]]:
@@ -360,6 +375,8 @@ class StainData(L.LightningDataModule):
 
     def _loading(self, batch_size: int) -> dict[str, Any]:
         workers = self.config.num_workers
+        if workers:
+            share_by_name()
         return {
             "batch_size": batch_size,
             "collate_fn": as_it_is,

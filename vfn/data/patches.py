@@ -45,14 +45,14 @@ class RawBatch(NamedTuple):
 
     Attributes:
         planes: (B, Ci + Ct, h, w), inputs first; uint8, uint16 or float32.
-        valid: (B, Ct, h, w) bool, as in `Batch`.
-        gain, offset: (B, Ci) float32, applied to the normalised inputs (`input_jitter`).
+        valid: (B, Ct, h, w) bool, as in `Batch`; None where all is valid: each tensor that a worker
+            process hands over costs as much as its pixels do.
+        jitter: (2, B, Ci) float32, gain and offset of the normalised inputs; None for none.
     """
 
     planes: Tensor
-    valid: Tensor
-    gain: Tensor
-    offset: Tensor
+    valid: Tensor | None = None
+    jitter: Tensor | None = None
 
 
 class Normaliser:
@@ -75,9 +75,12 @@ class Normaliser:
         for channel, fitted in enumerate(self.maps):
             if fitted.knots is not None:
                 x[:, channel] = _interpolate(grey[:, channel], fitted.knots)
-        inputs = x[:, : self.inputs]
-        inputs = inputs * raw.gain[..., None, None] + raw.offset[..., None, None]
-        return Batch(inputs.clamp_(-1, 1), x[:, self.inputs :], raw.valid)
+        inputs, target = x[:, : self.inputs], x[:, self.inputs :]
+        if raw.jitter is not None:
+            gain, offset = raw.jitter[..., None, None]
+            inputs = (inputs * gain + offset).clamp_(-1, 1)
+        valid = torch.ones_like(target, dtype=torch.bool) if raw.valid is None else raw.valid
+        return Batch(inputs, target, valid)
 
 
 def _interpolate(grey: Tensor, knots: Sequence[float]) -> Tensor:
@@ -114,33 +117,40 @@ class PatchReader:
         self,
         corners: Sequence[tuple[View, int, int]],
         turns: Sequence[str],
-        gain: np.ndarray,
-        offset: np.ndarray,
+        jitter: np.ndarray | None = None,
     ) -> RawBatch:
         """One patch for each (view, top, left), turned by its one of `TURNS`.
 
         Args:
-            gain, offset: (B, Ci), see `RawBatch`.
+            jitter: (2, B, Ci), see `RawBatch`.
         """
         count, size, channels = len(corners), self.size, len(self.flats)
         planes = torch.empty((count, channels, size, size), dtype=_torch_dtype(self.dtype))
-        valid = torch.ones((count, channels - self.inputs, size, size), dtype=torch.bool)
+        valid = np.ones((count, channels - self.inputs, size, size), bool)
+        whole = True
         for i, ((view, top, left), turn) in enumerate(zip(corners, turns, strict=True)):
-            self._cut(view, top, left, turn, planes[i].numpy(), valid[i].numpy())
-        jitter = torch.from_numpy(np.stack([gain, offset]).astype(np.float32))
-        return RawBatch(planes, valid, jitter[0], jitter[1])
+            whole &= self._cut(view, top, left, turn, planes[i].numpy(), valid[i])
+        return RawBatch(
+            planes,
+            None if whole else torch.from_numpy(valid),
+            None if jitter is None else torch.from_numpy(jitter.astype(np.float32)),
+        )
 
     def _cut(
         self, view: View, top: int, left: int, turn: str, planes: np.ndarray, valid: np.ndarray
-    ) -> None:
-        """Fill `planes` (C, size, size) and `valid` (Ct, size, size), which is True throughout."""
-        size = self.size
+    ) -> bool:
+        """Fill `planes` (C, size, size) and `valid` (Ct, size, size), which is True throughout.
+
+        Returns:
+            Whether it still is.
+        """
+        size, whole = self.size, True
         window = (slice(top, top + size), slice(left, left + size))
         crops = read_view(view, self.store, window)
         for channel, (crop, flat) in enumerate(zip(crops, self.flats, strict=True)):
             if crop is None:
                 planes[channel] = 0
-                valid[channel - self.inputs] = False
+                valid[channel - self.inputs] = whole = False
                 continue
             if flat is not None:
                 crop = flat.correct(crop, _place(view, top, left, crop.shape))
@@ -150,8 +160,10 @@ class PatchReader:
                 if channel >= self.inputs:
                     there = np.zeros((size, size), bool)
                     there[:height, :width] = True
+                    whole = False
                     valid[channel - self.inputs] = d4(there, turn)  # type: ignore[arg-type]
             planes[channel] = d4(crop, turn)  # type: ignore[arg-type]
+        return whole
 
 
 def _place(view: View, top: int, left: int, shape: tuple[int, ...]) -> Region:
@@ -209,7 +221,9 @@ class RandomPatches(Dataset[RawBatch]):
             turns.append(TURNS[rng.integers(len(TURNS))] if self.augment else TURNS[0])
             if self.jitter:
                 jitter[:, i] = self.jitter * rng.uniform(-1, 1, jitter[:, i].shape)
-        return self.reader.batch(corners, turns, 1 + jitter[0], jitter[1])
+        if not self.jitter:
+            return self.reader.batch(corners, turns)
+        return self.reader.batch(corners, turns, jitter + np.reshape([1, 0], (2, 1, 1)))
 
 
 class GridPatches(Dataset[RawBatch]):
@@ -241,10 +255,7 @@ class GridPatches(Dataset[RawBatch]):
 
     def __getitems__(self, indices: Sequence[int]) -> RawBatch:
         """A batch; the DataLoader asks for it as a whole."""
-        count = len(indices)
-        still = np.zeros((count, self.reader.inputs))
-        corners = [self.corners[i] for i in indices]
-        return self.reader.batch(corners, [TURNS[0]] * count, 1 + still, still)
+        return self.reader.batch([self.corners[i] for i in indices], [TURNS[0]] * len(indices))
 
 
 def _starts(length: int, size: int) -> list[int]:
@@ -304,3 +315,10 @@ class PatchLoader(DataLoader[RawBatch]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after `state["drawn"]` batches."""
         self.drawn = int(state["drawn"])
+
+
+def share_by_name() -> None:
+    """Let worker processes hand tensors over by name instead of by file descriptor, torch's default
+    on Linux: that passes each descriptor through a socket, which takes as long as the pixels, and runs
+    into the limit of open files. A process of torch's own removes what a killed worker leaves."""
+    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
