@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,27 @@ def test_braces_that_the_shell_took_apart(images: Path, tmp_path: Path, key: str
     """Unquoted, a shell makes two words of data.channels={phase:BF,dapi:x}."""
     words = [f"data.{key}=phase:BF", f"data.{key}=dapi:x"]
     run("train.py", *TRAIN, *STAIN, *words, cwd=tmp_path).refused(f"data.{key}=dapi:x", "quotes")
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """As an old camera computer writes them: they reach tables, pages and messages."""
+    for field in range(4):
+        for channel in ("phase", "dapi"):
+            name = os.fsdecode(b"f%d\xe9_%s.tif" % (field, channel.encode()))
+            try:
+                write(tmp_path / "images" / name, textured(field, (HEIGHT, WIDTH)))
+            except OSError:
+                pytest.skip("this file system takes no such names")
+    given = ["data=folder", "data.root=images", *STAIN]
+    run("vfn.doctor", *given, "output=doctor", cwd=tmp_path).ok()
+    assert (
+        os.fsencode("images/") + b"f0\xe9_phase.tif"
+        in (tmp_path / "doctor" / "doctor.csv").read_bytes()
+    )
+    damaged = next(iter((tmp_path / "images").glob("f1*_dapi.tif")))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    run("train.py", *TRAIN, *STAIN, cwd=tmp_path).refused("is truncated")
+    (tmp_path / "exclude.csv").write_text("field\nf1\n")
+    run("train.py", *TRAIN, *STAIN, "data.exclude=exclude.csv", cwd=tmp_path).ok()
+    run("predict.py", CKPT, "input=images", "output=predicted", cwd=tmp_path).ok()
+    assert len(list((tmp_path / "predicted").glob("*.tif"))) == 4

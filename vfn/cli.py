@@ -199,7 +199,8 @@ class _Stdout(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
-        print(self.format(record), flush=True)
+        # A file's name need not be UTF-8, and print would end the command over it.
+        print(self.format(record).encode(errors="backslashreplace").decode(), flush=True)
 
 
 def set_up_logging(log_file: Path | None = None) -> None:
@@ -212,7 +213,7 @@ def set_up_logging(log_file: Path | None = None) -> None:
         handler.close()
     handlers: list[logging.Handler] = [_Stdout()]
     if log_file is not None:
-        to_file = logging.FileHandler(log_file, encoding="utf-8")
+        to_file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append(to_file)
     for handler in handlers:

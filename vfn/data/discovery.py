@@ -429,8 +429,9 @@ def _read_rows(table: Path, key: str, columns: Sequence[str]) -> list[dict[str, 
         UserError: not readable, or one of `columns` is missing.
     """
     try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
+        # Names of files need not be UTF-8: they stand there byte for byte, as `write_text` writes them.
+        text = table.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as exc:
         raise UserError(f"{key}={table}: cannot be read as a CSV ({exc})") from exc
     rows = csv.DictReader(text.splitlines())
     missing = [column for column in columns if column not in (rows.fieldnames or ())]
