@@ -43,6 +43,10 @@ TRANSLOCATION = [
     "data.channels={gfp:Channel1,dna:Channel2}", "task.inputs=[gfp]", "task.targets=[dna]",
 ]  # fmt: skip
 
+DEEPCELL = [
+    "task.inputs=[phase]", "task.targets=[nuclear]", "data.unpaired=skip", "data.illumination=true",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -214,12 +218,15 @@ class Fault:
     Attributes:
         kinds: findings, one of which must be there.
         fields: they are on these, and no other finding above a note is on any other.
+        known: fields with a fault of their own, just below what is reported, which another median of
+            the set may lift above it.
     """
 
     plant: Plant
     kinds: set[str]
     fields: set[str]
     overrides: tuple[str, ...] = ()
+    known: frozenset[str] = frozenset()
 
 
 def edit(pattern: str, change: Callable[[np.ndarray], np.ndarray]) -> Plant:
@@ -299,6 +306,7 @@ def emptied(image: np.ndarray) -> np.ndarray:
     return noise.clip(0, np.iinfo(image.dtype).max).astype(image.dtype)
 
 
+MCF10A = frozenset({"MCF10A"})
 COPIED = {"Ch01_03.tif": "Ch01_19.tif", "Ch02_03.tif": "Ch02_19.tif"}
 S = "B7_01_{}_3_*"
 FAULTS: dict[str, tuple[str, list[str], dict[str, Fault]]] = {
@@ -330,6 +338,15 @@ FAULTS: dict[str, tuple[str, list[str], dict[str, Fault]]] = {
         "empty": Fault(edit(S.format(1), emptied), {"empty"}, {"B7_s3"}),
         "truncated": Fault(truncate(S.format(2)), {"unreadable"}, {"B7_s3"}),
     }),
+    # Transmitted light against a stain; MCF10A lies 1.7 px off as it is, the others within 1. The
+    # dark corners are corrected, so that they are a note.
+    "deepcell": ("phase_fluo/deepcell/training_data", DEEPCELL, {
+        "shift": Fault(edit("HeLa_joint/set2/nuclear.png", shifted(3, 0)), {"shift"}, {"HeLa_joint_set2"}, known=MCF10A),
+        "shift of 3T3": Fault(edit("3T3/set1/nuclear.png", shifted(0, -3)), {"shift"}, {"3T3_set1"}, known=MCF10A),
+        "84 % saturated": Fault(
+            edit("HeLa_joint/set3/phase.png", saturated), {"saturated"}, {"HeLa_joint_set3"}, known=MCF10A,
+        ),
+    }),
 }  # fmt: skip
 
 
@@ -339,7 +356,9 @@ def check_fault(name: str, fault: Fault, case: Case) -> list[str]:
     hits = [f for f in serious if f.kind in fault.kinds and set(f.fields) <= fault.fields]
     wrong = [] if any(f.fields for f in hits) else [f"{name}: not found"]
     return wrong + [
-        f"{name}: false alarm: {f.text}" for f in serious if not set(f.fields) <= fault.fields
+        f"{name}: false alarm: {f.text}"
+        for f in serious
+        if not set(f.fields) <= fault.fields | fault.known
     ]
 
 
