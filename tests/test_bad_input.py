@@ -142,6 +142,7 @@ class Case:
     """A command, what is wrong in its folder, and what its line must name.
 
     `images/` holds four sound fields of phase and dapi; GOOD stands for a trained checkpoint.
+    `others` are files that are written all the same: those of the sound fields.
     """
 
     overrides: list[str]
@@ -149,6 +150,7 @@ class Case:
     prepare: Callable[[Path], None] = nothing
     script: str = "train.py"
     absent: tuple[str, ...] = ("outputs", "owned")
+    others: frozenset[str] = frozenset()
 
 
 def train(
@@ -162,9 +164,15 @@ def simulated(*overrides: str, says: tuple[str, ...]) -> Case:
 
 
 def predict(
-    *overrides: str, says: tuple[str, ...], prepare: Callable[[Path], None] = nothing
+    *overrides: str,
+    says: tuple[str, ...],
+    prepare: Callable[[Path], None] = nothing,
+    others: frozenset[str] = frozenset(),
 ) -> Case:
-    return Case([*overrides], says, prepare, "predict.py")
+    return Case([*overrides], says, prepare, "predict.py", others=others)
+
+
+SOUND = frozenset(f"out/{name}.ome.tif" for name in ("f02", "f03", "f04"))
 
 
 def evaluate(
@@ -283,10 +291,11 @@ CASES = {
     "output not given": predict("ckpt=GOOD", "input=images", says=("output=DIR",)),
     "wrong dtype": predict(
         "ckpt=GOOD", *PREDICT, says=("phase", "uint8", "uint16"),
-        prepare=put("f01_phase.tif", make_image(1, "uint8")),
+        prepare=put("f01_phase.tif", make_image(1, "uint8")), others=SOUND,
     ),
     "input truncated": predict(
-        "ckpt=GOOD", *PREDICT, says=("f01_phase.tif", "copy it anew"), prepare=truncate_first
+        "ckpt=GOOD", *PREDICT, says=("1 of 4", "f01_phase.tif", "copy it anew"),
+        prepare=truncate_first, others=SOUND,
     ),
     "output below a file, predict": predict(
         "ckpt=GOOD", "input=images", "output=images/f01_phase.tif/out", says=("f01_phase.tif", "output")
@@ -366,7 +375,9 @@ def test_refused(case: str, outcomes: dict[str, Future[Outcome]]) -> None:
     line = result.refused(*CASES[case].says)
     assert line.startswith("error: ")
     assert len(line) < 500, "nobody reads that"
-    assert contents(folder) == before, "files were written or changed"
+    after = contents(folder)
+    assert set(after) - set(before) - {"out/input_shift.csv"} == CASES[case].others
+    assert {name: after[name] for name in before} == before, "files were changed"
     for name in CASES[case].absent:
         assert not (folder / name).exists(), f"{name} was made"
 

@@ -316,6 +316,14 @@ def test_fields_unlike_those_of_training_are_named(images: Path, tmp_path: Path)
     assert not (out / "input_shift.csv").exists()
 
 
+def test_a_field_that_cannot_be_predicted_stops_no_other(images: Path, tmp_path: Path) -> None:
+    damaged = images / "A1_phase.ome.tif"
+    damaged.write_bytes(damaged.read_bytes()[:600])
+    with pytest.raises(UserError, match=r"^1 of 3 fields were not predicted.*A1_phase.ome.tif: "):
+        run(make_predictor(make_checkpoint()), images, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == ["A0.ome.tif", "A2.ome.tif"]
+
+
 def test_a_flat_field_is_taken_out_and_put_back(images: Path) -> None:
     """The network sees flat inputs, the prediction has the falloff of the real stain."""
     mean = MeanImage()

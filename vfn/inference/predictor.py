@@ -246,13 +246,16 @@ def _inside(path: Path, folder: Path) -> bool:
 def run(
     predictor: Predictor, source: Path, output: Path, file_format: str = "ome_tiff"
 ) -> list[Path]:
-    """Predict every field of `source` into `output`.
+    """Predict every field of `source` into `output`; a field that cannot be predicted stops no other.
 
     Args:
         file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
 
     Returns:
         The paths, in order.
+
+    Raises:
+        UserError: nothing to predict, or no place for it; at the end, fields that were refused.
     """
     if file_format not in ("ome_tiff", "ome_zarr"):
         raise UserError(f"format={file_format}: unknown; choose ome_tiff or ome_zarr")
@@ -275,16 +278,30 @@ def run(
         paths = field_paths(output, views)
     store = PlaneStore()  # every field is read once: nothing is kept
     alarms: dict[str, dict[str, list[str]]] = {}
+    refused: list[UserError] = []
     for view in progress(views, len(views), "predicting"):
-        inputs = present(read_view(view, store))
-        found = predictor.alarms(inputs)
         path = paths[view.name]
-        predictor.predict_to_file(view, inputs, path, found)
+        try:
+            inputs = present(read_view(view, store))
+            found = predictor.alarms(inputs)
+            predictor.predict_to_file(view, inputs, path, found)
+        except UserError as exc:
+            refused.append(exc)
+            continue
         if path.parent != output:
             list_in_plate(path, view.plate)
         if found:
             alarms[view.name] = found
     _report_alarms(alarms, len(views), output / "input_shift.csv")
+    if len(refused) == len(views):
+        raise refused[0]
+    if refused:
+        for reason in refused:
+            log.warning("not predicted: %s", reason)
+        raise UserError(
+            f"{len(refused)} of {len(views)} fields were not predicted, the others are in {output}; "
+            f"the first: {refused[0]}"
+        )
     return [paths[name] for name in names]
 
 
