@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from vfn import __version__
 from vfn.cli import explicit, known_tasks, plain, set_up_logging
 from vfn.data.base import DataConfig, StainData, overlap
 from vfn.data.intensity import to_dtype
-from vfn.data.pixels import present, read_view
+from vfn.data.pixels import present, read_view, target_dtype
 from vfn.data.sets import make_data
 from vfn.data.shifts import Shifts
 from vfn.data.views import View
@@ -54,19 +54,19 @@ class CheckpointPairs:
     def truth(self, index: int) -> tuple[tuple[str, ...], np.ndarray]:
         """Channels that the field has, and their truth (C, H, W) in the dtype on disk."""
         view = self.views[index]
-        return self._truth(view, read_view(view, self.data.store)[len(view.inputs) :])
+        return self._truth(view, read_view(replace(view, inputs=()), self.data.store))
 
     def _truth(
         self, view: View, targets: Sequence[np.ndarray | None]
     ) -> tuple[tuple[str, ...], np.ndarray]:
         checkpoint = self.predictor.checkpoint
         channels, arrays = [], []
-        for channel, plane, array, fitted in zip(
-            checkpoint.task.targets, view.targets, targets, checkpoint.targets, strict=True
+        for i, (channel, array, fitted) in enumerate(
+            zip(checkpoint.task.targets, targets, checkpoint.targets, strict=True)
         ):
-            if plane is None or array is None:
+            if array is None:
                 continue
-            dtype = self.data.store.read(plane).dtype
+            dtype = target_dtype(view, i, array, self.data.store)
             if dtype.name != fitted.dtype:
                 raise UserError(
                     f"field {view.name}: {channel} is {dtype}, the model predicts {fitted.dtype}; "

@@ -7,7 +7,8 @@ relative path, or tokens of the path (the default, which needs no configuration)
 import csv
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -288,16 +289,22 @@ def _from_tokens(
             yield name, channel, 0.0, FilePlane(path), {}
         elsewhere = any(split_token(relative, str(layout.channels.get(c, c))) for c in others)
         if not hits and not elsewhere:
-            try:
-                named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
-            except UserError as exc:
-                if damaged is None:
-                    raise
-                damaged.append(exc)
-                continue
             # Unnamed planes are only taken by position where the user gave positions.
-            for (channel, z), index in {**positions, **named}.items():
-                yield _name(relative), channel, z, FilePlane(path, index), {}
+            with _told(damaged):
+                named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
+                for (channel, z), index in {**positions, **named}.items():
+                    yield _name(relative), channel, z, FilePlane(path, index), {}
+
+
+@contextmanager
+def _told(damaged: list[UserError] | None) -> Iterator[None]:
+    """What cannot be read is told to `damaged`, if there is such a list, and left out."""
+    try:
+        yield
+    except UserError as exc:
+        if damaged is None:
+            raise
+        damaged.append(exc)
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -336,20 +343,10 @@ def _from_container(
             a field that has but one, and no name for it.
         damaged: see `discover`; of a container with one damaged field the others are found.
     """
-    try:
-        inside = scenes(path)
-    except UserError as exc:
-        if damaged is None:
-            raise
-        damaged.append(exc)
-        return
-    for scene in inside:
-        try:
-            yield from _from_scene(scene, stem, layout, positions, tokens, hits)
-        except UserError as exc:
-            if damaged is None:
-                raise
-            damaged.append(exc)
+    with _told(damaged):
+        for scene in scenes(path):
+            with _told(damaged):
+                yield from _from_scene(scene, stem, layout, positions, tokens, hits)
 
 
 def _from_scene(

@@ -38,13 +38,13 @@ def read_view(
     Raises:
         UserError: channels of different sizes.
     """
-    arrays = [None if p is None else store.read(p) for p in view.inputs + view.targets]
-    first = arrays[0]
-    assert first is not None
-    for plane, array in zip(view.inputs + view.targets, arrays, strict=True):
+    planes = view.inputs + view.targets
+    arrays = [None if plane is None else store.read(plane) for plane in planes]
+    named, first = next((p, a) for p, a in zip(planes, arrays, strict=True) if a is not None)
+    for plane, array in zip(planes, arrays, strict=True):
         if array is not None and array.shape != first.shape:
             raise UserError(
-                f"field {view.name}: {view.inputs[0]} is {_size(first)} pixels and {plane} is "
+                f"field {view.name}: {named} is {_size(first)} pixels and {plane} is "
                 f"{_size(array)}; channels of one field must have one size"
             )
     region = view.region or (slice(0, first.shape[0]), slice(0, first.shape[1]))
@@ -60,6 +60,14 @@ def read_view(
         None if array is None else _moved(array, region, *offset)
         for array, offset in zip(arrays, offsets, strict=True)
     ]
+
+
+def target_dtype(view: View, target: int, array: np.ndarray, store: PlaneStore) -> np.dtype:
+    """Of the file behind `array`, which `read_view` gave for the target of that number."""
+    plane = view.targets[target]
+    assert plane is not None
+    moved = view.offsets and any(offset % 1 for offset in view.offsets[target])
+    return store.read(plane).dtype if moved else array.dtype  # float32 now: only the file tells
 
 
 def present(arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,13 +105,12 @@ class PlaneStore:
         if self.folder is None:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
+            make_folder(self.folder)
+        except UserError as exc:
             raise UserError(
-                f"data.cache: {self.folder} cannot be made ({exc.strerror}); name another folder "
-                "by data.cache_dir=DIR, or read images directly by data.cache=off"
+                f"data.cache: {exc}: name it by data.cache_dir=DIR, or read images directly by "
+                "data.cache=off"
             ) from exc
-        make_folder(self.folder)
         with FileLock(self.folder / ".lock"):  # of several processes one decodes, the others wait
             keys = {plane: hashed(plane.key) for plane in wanted}
             known = self._known()
@@ -141,7 +141,7 @@ class PlaneStore:
         number = 1 + max((int(p.stem) for p in self.folder.glob("*.planes")), default=-1)
         first, done = next(decoded), 0
         self._check_space(first[1].nbytes * len(planes))
-        rest = _chain(first, decoded)
+        rest = chain([first], decoded)
         while done < len(planes):
             shard = self.folder / f"{number:06d}.planes"
             entries: list[list[Any]] = []
@@ -174,8 +174,3 @@ def hashed(key: str) -> str:
 
 def _read(plane: Plane) -> np.ndarray:
     return plane.read()
-
-
-def _chain(first: T, rest: Iterator[T]) -> Iterator[T]:
-    yield first
-    yield from rest

@@ -10,7 +10,7 @@ from vfn.data.discovery import Plane
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.input_shift import Envelope, field_statistics
 from vfn.data.intensity import Histogram, to_dtype
-from vfn.data.pixels import present, read_view
+from vfn.data.pixels import present, read_view, target_dtype
 from vfn.data.store import PlaneStore, in_parallel
 from vfn.data.views import View
 from vfn.errors import UserError
@@ -133,7 +133,8 @@ def survey(
         ):
             if plane is None or array is None:
                 continue
-            dtype = store.read(plane).dtype  # a target moved by a part of a pixel is float32
+            target = channel - inputs
+            dtype = array.dtype if target < 0 else target_dtype(view, target, array, store)
             histogram = histograms[channel]
             if histogram is None:
                 histogram, sources[channel] = Histogram(dtype), plane

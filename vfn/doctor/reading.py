@@ -1,16 +1,14 @@
 """The one pass over the images: every plane of every field is decoded once, by all cores."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from vfn.data.discovery import Field, split_plane
 from vfn.data.registration import Features, Shift, features, measure_shift
+from vfn.data.store import in_parallel
 from vfn.data.views import Task, View, make_views
 from vfn.doctor.measure import PlaneStats, measure
 from vfn.errors import UserError
-from vfn.progress import progress
 
 Key = tuple[str, float]  # channel, z in um
 
@@ -111,14 +109,4 @@ def _views(entry: Field, task: Task) -> tuple[tuple[View, ...], str]:
 
 def read_fields(fields: Sequence[Field], task: Task) -> Iterator[FieldStats]:
     """`read_field` of each, in order, by as many threads as there are cores."""
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            # Chunks bound how much of the plate is queued when the user interrupts.
-            chunks = (fields[i : i + 8 * workers] for i in range(0, len(fields), 8 * workers))
-            items = (
-                item for chunk in chunks for item in pool.map(lambda f: read_field(f, task), chunk)
-            )
-            yield from progress(items, len(fields), "looking at fields")
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return in_parallel(lambda entry: read_field(entry, task), fields, "looking at fields")
