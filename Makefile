@@ -35,6 +35,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	! git grep -nE '^(<<<<<<<|>>>>>>>) ' # left of a merge, in whatever kind of file
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
