@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.errors import UserError
+from vfn.metrics.tolerance import THRESHOLDS
 
 
 def masked_mae(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -45,15 +46,74 @@ def weight_l1(parameters: Iterable[Tensor], reduction: str) -> Tensor:
     return total / sum(p.numel() for p in parameters) if reduction == "mean" else total
 
 
+def soft_tolerance(
+    prediction: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    temperature: float,
+    beta1: float = 1.0,
+    beta2: float = 1.0,
+) -> Tensor:
+    """Tolerance level (eq. 7) as a training target, which the paper's discussion proposes.
+
+    E = |prediction - target| / 2, a fraction of the range that the target was normalised on
+    (`data.range`; its percentiles by default), not of the dtype as in `metrics.csv`. Each patch and
+    channel has its own threshold i, the exact minimiser of beta1 * IE(i) + beta2 * SE(i) from one
+    histogram, so the cost is O(pixels). What is differentiated is that sum at a fixed i: at a
+    minimum the gradient owes nothing to the motion of i (envelope theorem).
+
+    SE counts pixels and has no slope. Each pixel above i counts r / (r + temperature) instead of 1,
+    where r = E - i. This is never above the exact SE and reaches it as the temperature goes to 0.
+    A sigmoid's slope would vanish exponentially; this one falls as 1 / r^2, so that a pixel that is
+    wrong by the whole range (a missed nucleus) still learns, and no pixel gains by getting worse.
+
+    With beta1 = beta2 this is the MAE / 2: leaving pixels out of IE changes the sum by
+    SE(i) * (beta2 - beta1 * (mean E outside - mean E inside)), which is negative only where E
+    differs by more than beta2 / beta1 of the range. A smaller beta2 forgives pixels that far off.
+
+    Args:
+        prediction, target: (B, C, H, W) in [-1, 1].
+        valid: (B, C, H, W) bool.
+        temperature: the excess r that counts half, a fraction of the range; above 0.
+        beta1, beta2: weights of the intensity and the spatial error; 0 or more.
+
+    Returns:
+        Mean over the patches and channels that hold a valid pixel; 0 if none does.
+    """
+    error = ((prediction - target).abs() / 2).flatten(2)
+    valid = valid.flatten(2)
+    threshold = _tolerance_threshold(error.detach(), valid, beta1, beta2)
+    inside = valid & (error <= threshold)
+    intensity = (error * inside).sum(-1) / inside.sum(-1).clamp(min=1)
+    excess = F.relu(error - threshold) * valid
+    spatial = (excess / (excess + temperature)).sum(-1) / valid.sum(-1).clamp(min=1)
+    return (beta1 * intensity + beta2 * spatial).sum() / valid.any(-1).sum().clamp(min=1)
+
+
+def _tolerance_threshold(error: Tensor, valid: Tensor, beta1: float, beta2: float) -> Tensor:
+    """The smallest i of 0.00 to 0.99 that minimises eq. 7: (B, C, N) -> (B, C, 1)."""
+    thresholds = torch.as_tensor(THRESHOLDS, dtype=error.dtype, device=error.device)
+    bins = torch.bucketize(error, thresholds)  # the first threshold that is not below the error
+    empty = error.new_zeros(*error.shape[:2], len(thresholds) + 1)
+    count = empty.scatter_add(-1, bins, valid.to(error.dtype)).cumsum(-1)
+    total = empty.scatter_add(-1, bins, error * valid).cumsum(-1)
+    intensity = total / count.clamp(min=1)
+    spatial = 1 - count / count[..., -1:].clamp(min=1)
+    curve = beta1 * intensity + beta2 * spatial
+    return thresholds[curve[..., :-1].argmin(-1, keepdim=True)]
+
+
 @dataclass(frozen=True)
 class Objective:
-    """Weights of eq. 3.
+    """Weights of eq. 3, and of the tolerance level as a further term.
 
     Attributes:
         mae, adversarial, weight_l1: lambda 1 to 3; the paper's 0.99, 0.01, 0.001. With
             `adversarial` 0 there is no discriminator.
         weight_l1_reduction: "mean" or "sum".
         discriminator: factor of D's loss; pix2pix halves it.
+        tolerance: weight of `soft_tolerance`; 0 leaves it out.
+        tolerance_temperature, tolerance_beta1, tolerance_beta2: its arguments.
     """
 
     mae: float = 0.99
@@ -61,12 +121,24 @@ class Objective:
     weight_l1: float = 0.001
     weight_l1_reduction: str = "mean"
     discriminator: float = 1.0
+    tolerance: float = 0.0
+    tolerance_temperature: float = 0.1
+    tolerance_beta1: float = 1.0
+    tolerance_beta2: float = 1.0
 
     def __post_init__(self) -> None:
         if self.weight_l1_reduction not in ("mean", "sum"):
             raise UserError(
                 f"loss.weight_l1_reduction={self.weight_l1_reduction}: choose mean or sum"
             )
-        for key in ("mae", "adversarial", "weight_l1", "discriminator"):
+        for key in (
+            "mae", "adversarial", "weight_l1", "discriminator",
+            "tolerance", "tolerance_beta1", "tolerance_beta2",
+        ):  # fmt: skip
             if getattr(self, key) < 0:
                 raise UserError(f"loss.{key}={getattr(self, key)}: a weight is 0 or more")
+        if not self.tolerance_temperature > 0:
+            raise UserError(
+                f"loss.tolerance_temperature={self.tolerance_temperature}: at 0 wrong pixels would "
+                "have no gradient; give a fraction of the range above 0, such as 0.1"
+            )

@@ -14,6 +14,7 @@ from vfn.losses import (
     discriminator_bce,
     generator_adversarial,
     masked_mae,
+    soft_tolerance,
     weight_l1,
 )
 
@@ -110,10 +111,17 @@ class VirtualStain(L.LightningModule):
     def generator_step(
         self, optimiser: Any, batch: Batch, fake: Tensor, seen: Tensor
     ) -> dict[str, Tensor]:
-        """G minimises eq. 3; D is frozen, and takes gradients through to G alone."""
+        """G minimises the objective; D is frozen, and takes gradients through to G alone."""
         weights = self.objective
         mae = masked_mae(fake.float(), batch.target, batch.valid)
         loss, terms = weights.mae * mae, {"mae": mae}
+        if weights.tolerance:
+            tolerance = soft_tolerance(
+                fake.float(), batch.target, batch.valid,
+                weights.tolerance_temperature, weights.tolerance_beta1, weights.tolerance_beta2,
+            )  # fmt: skip
+            loss = loss + weights.tolerance * tolerance
+            terms["tolerance"] = tolerance
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
             adversarial = generator_adversarial(self.discriminator(batch.input, seen).float())
