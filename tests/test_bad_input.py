@@ -246,6 +246,9 @@ CASES = {
     "patch no multiple": simulated("data.patch_size=96", says=("96", "multiple of 64")),
     "word for a number": simulated("trainer.max_epochs=many", says=("trainer.max_epochs", "many")),
     "negative weight": simulated("loss.mae=-1", says=("loss.mae", "-1")),
+    "no temperature": simulated(
+        "loss=tolerance", "loss.tolerance_temperature=0", says=("tolerance_temperature=0", "above 0")
+    ),
     "batch of none": simulated("data.batch_size=0", says=("data.batch_size=0",)),
     "no epochs": simulated("trainer.max_epochs=0", says=("trainer.max_epochs=0", "1 or more")),
     "no time": simulated("trainer.max_time=00:00:00:00", says=("00:00:00:00", "a second")),

@@ -307,6 +307,17 @@ def _check_pix2pix(folder: Path) -> None:
     assert float(_row(folder)["train/loss_g"]) > 10
 
 
+def _check_tolerance(folder: Path) -> None:
+    row, loss = _row(folder), _config(folder)["loss"]
+    assert loss["mae"] == 0
+    expected = (
+        loss["tolerance"] * float(row["train/tolerance"])
+        + loss["adversarial"] * float(row["train/adversarial"])
+        + loss["weight_l1"] * float(row["train/weight_l1"])
+    )
+    assert float(row["train/loss_g"]) == pytest.approx(expected, rel=1e-3)
+
+
 def _check_wandb(folder: Path) -> None:
     kept = list((folder / "outputs" / "r" / "wandb").rglob("*.wandb"))
     assert kept
@@ -358,6 +369,7 @@ VARIANTS: dict[str, tuple[list[str], Callable[[Path], None] | None]] = {
     "pix2pix, 8 deep": ([*SIMULATED, "model=pix2pix", "data.patch_size=256"], _check_pix2pix),
     "loss=mae": ([*SIMULATED, "loss=mae"], _check_unet),
     "loss=pix2pix": ([*SIMULATED, "loss=pix2pix"], None),
+    "loss=tolerance": ([*SIMULATED, "loss=tolerance"], _check_tolerance),
     "weight_l1 as a sum": ([*SIMULATED, "loss.weight_l1_reduction=sum"], None),
     "logger=wandb": ([*SIMULATED, "logger=wandb"], _check_wandb),
     "logger=tensorboard": ([*SIMULATED, "logger=tensorboard"], _check_tensorboard),

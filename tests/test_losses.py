@@ -1,7 +1,12 @@
 """The terms of the objective against their plain formulas."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from vfn.errors import UserError
@@ -10,8 +15,10 @@ from vfn.losses import (
     discriminator_bce,
     generator_adversarial,
     masked_mae,
+    soft_tolerance,
     weight_l1,
 )
+from vfn.metrics.tolerance import tolerance_level
 
 LOGITS = torch.tensor([[-3.0, 0.0], [0.7, 5.0]], dtype=torch.float64)
 
@@ -81,3 +88,134 @@ def test_objective_refuses_what_it_cannot_do() -> None:
         Objective(weight_l1_reduction="median")
     with pytest.raises(UserError, match=r"loss.adversarial=-0.1"):
         Objective(adversarial=-0.1)
+    with pytest.raises(UserError, match=r"loss.tolerance=-1"):
+        Objective(tolerance=-1)
+    with pytest.raises(UserError, match=r"loss.tolerance_beta2=-0.5"):
+        Objective(tolerance_beta2=-0.5)
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(UserError, match=rf"loss.tolerance_temperature={temperature}"):
+            Objective(tolerance_temperature=temperature)
+
+
+def exact_tolerance(
+    prediction: Tensor, target: Tensor, valid: Tensor, beta1: float, beta2: float
+) -> float:
+    """Mean of the metric over the patches and channels that hold a valid pixel."""
+    values = [
+        tolerance_level(p[v].numpy(), t[v].numpy(), 2.0, beta1=beta1, beta2=beta2).value
+        for image in zip(prediction, target, valid, strict=True)
+        for p, t, v in zip(*image, strict=True)
+        if v.any()
+    ]
+    return float(np.mean(values)) if values else 0.0
+
+
+def images(seed: int, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Prediction and target, (2, 2, 6, 7), with small errors and large ones, and a mask."""
+    draw = torch.Generator().manual_seed(seed)
+    target, other, noise, large, seen = torch.rand(
+        5, 2, 2, 6, 7, generator=draw, dtype=torch.float64
+    )
+    target, other = target * 2 - 1, other * 2 - 1
+    near = (target + 0.2 * (noise - 0.5)).clamp(-1, 1)
+    return torch.where(large < 0.2, other, near), target, seen < share
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    share=st.sampled_from([0.0, 0.05, 0.7, 1.0]),
+    beta1=st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    beta2=st.sampled_from([0.0, 0.03, 0.1, 0.3, 1.0]),
+)
+def test_tolerance_rises_to_the_exact_one_as_the_temperature_falls(
+    seed: int, share: float, beta1: float, beta2: float
+) -> None:
+    prediction, target, valid = images(seed, share)
+    exact = exact_tolerance(prediction, target, valid, beta1, beta2)
+    values = [
+        float(soft_tolerance(prediction, target, valid, temperature, beta1, beta2))
+        for temperature in (0.3, 0.1, 0.01, 1e-10)
+    ]
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(exact, abs=1e-6)
+
+
+def test_tolerance_of_errors_on_a_threshold_is_exact() -> None:
+    """Errors that equal a threshold lie inside it, also where an image needs no tolerance."""
+    target = torch.zeros(1, 1, 1, 4, dtype=torch.float64)
+    prediction = torch.tensor([[[[0.5, 0.5, 0.5, 1.5]]]], dtype=torch.float64)
+    valid = torch.ones_like(target, dtype=torch.bool)
+    assert soft_tolerance(target, target, valid, 0.1) == 0
+    # E = 1/4 three times, and 3/4: i = 0.25 leaves the last out, by r = 1/2.
+    value = soft_tolerance(prediction, target, valid, 0.25, 1.0, 0.4)
+    assert float(value) == pytest.approx(0.25 + 0.4 * (0.5 / 0.75) / 4)
+
+
+@pytest.mark.parametrize("share", [0.6, 1.0])
+def test_tolerance_with_even_weights_is_the_mae(share: float) -> None:
+    """No pixel below an error of 0.99 is worth leaving out: the reason for another beta2."""
+    prediction, target, valid = images(3, share)
+    prediction = target + 0.5 * (prediction - target)
+    expected = [
+        (p - t)[v].abs().mean() / 2
+        for image in zip(prediction, target, valid, strict=True)
+        for p, t, v in zip(*image, strict=True)
+    ]
+    torch.testing.assert_close(
+        soft_tolerance(prediction, target, valid, 0.1), torch.stack(expected).mean()
+    )
+
+
+def test_tolerance_leaves_masked_pixels_and_empty_images_out() -> None:
+    prediction, target, valid = images(1, 0.5)
+    valid[0, 1] = False
+    expected = soft_tolerance(prediction, target, valid, 0.1, 1.0, 0.1)
+    rubbish = torch.where(valid, prediction, -target.sign()).requires_grad_()
+    loss = soft_tolerance(rubbish, target, valid, 0.1, 1.0, 0.1)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert rubbish.grad is not None
+    assert not rubbish.grad[~valid].any()
+    parts = [
+        soft_tolerance(prediction[b, c][None, None], target[b, c][None, None],
+                       valid[b, c][None, None], 0.1, 1.0, 0.1)
+        for b, c in ((0, 0), (1, 0), (1, 1))
+    ]  # fmt: skip
+    torch.testing.assert_close(expected, torch.stack(parts).mean())
+
+
+def test_tolerance_of_nothing_is_zero_and_has_a_gradient_of_zero() -> None:
+    prediction = torch.ones(1, 1, 2, 2, requires_grad=True)
+    loss = soft_tolerance(prediction, torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2).bool(), 0.1)
+    loss.backward()
+    assert loss == 0
+    assert prediction.grad is not None
+    assert not prediction.grad.any()
+
+
+def test_tolerance_gradient_is_that_of_finite_differences() -> None:
+    prediction, target, valid = images(2, 0.8)
+    for beta2 in (0.1, 0.3, 1.0):
+        assert torch.autograd.gradcheck(
+            lambda p, beta2=beta2: soft_tolerance(p, target, valid, 0.1, 1.0, beta2),
+            prediction.clone().requires_grad_(),
+            eps=1e-7,
+        )
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.1])
+@pytest.mark.parametrize("beta2", [0.1, 0.3, 1.0])
+def test_tolerance_pulls_every_wrong_pixel_towards_the_truth(
+    temperature: float, beta2: float
+) -> None:
+    """From just wrong to wrong by the whole range; in float32, as in training."""
+    prediction = torch.linspace(-0.98, 1, 991).reshape(1, 1, 1, -1)
+    prediction = torch.cat([prediction, torch.full((1, 1, 1, 9000), -0.99)], -1).requires_grad_()
+    target = -torch.ones_like(prediction)
+    soft_tolerance(prediction, target, target.bool(), temperature, 1.0, beta2).backward()
+    assert prediction.grad is not None
+    assert torch.isfinite(prediction.grad).all()
+    assert (prediction.grad > 0).all()
+    worst, median = prediction.grad[..., 990], prediction.grad[..., -1]
+    assert worst > 1e-3 * median, "the tail is too thin to learn from"

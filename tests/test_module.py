@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vfn.data.patches import Batch
-from vfn.losses import Objective
+from vfn.losses import Objective, soft_tolerance
 from vfn.module import AdamSettings, VirtualStain
 from vfn.nets import make_discriminator, make_generator
 
@@ -132,6 +132,29 @@ def test_losses_of_one_step_by_hand(reduction: str) -> None:
     ours = dict(module.generator.named_parameters())
     for name, value in generator.named_parameters():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=2e-5)
+
+
+def test_the_tolerance_level_is_a_term_of_the_generators_loss() -> None:
+    objective = Objective(
+        0.3, 0.0, 0.0, tolerance=2.0,
+        tolerance_temperature=0.05, tolerance_beta1=1.5, tolerance_beta2=0.2,
+    )  # fmt: skip
+    module, batch = make_module(objective), make_batch(valid_rows=20)
+    fake = module(batch.input).detach()
+    module.training_step(batch, 0)
+    logged: dict[str, Tensor] = module.logged  # type: ignore[assignment]
+    tolerance = soft_tolerance(fake, batch.target, batch.valid, 0.05, 1.5, 0.2)
+    torch.testing.assert_close(logged["train/tolerance"], tolerance)
+    torch.testing.assert_close(
+        logged["train/loss_g"], 0.3 * logged["train/mae"] + 2 * logged["train/tolerance"]
+    )
+
+
+def test_the_tolerance_level_alone_trains_the_generator() -> None:
+    module, batch = make_module(Objective(0.0, 0.0, 0.0, tolerance=1.0)), make_batch()
+    before = state(module.generator)
+    module.training_step(batch, 0)
+    assert not same(before, state(module.generator))
 
 
 def test_masked_pixels_give_no_gradient() -> None:
