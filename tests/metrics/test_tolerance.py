@@ -13,8 +13,8 @@ from vfn.metrics.tolerance import THRESHOLDS, error_mask, tolerance_level
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7)
 
 
-def by_definition(prediction, truth, data_range):
-    """The curve in exact fractions."""
+def by_definition(prediction, truth, data_range, beta1=1, beta2=1):
+    """The curve in exact fractions; the weights are taken as the binary fractions that they are."""
     errors = [
         abs(Fraction(p) - Fraction(t)) / Fraction(data_range)
         for p, t in zip(prediction.ravel().tolist(), truth.ravel().tolist(), strict=True)
@@ -23,7 +23,8 @@ def by_definition(prediction, truth, data_range):
     for i in range(100):
         inside = [e for e in errors if e <= Fraction(i, 100)]
         intensity = sum(inside) / len(inside) if inside else Fraction(0)
-        curve.append(intensity + Fraction(len(errors) - len(inside), len(errors)))
+        spatial = Fraction(len(errors) - len(inside), len(errors))
+        curve.append(Fraction(beta1) * intensity + Fraction(beta2) * spatial)
     return curve
 
 
@@ -91,12 +92,53 @@ def test_identical_images_need_no_tolerance(dtype):
     assert (result.value, result.threshold) == (0.0, 0.0)
 
 
-def test_weights():
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(integer_pairs(), st.sampled_from([(1, 0.25), (1, 0.0625), (2, 0.5), (0, 1), (1, 0), (3, 7)]))
+def test_weights_equal_the_definition(case, betas):
+    prediction, truth, data_range = case
+    result = tolerance_level(prediction, truth, data_range, beta1=betas[0], beta2=betas[1])
+    curve = by_definition(prediction, truth, data_range, *betas)
+    np.testing.assert_allclose(result.curve, [float(x) for x in curve], rtol=0, atol=1e-12)
+    assert result.value == pytest.approx(float(min(curve)), abs=1e-12)
+    assert result.threshold == curve.index(min(curve)) / 100
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(integer_pairs())
+def test_even_weights_give_the_mae_unless_an_error_is_beyond_the_last_threshold(case):
+    prediction, truth, data_range = case
+    error = np.abs(prediction.astype(np.int64) - truth) / data_range
+    result = tolerance_level(prediction, truth, data_range)
+    if error.max() <= 0.99:
+        assert result.value == pytest.approx(error.mean(), abs=1e-12)
+        assert not error_mask(prediction, truth, result.threshold, data_range).any()
+    else:
+        assert result.value >= error.mean() - 1e-12
+
+
+def test_an_uneven_weight_sets_a_planted_object_apart():
     rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 256, (2, 9, 9)).astype(np.uint8)
-    plain, weighted = tolerance_level(a, b, 255), tolerance_level(a, b, 255, beta1=2, beta2=0.5)
-    np.testing.assert_allclose(weighted.curve, 2 * plain.intensity + 0.5 * plain.spatial)
-    assert weighted.value == weighted.curve.min()
+    truth = rng.integers(0, 100, (40, 40)).astype(np.uint8)
+    prediction = truth + rng.integers(0, 10, truth.shape).astype(np.uint8)
+    planted = np.zeros(truth.shape, bool)
+    planted[10:15, 20:26] = True
+    prediction[planted] = truth[planted] + 120
+    result = tolerance_level(prediction, truth, 255, beta2=0.1)
+    np.testing.assert_array_equal(error_mask(prediction, truth, result.threshold, 255), planted)
+    assert result.value < tolerance_level(prediction, truth, 255).value
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(integer_pairs(), st.integers(0, 99))
+def test_mask_equals_the_definition(case, percent):
+    prediction, truth, data_range = case
+    mask = error_mask(prediction, truth, percent / 100, data_range)
+    assert mask.shape == truth.shape
+    expected = [
+        Fraction(abs(p - t), data_range) > Fraction(percent, 100)
+        for p, t in zip(prediction.ravel().tolist(), truth.ravel().tolist(), strict=True)
+    ]
+    assert mask.ravel().tolist() == expected
 
 
 def test_prediction_of_another_dtype():

@@ -4,6 +4,11 @@ With E = |prediction - truth| / range and a threshold i, IE(i) is the mean of E 
 E <= i (0 if there are none) and SE(i) the fraction of pixels with E > i. As i grows, IE grows and
 SE falls; TL is the minimum of beta1 * IE(i) + beta2 * SE(i) over i = 0.00, 0.01, ..., 0.99.
 
+With equal weights and no E above 0.99, TL is the mean of E and no pixel lies above its threshold:
+leaving pixels out changes the sum by SE(i) * (beta2 - beta1 * (mean E outside - mean E inside)),
+which is never negative then. Only where beta2 < beta1 are pixels set apart whose error exceeds the
+others' by more than beta2 / beta1 of the range.
+
 One histogram of E gives the whole curve, so the cost is one pass over the pixels. Where images and
 range are integers so is the arithmetic, and `E <= i` is decided exactly.
 """
