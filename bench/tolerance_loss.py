@@ -91,6 +91,13 @@ def run(name: str, loss: str, seed: int, args: argparse.Namespace) -> dict[str, 
     return figures
 
 
+def cell(values: list[float], column: str) -> str:
+    """Mean over the seeds, and their sample standard deviation where there are several."""
+    digits = 2 if column.startswith("psnr") else 4
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -108,7 +115,7 @@ def main() -> None:
     for name in args.tasks:
         for loss in args.losses:
             rows = [run(name, loss, seed, args) for seed in args.seeds]
-            cells = [f"{np.mean([row[column] for row in rows]):.4f}" for column in columns]
+            cells = [cell([row[column] for row in rows], column) for column in columns]
             lines.append(f"| {name} | {loss} | {' | '.join(cells)} |")
     table = [
         f"{args.patches * args.epochs} patches of 128x128 each, mean of {len(args.seeds)} seed(s), "
