@@ -19,6 +19,7 @@ features does not depend on it, but textures are counted in 256 levels of [0, 1]
 
 import math
 import os
+import re
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,12 +37,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfn.errors import UserError
+from vfn.metrics.objects import is_nuclear, segment_cells, segment_nuclei
 from vfn.metrics.pairs import FieldPair, PairSource
 from vfn.progress import progress
 
 Array = NDArray[Any]
 Level = Literal["fields", "objects"]
-Segment = Callable[[Array, Array | None], tuple[Array, Array | None]]
+Segment = Callable[[Array, Array | None, float | None], tuple[Array, Array | None]]
 
 GROUPS = (
     "intensity",
@@ -53,8 +55,7 @@ GROUPS = (
     "neighbours",
 )
 COMPARTMENTS = ("nuclei", "cells", "cytoplasm")
-NUCLEAR = ("dna", "dapi", "hoechst", "nuclei", "nuclear", "draq5")
-BODY = ("rna", "er", "actin", "golgi_actin", "agp", "mito")
+BODY_WORDS = ("rna", "er", "agp", "actin", "golgi", "mito")  # the best to see whole cells in first
 MIN_FIELDS = 8  # below, r is over objects
 SURVIVES = 0.8  # r from which a read-out is said to survive
 
@@ -123,17 +124,23 @@ def object_channels(
     for given in (nuclear, body):
         if given is not None and given not in names:
             raise UserError(f"no channel {given} among {','.join(names)}; name one of these")
-    usual = {name.casefold(): name for name in names}
-    nuclear = nuclear or next((usual[name] for name in NUCLEAR if name in usual), None)
+    nuclear = nuclear or next(filter(is_nuclear, names), None)
     if nuclear is None:
         raise UserError(
             f"features need a channel of nuclei, none of {','.join(names)} is known as one; "
             "say which it is, or add the real one to the inputs"
         )
-    if body is None:
-        found = [usual[name] for name in BODY if name in usual and usual[name] != nuclear]
-        body = min(found, key=lambda name: name in predicted, default=None)
-    return ObjectChannels(nuclear, body)
+    ranks = {
+        name: (name in predicted, BODY_WORDS.index(word))
+        for name in names
+        if name != nuclear
+        for word in sorted(_words(name).intersection(BODY_WORDS), key=BODY_WORDS.index)[:1]
+    }
+    return ObjectChannels(nuclear, body or min(ranks, key=ranks.__getitem__, default=None))
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.casefold()))
 
 
 @dataclass(frozen=True)
@@ -412,11 +419,11 @@ def fisher_interval(r: float, n: int, confidence: float = 0.95) -> tuple[float, 
     return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
 
 
-def segment(nuclear: Array, body: Array | None) -> tuple[Array, Array | None]:
+def segment(
+    nuclear: Array, body: Array | None, pixel_size: float | None
+) -> tuple[Array, Array | None]:
     """Nuclei, and cells about them of the same numbers, as `vfn.metrics.objects` finds them."""
-    from vfn.metrics.objects import segment_cells, segment_nuclei
-
-    nuclei = segment_nuclei(nuclear)
+    nuclei = segment_nuclei(nuclear, pixel_size=pixel_size)
     return nuclei, None if body is None else segment_cells(nuclei, body)
 
 
@@ -430,6 +437,7 @@ class _Job:
     channels: ObjectChannels
     level: Level
     segment: Segment
+    pixel_size: float | None
 
 
 @dataclass(frozen=True)
@@ -477,7 +485,7 @@ def _scaled(images: Mapping[str, Array], scales: Mapping[str, float]) -> dict[st
 def _compartments(images: Mapping[str, Array], job: _Job) -> dict[str, Array]:
     body = job.channels.body
     nuclei, cells = job.segment(
-        images[job.channels.nuclear], None if body is None else images[body]
+        images[job.channels.nuclear], None if body is None else images[body], job.pixel_size
     )
     if cells is None:
         return {"nuclei": nuclei}
@@ -531,8 +539,8 @@ def compare_features(
         level: what r is over; None for "fields" if there are at least `MIN_FIELDS`, else "objects".
         scales: grey value that counts as 1, for every channel; None measures it (`grey_scales`).
         workers: processes; None for one a core, 1 for none beside this one.
-        segment: (nuclear channel, body channel or None) -> nuclei, cells of the same numbers or None,
-            on images on the scale; a function that can be pickled.
+        segment: (nuclear channel, body channel or None, micrometres a pixel if known) -> nuclei, cells
+            of the same numbers or None; a function that can be pickled.
 
     Raises:
         UserError: cp-measure is not installed, a worker died.
@@ -555,7 +563,7 @@ def compare_features(
             names.append(pair.field)
             predicted.update(dict.fromkeys(pair.channels))
             planes = dict(zip(pair.channels, pair.prediction, strict=True))
-            yield _Job(_real(pair), planes, scales, channels, level, segment)
+            yield _Job(_real(pair), planes, scales, channels, level, segment, pair.pixel_size)
 
     sums: dict[Feature, _Moments] = {}
     fields = objects = 0
