@@ -20,6 +20,7 @@ from vfn.errors import UserError
 from vfn.files import replacing
 from vfn.module import RECIPE
 from vfn.nets import UNetGenerator, make_generator
+from vfn.uncertainty import Uncertainty
 
 FORMAT = 2  # of the recipe; raised when a reader must know
 
@@ -46,6 +47,7 @@ class Checkpoint:
         flats: of each channel, inputs first; None where illumination is not corrected.
         envelopes: of each input, over the training fields.
         recipe: everything that was stored beside the weights, as plain data.
+        uncertainty: None where the model is not calibrated (`python -m vfn.calibrate`).
     """
 
     path: Path
@@ -59,6 +61,7 @@ class Checkpoint:
     envelopes: tuple[Envelope, ...]
     baselines: LinearMap
     recipe: Mapping[str, Any]
+    uncertainty: Uncertainty | None = None
 
     @property
     def patch_size(self) -> int:
@@ -114,6 +117,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         generator.load_state_dict(weights)
     except RuntimeError as exc:
         raise UserError(f"ckpt={path}: weights do not fit its network; train anew") from exc
+    calibrated = recipe.get("uncertainty")
     return Checkpoint(
         path,
         digest(weights),
@@ -126,7 +130,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tuple(Envelope.from_dict(d) for d in recipe["envelopes"]),
         LinearMap.from_dict(recipe["baselines"]),
         recipe,
+        None if calibrated is None else Uncertainty.from_dict(calibrated, len(task.inputs)),
     )
+
+
+def store_uncertainty(path: Path, uncertainty: Uncertainty) -> None:
+    """Put `uncertainty` into the checkpoint at `path`; everything else in it stays as it is.
+
+    Raises:
+        UserError: see `read_raw`; it cannot be written there.
+    """
+    raw = read_raw(path)
+    raw[RECIPE] = {**raw[RECIPE], "uncertainty": uncertainty.to_dict()}
+    try:
+        AtomicCheckpointIO().save_checkpoint(raw, path)
+    except OSError as exc:
+        raise UserError(
+            f"ckpt={path}: cannot be written ({exc.strerror or exc}); calibrate a copy of it"
+        ) from exc
 
 
 def submodule(state: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

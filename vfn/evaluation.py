@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,33 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vfn import __version__
-from vfn.cli import explicit, known_tasks, plain, set_up_logging
-from vfn.data.base import DataConfig, StainData, overlap
-from vfn.data.intensity import to_dtype
-from vfn.data.pixels import present, read_view, target_dtype
-from vfn.data.sets import make_data
-from vfn.data.shifts import Shifts
+from vfn.checkpoint import load_checkpoint
+from vfn.cli import set_up_logging
+from vfn.data.base import StainData, overlap
+from vfn.data.pixels import present, read_view
 from vfn.data.views import View
 from vfn.errors import UserError
 from vfn.files import make_folder
 from vfn.inference.predictor import Predictor
 from vfn.metrics.pairs import FieldPair, FolderPairs
-from vfn.prediction import make_predictor, required
+from vfn.prediction import coverage, make_predictor, required
 from vfn.scoring import score
+from vfn.trained import recorded, trained_data, true_targets
 
 log = logging.getLogger(__name__)
-SPLIT_KEYS = (
-    "split",
-    "test_fraction",
-    "val_fraction",
-    "test_plates",
-    "test_fields",
-    "gap",
-    "split_seed",
-)
 
 
 @dataclass(frozen=True)
@@ -54,27 +43,8 @@ class CheckpointPairs:
     def truth(self, index: int) -> tuple[tuple[str, ...], np.ndarray]:
         """Channels that the field has, and their truth (C, H, W) in the dtype on disk."""
         view = self.views[index]
-        return self._truth(view, read_view(replace(view, inputs=()), self.data.store))
-
-    def _truth(
-        self, view: View, targets: Sequence[np.ndarray | None]
-    ) -> tuple[tuple[str, ...], np.ndarray]:
-        checkpoint = self.predictor.checkpoint
-        channels, arrays = [], []
-        for i, (channel, array, fitted) in enumerate(
-            zip(checkpoint.task.targets, targets, checkpoint.targets, strict=True)
-        ):
-            if array is None:
-                continue
-            dtype = target_dtype(view, i, array, self.data.store)
-            if dtype.name != fitted.dtype:
-                raise UserError(
-                    f"field {view.name}: {channel} is {dtype}, the model predicts {fitted.dtype}; "
-                    "evaluate on images of the same kind as in training"
-                )
-            channels.append(channel)
-            arrays.append(to_dtype(array, fitted.dtype) if array.dtype != dtype else array)
-        return tuple(channels), np.stack(arrays)
+        arrays = read_view(replace(view, inputs=()), self.data.store)
+        return true_targets(self.predictor.checkpoint, view, arrays, self.data.store)
 
     def pair(self, index: int) -> FieldPair:
         """Predict one field (or take the prediction that is there) and put the baselines beside it."""
@@ -82,7 +52,7 @@ class CheckpointPairs:
         arrays = read_view(view, self.data.store)
         count = len(view.inputs)
         inputs = present(arrays[:count])
-        channels, truth = self._truth(view, arrays[count:])
+        channels, truth = true_targets(checkpoint, view, arrays[count:], self.data.store)
         there = [checkpoint.task.targets.index(channel) for channel in channels]
         alarms = self.predictor.alarms(inputs)
         path = self.folder / f"{view.name}.ome.tif"
@@ -107,21 +77,16 @@ def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, lis
         UserError: test views that the model was trained on.
     """
     checkpoint = predictor.checkpoint
-    stored = OmegaConf.create({"data": dict(checkpoint.recipe["data"])})
-    merged = explicit(stored, config, skip=tuple(str(key) for key in config if key != "data"))
-    node = plain(merged.data)
-    same = node["name"] == checkpoint.recipe["data"]["name"]
-    if not same:  # how another data set names its files is its own affair
-        node = plain(config.data)
-    data = make_data(checkpoint.task, DataConfig.from_dict(node), known_tasks())
-    split = checkpoint.recipe["split"]
-    kept = same and all(node[key] == checkpoint.recipe["data"][key] for key in SPLIT_KEYS)
-    if same:  # shifts as they were measured then
-        data.shifts = Shifts.from_dict(checkpoint.recipe["shifts"])
-    views = _recorded(data, split["test"]) if kept and split["by"] != "spatial" else []
+    trained = trained_data(config, checkpoint)
+    data, split = trained.data, checkpoint.recipe["split"]
+    views = (
+        recorded(data, checkpoint, "test")
+        if trained.same_split and split["by"] != "spatial"
+        else []
+    )
     views = views or data.divide().test
     # Fields of another data set may bear the same names by chance.
-    seen = overlap(views, [*split["train"], *split["val"]]) if same else []
+    seen = overlap(views, [*split["train"], *split["val"]]) if trained.same_images else []
     if seen:
         raise UserError(
             f"{len(seen)} of {len(views)} test fields (first {seen[0]}) were trained on: their scores "
@@ -129,15 +94,6 @@ def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, lis
             "other images under the same names, score the output of predict.py by pred=DIR truth=DIR"
         )
     return data, views
-
-
-def _recorded(data: StainData, test: list[Any]) -> list[View]:
-    """The very views that training set apart, also where fields were added or removed since."""
-    names = {name for name, _ in test}
-    views = [view for view in data.views() if view.name in names]
-    if views and len(views) < len(names):
-        log.warning("%d of the %d test fields of the training are here", len(views), len(names))
-    return data.registered(views)
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -161,7 +117,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "torch": torch.__version__,
     }
     if given == ["ckpt"]:
-        predictor = make_predictor(config, Path(str(config.ckpt)))
+        checkpoint = load_checkpoint(Path(str(config.ckpt)))
+        wanted = coverage(config) if checkpoint.uncertainty is not None else None
+        predictor = make_predictor(config, checkpoint, wanted)
         data, views = _test_data(config, predictor)
         folder = make_folder(make_folder(output) / "predictions")
         recipe = predictor.checkpoint.recipe

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vfn.checkpoint import load_checkpoint
+from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.cli import set_up_logging
 from vfn.errors import UserError
 from vfn.inference.predictor import Predictor, run
@@ -25,16 +25,31 @@ def required(config: DictConfig, key: str, example: str) -> Path:
     return Path(str(value))
 
 
-def make_predictor(config: DictConfig, path: Path) -> Predictor:
-    """The checkpoint at `path`, set up as the keys of `predict.yaml` say."""
+def make_predictor(
+    config: DictConfig, checkpoint: Checkpoint, uncertainty: float | None = None
+) -> Predictor:
+    """`checkpoint`, set up as the keys of `predict.yaml` say."""
     return Predictor(
-        load_checkpoint(path),
+        checkpoint,
         str(config.device),
         str(config.precision),
         config.tile,
         float(config.overlap),
         int(config.batch_size),
+        uncertainty,
     )
+
+
+def coverage(config: DictConfig) -> float | None:
+    """The key `uncertainty`.
+
+    Raises:
+        UserError: not a number.
+    """
+    value = config.uncertainty
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise UserError(f"uncertainty={value}: give a share of pixels, as 0.9, or null")
+    return value
 
 
 def predict(config: DictConfig) -> list[Path]:
@@ -47,6 +62,11 @@ def predict(config: DictConfig) -> list[Path]:
     ckpt = required(config, "ckpt", "outputs/NAME/checkpoints/best.ckpt")
     source = required(config, "input", "DIR_OR_FILE")
     output = required(config, "output", "DIR")
-    paths = run(make_predictor(config, ckpt), source, output, str(config.format))
+    checkpoint = load_checkpoint(ckpt)
+    predictor = make_predictor(config, checkpoint, coverage(config))
+    if predictor.coverage is not None and checkpoint.uncertainty is not None:
+        for line in checkpoint.uncertainty.promise(predictor.coverage, checkpoint.task.targets):
+            log.info(line)
+    paths = run(predictor, source, output, str(config.format))
     log.info("%d field(s) in %s", len(paths), output)
     return paths

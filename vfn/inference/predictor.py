@@ -4,14 +4,14 @@ import csv
 import hashlib
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vfn.checkpoint import Checkpoint
+from vfn.checkpoint import Checkpoint, digest
 from vfn.data.discovery import Field, Layout, discover, split_plane, whole_images
 from vfn.data.images import is_container, is_image
 from vfn.data.input_shift import field_statistics
@@ -26,6 +26,7 @@ from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write
 from vfn.inference.tiles import predict_tiled
 from vfn.precision import autocast, pick_device, pick_precision
 from vfn.progress import progress
+from vfn.uncertainty import check_coverage, halfwidth, halfwidth_channel
 
 log = logging.getLogger(__name__)
 SHOWN_ALARMS = 5  # lines on the console; the table holds them all
@@ -41,6 +42,13 @@ class Predictor:
         tile: side of the tiles (px); None takes the training patches' size, at least 256.
         overlap: share of a tile that neighbours have in common, in [0, 0.5].
         batch_size: tiles at once.
+        uncertainty: coverage of the intervals, 0.50 to 0.99; None predicts the stains alone.
+
+    Attributes:
+        channels: of a prediction: the targets, then (with `uncertainty`) the half-widths of each.
+
+    Raises:
+        UserError: a setting out of range; intervals are asked of a model that is not calibrated.
     """
 
     def __init__(
@@ -51,6 +59,7 @@ class Predictor:
         tile: int | None = None,
         overlap: float = 0.25,
         batch_size: int = 4,
+        uncertainty: float | None = None,
     ) -> None:
         if not 0 <= overlap <= 0.5:
             raise UserError(f"overlap={overlap}: give the shared part of a tile, 0 to 0.5")
@@ -62,6 +71,20 @@ class Predictor:
         self.tile = tile or max(256, checkpoint.patch_size)
         self.overlap, self.batch_size = overlap, batch_size
         self.generator = checkpoint.generator.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.channels = checkpoint.task.targets
+        self._interval = ""
+        self.coverage = None if uncertainty is None else check_coverage(uncertainty)
+        calibrated = checkpoint.uncertainty
+        if self.coverage is not None:
+            if calibrated is None:
+                raise UserError(
+                    f"uncertainty={uncertainty:g}: the model is not calibrated; run "
+                    f"python -m vfn.calibrate ckpt={checkpoint.path}"
+                )
+            self.multipliers = calibrated.multipliers(self.coverage)
+            self.channels += tuple(halfwidth_channel(c, self.coverage) for c in self.channels)
+            self._interval = f"interval {self.coverage:.0%} by {digest(calibrated.tensors())}, "
+        self.head = None if calibrated is None else calibrated.head.to(self.device)
 
     def predict(self, inputs: Sequence[np.ndarray], region: Region | None = None) -> np.ndarray:
         """Predict one field.
@@ -72,12 +95,47 @@ class Predictor:
                 where illumination is corrected: the prediction has the falloff of the real stain.
 
         Returns:
-            (Ct, H, W) in the targets' dtype and grey values.
+            (C, H, W), the channels of `channels`, in the targets' dtype and grey values. The truth
+            lies within stain +- half-width for the share of pixels that was asked for.
 
         Raises:
             UserError: an input's dtype is not the one of training, so its grey values mean
                 something else; wrong number or sizes of inputs.
         """
+        if self.coverage is None:
+            return self._restored(self._tiled(inputs, region, self._stain), region)
+        stain, scores = self.predict_scored(inputs, region)
+        widths = [
+            halfwidth(score, multiplier, stain.dtype.name)
+            for score, multiplier in zip(scores, self.multipliers, strict=True)
+        ]
+        return np.concatenate([stain, np.stack(widths)])
+
+    def predict_scored(
+        self, inputs: Sequence[np.ndarray], region: Region | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predict one field and the error to expect, by a checkpoint that has `uncertainty`.
+
+        Args:
+            inputs, region: see `predict`.
+
+        Returns:
+            Stains (Ct, H, W) as `predict` gives them; scores (Ct, H, W) in grey values, above 0: half
+            of what the interval prediction +- expected error becomes in grey values, so a
+            half-width is a multiple of it, whatever curve the grey values were equalised by.
+        """
+        y, score = np.split(self._tiled(inputs, region, self._stain_and_score), 2)
+        low, high = (self._grey(part, region) for part in (y - score, y + score))
+        # An equalising curve ends at its range: an interval outside of it has no width.
+        return self._restored(y, region), np.maximum((high - low) / 2, np.finfo(np.float32).tiny)
+
+    def _tiled(
+        self,
+        inputs: Sequence[np.ndarray],
+        region: Region | None,
+        network: Callable[[torch.Tensor], torch.Tensor],
+    ) -> np.ndarray:
+        """What `network` makes of the inputs (H, W) in grey values: (C, H, W) in [-1, 1]."""
         maps, channels = self.checkpoint.inputs, self.checkpoint.task.inputs
         if len(inputs) != len(maps) or len({a.shape for a in inputs}) != 1:
             raise UserError(
@@ -90,26 +148,29 @@ class Predictor:
                     f"channel {channel} is {array.dtype}, the model was trained on {one.dtype}; "
                     "give images of the same kind as in training"
                 )
-        flats = self.checkpoint.flats
         flat_inputs = [
             array if flat is None else flat.correct(array, region)
-            for array, flat in zip(inputs, flats, strict=False)  # inputs come first
+            for array, flat in zip(inputs, self.checkpoint.flats, strict=False)  # inputs come first
         ]
         stack = [m.normalise(a) for m, a in zip(maps, flat_inputs, strict=True)]
         image = torch.from_numpy(np.stack(stack))
         with torch.inference_mode():
-            y = predict_tiled(
-                self._tiles, image, self.tile, int(self.overlap * self.tile),
+            return predict_tiled(
+                network, image, self.tile, int(self.overlap * self.tile),
                 self.generator.stride, self.batch_size,
             ).numpy()  # fmt: skip
-        restored = []
-        for fitted, flat, channel in zip(
-            self.checkpoint.targets, flats[len(maps) :], y, strict=True
-        ):
+
+    def _grey(self, y: np.ndarray, region: Region | None) -> np.ndarray:
+        """Targets (Ct, H, W) in [-1, 1] back to grey values, real numbers."""
+        flats = self.checkpoint.flats[len(self.checkpoint.inputs) :]
+        greys = []
+        for fitted, flat, channel in zip(self.checkpoint.targets, flats, y, strict=True):
             grey = fitted.grey(channel)
-            grey = grey if flat is None else flat.restore(grey, region)
-            restored.append(to_dtype(grey, fitted.dtype))
-        return np.stack(restored)
+            greys.append(grey if flat is None else flat.restore(grey, region))
+        return np.stack(greys)
+
+    def _restored(self, y: np.ndarray, region: Region | None) -> np.ndarray:
+        return to_dtype(self._grey(y, region), self.checkpoint.targets[0].dtype)
 
     def alarms(self, inputs: Sequence[np.ndarray]) -> dict[str, list[str]]:
         """How the inputs (H, W) of a field differ from those of the training, in words, by channel;
@@ -122,11 +183,17 @@ class Predictor:
         }
         return {channel: phrases for channel, phrases in judged.items() if phrases}
 
-    def _tiles(self, tiles: torch.Tensor) -> torch.Tensor:
+    def _stain(self, tiles: torch.Tensor) -> torch.Tensor:
         tiles = tiles.to(self.device).contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             predicted: torch.Tensor = self.generator(tiles)
         return predicted
+
+    def _stain_and_score(self, tiles: torch.Tensor) -> torch.Tensor:
+        assert self.head is not None
+        predicted = self._stain(tiles).float()
+        with autocast(self.device, self.precision):
+            return torch.cat([predicted, self.head(tiles.to(self.device), predicted)], 1)
 
     def predict_to_file(
         self,
@@ -144,6 +211,9 @@ class Predictor:
             inputs: pixels (H, W) of the view's inputs.
             alarms: of `alarms`, noted in the file.
 
+        Returns:
+            See `predict`.
+
         Raises:
             UserError: see `predict`, `is_whole`.
         """
@@ -157,13 +227,16 @@ class Predictor:
         except UserError as exc:
             raise UserError(f"field {view.name}: {exc}") from exc
         pixel_size = view.inputs[0].pixel_size
-        channels = self.checkpoint.task.targets
         remarks = [f"{channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()]
         if is_tiff:
-            write_ome(path, predicted, channels, pixel_size, identity, remarks)
+            write_ome(path, predicted, self.channels, pixel_size, identity, remarks)
         else:
             windows = [(fitted.low, fitted.high) for fitted in self.checkpoint.targets]
-            write_zarr(path, view.name, predicted, channels, pixel_size, identity, windows, remarks)
+            if self.coverage is not None:  # white where the interval is as wide as the whole range
+                windows += [(0.0, (high - low) / 2) for low, high in windows]
+            write_zarr(
+                path, view.name, predicted, self.channels, pixel_size, identity, windows, remarks
+            )
         return predicted
 
     def _identity(self, inputs: Sequence[np.ndarray]) -> str:
@@ -173,7 +246,7 @@ class Predictor:
             pixels.update(np.ascontiguousarray(array).data)
         return (
             f"{self.checkpoint.identity}, {self.precision}, tile {self.tile}, "
-            f"overlap {self.overlap:g}, input {pixels.hexdigest()}."
+            f"overlap {self.overlap:g}, {self._interval}input {pixels.hexdigest()}."
         )
 
 

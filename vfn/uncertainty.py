@@ -1,0 +1,243 @@
+"""How far a prediction may be off: for each pixel a half-width that holds the truth as often as asked.
+
+The score is the absolute error that a small network expects (`ScaleHead`), from what the generator
+saw and what it made of it. It is fitted after the training, the generator frozen, on training
+patches (`vfn.calibration`). The spread over test-time augmentations would need no such network, but
+eight predictions a field, which plates of thousands of fields cannot pay.
+
+What turns the score into an interval is split-conformal calibration: half-width = lambda x score,
+with one lambda a target and coverage, chosen on validation fields by conformal risk control
+(Angelopoulos, Bates, Fisch, Lei, Schuster 2022, arXiv:2208.02814). The risk is the share of a
+field's pixels outside the interval, as in Angelopoulos et al. 2022 (arXiv:2202.05265). Pixels of one
+field go wrong together, so what counts is fields, n of them: the lambda found keeps the expected
+risk of a new field at or below alpha = 1 - coverage, if it is exchangeable with the validation
+fields. Three limits:
+
+- No lambda can promise that with n < 1 / alpha - 1 fields (9 for a coverage of 0.9, 19 for 0.95).
+  Then the lambda is the one that reaches the coverage on the validation fields, without any promise.
+- Fields of another plate, microscope or day are not exchangeable with those of the training.
+- `best.ckpt` was chosen by its error on the same validation fields: a small departure, since one
+  of a few dozen epochs is chosen by one figure.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vfn.errors import UserError
+
+# Half-widths in units of the score that are told apart; neighbours differ by 1.2 %.
+MULTIPLIERS: NDArray[np.float64] = np.geomspace(1e-2, 1e3, 1000)
+LOWEST, HIGHEST = 50, 99  # coverages that can be asked for (%)
+WIDTH = 24  # channels of the head
+DILATIONS = (1, 2, 4)  # of its layers: it sees 15 x 15 pixels
+FLOOR = 0.02  # of a score, in units of the mean absolute error
+
+
+class ScaleHead(nn.Module):
+    """Inputs and prediction -> the absolute error to expect of each target.
+
+    Args:
+        inputs, targets: numbers of channels.
+        width: channels of the hidden layers.
+    """
+
+    unit: Tensor  # (Ct, 1, 1), mean absolute error; 0 for a target that was not met yet
+
+    def __init__(self, inputs: int, targets: int, width: int = WIDTH) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = inputs + targets
+        for dilation in DILATIONS:
+            layers += [
+                nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation),
+                nn.LeakyReLU(0.2),
+            ]
+            channels = width
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, targets, 1))
+        self.width = width
+        self.register_buffer("unit", torch.zeros(targets, 1, 1))
+
+    def forward(self, image: Tensor, prediction: Tensor) -> Tensor:
+        """(B, Ci, h, w), (B, Ct, h, w), both in [-1, 1] -> (B, Ct, h, w) float32, in these units."""
+        x = self.layers(torch.cat([image, prediction], 1)).float()
+        return self.unit * (F.softplus(x + math.log(math.e - 1)) + FLOOR)
+
+    def meet(self, error: Tensor, valid: Tensor) -> None:
+        """Take the unit of each target from the first patches (B, Ct, h, w) that have it."""
+        count = valid.sum((0, 2, 3))
+        mean = (error * valid).sum((0, 2, 3)) / count.clamp(min=1)
+        new = (self.unit[:, 0, 0] == 0) & (count > 0)
+        self.unit[new] = mean.clamp(min=1e-6)[new][:, None, None]
+
+
+def laplace_loss(error: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
+    """Negative log-likelihood of Laplace's distribution, |r| / s + log s, mean over the valid pixels.
+
+    It is least where s is the mean of |r|; outliers count by |r|, not by its square.
+
+    Args:
+        error: |r|, (B, Ct, h, w).
+        scale: s, the same shape.
+        valid: the same shape, bool, True somewhere.
+    """
+    error, scale = error[valid], scale[valid]
+    return (error / scale + scale.log()).mean()
+
+
+def missed(prediction: np.ndarray, truth: np.ndarray, score: np.ndarray) -> NDArray[np.float64]:
+    """Share of the pixels outside the interval, for each of `MULTIPLIERS`: (1000,), falling.
+
+    Args:
+        prediction, truth: (H, W) in the dtype of the target.
+        score: (H, W) above 0, in grey values.
+    """
+    error = np.abs(np.subtract(truth, prediction, dtype=np.float64))
+    if prediction.dtype.kind == "u":
+        # Half-widths are written as whole numbers, rounded up: |r| <= ceil(h) where h > |r| - 1.
+        first = np.searchsorted(MULTIPLIERS, (error - 1) / score, side="right")
+    else:
+        first = np.searchsorted(MULTIPLIERS, error / score, side="left")
+    inside = np.cumsum(np.bincount(first.ravel(), minlength=len(MULTIPLIERS) + 1))
+    return np.asarray(1 - inside[:-1] / error.size)
+
+
+def halfwidth(score: np.ndarray, multiplier: float, dtype: str) -> np.ndarray:
+    """Half-widths in the target's dtype: rounded up and cut at its maximum if it is an integer.
+
+    Args:
+        score: any shape, in grey values.
+    """
+    kind = np.dtype(dtype)
+    width = multiplier * score
+    if kind.kind != "u":
+        return width.astype(kind)
+    return np.minimum(np.ceil(width), np.iinfo(kind).max).astype(kind)
+
+
+@dataclass(frozen=True, eq=False)
+class Miscoverage:
+    """Validation fields of one target.
+
+    Attributes:
+        multipliers: rising, (L,).
+        misses: share of the pixels outside the interval, mean over the fields, (L,).
+        fields: how many they were.
+    """
+
+    multipliers: NDArray[np.float64]
+    misses: NDArray[np.float64]
+    fields: int
+
+    def promised(self, coverage: float) -> bool:
+        """Whether there are enough fields for a guarantee."""
+        return self.fields >= self.needed(coverage)
+
+    @staticmethod
+    def needed(coverage: float) -> int:
+        """Fields that a guarantee takes: n >= 1 / alpha - 1."""
+        return math.ceil(1 / (1 - coverage) - 1 - 1e-9)
+
+    def multiplier(self, coverage: float) -> float:
+        """The smallest lambda with n / (n + 1) x risk + 1 / (n + 1) <= 1 - coverage; with too few
+        fields for that, with risk <= 1 - coverage. Infinite where none is large enough."""
+        risk = self.misses
+        if self.promised(coverage):
+            risk = (self.fields * risk + 1) / (self.fields + 1)
+        enough = risk <= 1 - coverage + 1e-12
+        return float(self.multipliers[np.argmax(enough)]) if enough.any() else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """What a calibrated checkpoint knows of its errors.
+
+    Attributes:
+        head: in evaluation mode, on the CPU.
+        curves: of each target.
+    """
+
+    head: ScaleHead
+    curves: tuple[Miscoverage, ...]
+
+    def multipliers(self, coverage: float) -> tuple[float, ...]:
+        """Of each target: half-width in units of the score."""
+        return tuple(curve.multiplier(coverage) for curve in self.curves)
+
+    def promise(self, coverage: float, targets: Sequence[str]) -> list[str]:
+        """What the intervals of each target are worth, in words."""
+        lines = []
+        for target, curve in zip(targets, self.curves, strict=True):
+            text = f"{target}: intervals hold {coverage:.0%} of a field's pixels"
+            if curve.promised(coverage):
+                text += (
+                    f" or more, on average over fields that are like the {curve.fields} validation "
+                    "fields (conformal guarantee)"
+                )
+            else:
+                text += (
+                    f" on the {curve.fields} validation field(s); that is no guarantee for others, "
+                    f"which takes {curve.needed(coverage)} validation fields"
+                )
+            lines.append(text)
+        return lines
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that half-widths depend on."""
+        curves = [(curve.misses, np.array([curve.fields])) for curve in self.curves]
+        return {
+            **self.head.state_dict(),
+            **{
+                f"{name}.{i}": torch.from_numpy(array)
+                for i, pair in enumerate(curves)
+                for name, array in zip(("misses", "fields"), pair, strict=True)
+            },
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data and tensors, for the checkpoint."""
+        return {
+            "width": self.head.width,
+            "head": {key: value.clone() for key, value in self.head.state_dict().items()},
+            "multipliers": torch.from_numpy(self.curves[0].multipliers),
+            "misses": torch.from_numpy(np.stack([curve.misses for curve in self.curves])),
+            "fields": [curve.fields for curve in self.curves],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], inputs: int) -> "Uncertainty":
+        """The inverse of `to_dict`, for a model of so many `inputs`."""
+        head = ScaleHead(inputs, len(data["fields"]), int(data["width"]))
+        head.load_state_dict(data["head"])
+        curves = tuple(
+            Miscoverage(data["multipliers"].numpy(), misses.numpy(), int(fields))
+            for misses, fields in zip(data["misses"], data["fields"], strict=True)
+        )
+        return cls(head.eval(), curves)
+
+
+def check_coverage(value: float) -> float:
+    """A coverage as a share.
+
+    Raises:
+        UserError: not a whole percentage from 50 to 99.
+    """
+    percent = round(100 * value)
+    if not LOWEST <= percent <= HIGHEST or abs(100 * value - percent) > 1e-6:
+        raise UserError(
+            f"uncertainty={value:g}: give the share of pixels that the intervals shall hold, "
+            f"0.50 to 0.99 in steps of 0.01"
+        )
+    return percent / 100
+
+
+def halfwidth_channel(target: str, coverage: float) -> str:
+    """Name of the channel that holds the half-widths of `target`: "er_halfwidth90"."""
+    return f"{target}_halfwidth{round(100 * coverage)}"
