@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vfn.metrics.comparison import SEED, Units, compare, holm, make_units, smallest_p
+from vfn.metrics.comparison import (
+    MAIN,
+    SEED,
+    Comparison,
+    Units,
+    compare,
+    correct,
+    holm,
+    make_units,
+    units_needed,
+)
+from vfn.metrics.rows import HIGHER_IS_BETTER
 
 # Darwin's pairs of maize, crossed and self-fertilised, heights in eighths of an inch: differences
 # as in Fisher, The Design of Experiments (1935), ch. 3, where t = 2.148 with 14 degrees of freedom.
@@ -48,9 +59,11 @@ def test_wilcoxon_drops_the_units_without_a_difference():
     assert (found.n, without.n) == (9, 7)
 
 
-@pytest.mark.parametrize("n", [2, 6, 9])
-def test_smallest_p_is_what_one_sided_differences_reach(n):
-    assert compare(units(np.arange(1.0, n + 1))).p_wilcoxon == pytest.approx(smallest_p(n))
+@pytest.mark.parametrize("tests", [1, 8, 24, 31])
+def test_units_needed_is_where_differences_of_one_sign_can_be_shown(tests):
+    n = units_needed(tests)
+    enough, few = (compare(units(np.arange(1.0, k + 1))).p_wilcoxon for k in (n, n - 1))
+    assert tests * enough < 0.05 <= tests * few
 
 
 def test_interval_is_near_students_for_many_normal_units_and_the_same_each_time():
@@ -155,3 +168,38 @@ def test_holm_lies_between_none_and_bonferroni_and_keeps_the_order(p):
     assert (adjusted <= np.minimum(1, np.multiply(len(p), p))).all()
     assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
     assert adjusted[::-1] == pytest.approx(holm(p[::-1]))
+
+
+def comparison(column, differences, higher=True, channel="dna"):
+    found = units(differences)
+    return Comparison(channel, column, "A", "B", "field", found, compare(found), higher)
+
+
+def test_families_are_corrected_apart():
+    d = DARWIN
+    lines = correct(
+        [
+            comparison("psnr_signal", d),
+            comparison("mae_signal", -2 * d, False),
+            comparison("psnr_signal", [0.0, 0.0], channel="er"),  # no test: not in the family
+            comparison("gain", d, None),
+        ]
+    )
+    p = compare(units(d)).p_t
+    assert [c.p_t_holm for c in lines] == pytest.approx([2 * p, 2 * p, math.nan, p], nan_ok=True)
+    assert [c.main for c in lines] == [True, True, True, False]
+    assert [c.better for c in lines] == ["B", "B", "", ""]
+    assert set(MAIN) <= set(HIGHER_IS_BETTER)
+    assert correct([]) == []
+
+
+def test_a_difference_is_shown_only_where_rank_and_mean_agree():
+    (clear,) = correct([comparison("ssim", np.arange(1.0, 13))])
+    assert clear.shown
+    (few,) = correct([comparison("ssim", np.arange(1.0, 6))])  # p cannot be below 0.0625
+    assert not few.shown
+    # Twenty small losses of equal worth, and two gains that make the mean positive.
+    (torn,) = correct([comparison("ssim", [*(-1 - np.arange(20) / 100), 30.0, 40.0])])
+    assert (torn.p_wilcoxon_holm < 0.05, torn.better, torn.shown) == (True, "B", False)
+    (same,) = correct([comparison("ssim", np.full(12, 0.5))])  # no interval, ranks alone
+    assert same.shown

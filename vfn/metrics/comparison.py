@@ -7,12 +7,24 @@ that follows is over the units' differences. Everything is pure and repeatable.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+# The figures that a verdict goes by, the most telling first; tests on them are one family.
+MAIN = (
+    "psnr_signal",
+    "ssim_signal",
+    "mae_signal",
+    "pearson",
+    "tolerance_level",
+    "psnr",
+    "ssim",
+    "mae",
+)
+ALPHA = 0.05  # of a family of tests, after the correction
 LEVEL = 0.95  # of the confidence interval
 RESAMPLES = 10_000
 SEED = 0
@@ -79,6 +91,73 @@ class Paired:
     p_wilcoxon: float = math.nan
     d_z: float = math.nan
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs in one figure of one channel.
+
+    Attributes:
+        channel: name of the channel.
+        column: of metrics.csv.
+        a: name of the first run.
+        b: of the second.
+        kind: what a unit is, "field" or "well".
+        units: the figures.
+        result: what was found.
+        higher: whether a higher figure is better; None where neither is.
+        p_t_holm: Student's p-value, corrected within the family; NaN where undefined.
+        p_wilcoxon_holm: Wilcoxon's.
+    """
+
+    channel: str
+    column: str
+    a: str
+    b: str
+    kind: str
+    units: Units
+    result: Paired
+    higher: bool | None
+    p_t_holm: float = math.nan
+    p_wilcoxon_holm: float = math.nan
+
+    @property
+    def main(self) -> bool:
+        """Whether it belongs to the family that the verdict goes by."""
+        return self.column in MAIN
+
+    @property
+    def better(self) -> str:
+        """The run with the better mean; empty where they are equal or no direction is better."""
+        d = self.result.difference
+        if self.higher is None or math.isnan(d) or d == 0:
+            return ""
+        return self.b if (d > 0) is self.higher else self.a
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is shown: Wilcoxon's corrected p-value is below 0.05 and the interval
+        of the mean, where it is defined, does not hold 0. The second keeps a few large differences
+        of one sign from deciding against many small ones of the other."""
+        return self.p_wilcoxon_holm < ALPHA and not self.result.low <= 0 <= self.result.high
+
+
+def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Holm's correction for each of the two tests, in two families.
+
+    The one is all channels x `MAIN` columns x pairs of runs, the other all channels x remaining
+    columns x pairs.
+    """
+    adjusted = np.full((len(comparisons), 2), math.nan)
+    for family in (True, False):
+        index = [i for i, c in enumerate(comparisons) if c.main is family]
+        p = [(comparisons[i].result.p_t, comparisons[i].result.p_wilcoxon) for i in index]
+        for test in (0, 1):
+            adjusted[index, test] = holm([pair[test] for pair in p])
+    return [
+        replace(c, p_t_holm=float(t), p_wilcoxon_holm=float(w))
+        for c, (t, w) in zip(comparisons, adjusted, strict=True)
+    ]
 
 
 def make_units(a: ArrayLike, b: ArrayLike, units: Sequence[str]) -> Units:
@@ -148,6 +227,10 @@ def holm(p_values: ArrayLike) -> Floats:
     return adjusted
 
 
-def smallest_p(n: int) -> float:
-    """The smallest two-sided p-value that Wilcoxon's test can give with n units, 2 / 2^n."""
-    return min(1.0, 2.0 ** (1 - n))
+def units_needed(tests: int) -> int:
+    """Units below which Wilcoxon's test cannot show anything in a family of so many tests.
+
+    Its smallest two-sided p-value with n units is 2 / 2^n, and Holm's first step takes it `tests`
+    times.
+    """
+    return math.floor(1 + math.log2(tests / ALPHA)) + 1
