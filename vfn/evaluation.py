@@ -1,4 +1,4 @@
-"""`evaluate.py`: score a checkpoint on the test split, or any program's images against the truth."""
+"""`evaluate.py`: score a checkpoint on the test split, or any program's images; compare evaluations."""
 
 import logging
 import sys
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vfn import __version__
 from vfn.cli import explicit, known_tasks, plain, set_up_logging
+from vfn.comparing import compare
 from vfn.data.base import DataConfig, StainData, overlap
 from vfn.data.intensity import to_dtype
 from vfn.data.pixels import present, read_view, target_dtype
@@ -141,18 +142,20 @@ def _recorded(data: StainData, test: list[Any]) -> list[View]:
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Score a checkpoint (`ckpt`) or a folder (`pred`, `truth`) into `output`.
+    """Score a checkpoint (`ckpt`) or a folder (`pred`, `truth`), or `compare` runs, into `output`.
 
     Returns:
-        The summary, as in summary.json.
+        The summary, as in summary.json; of a comparison what compare.json holds.
     """
     set_up_logging()
     output = required(config, "output", "DIR")
     given = [key for key in ("ckpt", "pred", "truth") if config[key] is not None]
-    if given not in (["ckpt"], ["pred", "truth"]):
+    if config.compare:
+        given.append("compare")
+    if given not in (["ckpt"], ["pred", "truth"], ["compare"]):
         raise UserError(
             f"{' and '.join(given) or 'nothing'} given: say ckpt=CKPT for a model, "
-            "or pred=DIR truth=DIR for images"
+            "pred=DIR truth=DIR for images, or compare=[A,B] for evaluations that are there"
         )
     provenance = {
         "command": "python evaluate.py " + " ".join(HydraConfig.get().overrides.task),
@@ -160,6 +163,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
     }
+    if given == ["compare"]:
+        runs = config.compare if isinstance(config.compare, ListConfig) else [config.compare]
+        return compare([Path(str(run)) for run in runs], output, str(config.unit), provenance)
     if given == ["ckpt"]:
         predictor = make_predictor(config, Path(str(config.ckpt)))
         data, views = _test_data(config, predictor)

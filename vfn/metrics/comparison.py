@@ -160,6 +160,11 @@ def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
+def tests(comparisons: Sequence[Comparison], main: bool) -> int:
+    """How many tests a family holds: those whose Wilcoxon's p-value is defined."""
+    return sum(c.main is main and not math.isnan(c.result.p_wilcoxon) for c in comparisons)
+
+
 def make_units(a: ArrayLike, b: ArrayLike, units: Sequence[str]) -> Units:
     """Drop the fields where either figure is NaN or infinite, then average the fields of each unit.
 
