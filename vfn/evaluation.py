@@ -1,4 +1,4 @@
-"""`evaluate.py`: score a checkpoint on the test split, or any program's images against the truth."""
+"""`evaluate.py`: score a checkpoint on the test split, or any program's images; compare evaluations."""
 
 import logging
 import sys
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from vfn import __version__
 from vfn.checkpoint import load_checkpoint
 from vfn.cli import set_up_logging
+from vfn.comparing import compare
 from vfn.data.base import StainData, overlap
 from vfn.data.pixels import present, read_view
 from vfn.data.views import View
@@ -97,18 +98,20 @@ def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, lis
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Score a checkpoint (`ckpt`) or a folder (`pred`, `truth`) into `output`.
+    """Score a checkpoint (`ckpt`) or a folder (`pred`, `truth`), or `compare` runs, into `output`.
 
     Returns:
-        The summary, as in summary.json.
+        The summary, as in summary.json; of a comparison what compare.json holds.
     """
     set_up_logging()
     output = required(config, "output", "DIR")
     given = [key for key in ("ckpt", "pred", "truth") if config[key] is not None]
-    if given not in (["ckpt"], ["pred", "truth"]):
+    if config.compare:
+        given.append("compare")
+    if given not in (["ckpt"], ["pred", "truth"], ["compare"]):
         raise UserError(
             f"{' and '.join(given) or 'nothing'} given: say ckpt=CKPT for a model, "
-            "or pred=DIR truth=DIR for images"
+            "pred=DIR truth=DIR for images, or compare=[A,B] for evaluations that are there"
         )
     provenance = {
         "command": "python evaluate.py " + " ".join(HydraConfig.get().overrides.task),
@@ -116,6 +119,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
     }
+    if given == ["compare"]:
+        runs = config.compare if isinstance(config.compare, ListConfig) else [config.compare]
+        return compare([Path(str(run)) for run in runs], output, str(config.unit), provenance)
     if given == ["ckpt"]:
         checkpoint = load_checkpoint(Path(str(config.ckpt)))
         wanted = coverage(config) if checkpoint.uncertainty is not None else None
