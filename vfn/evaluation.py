@@ -25,6 +25,7 @@ from vfn.files import make_folder
 from vfn.inference.predictor import Predictor
 from vfn.metrics.pairs import FieldPair, FolderPairs
 from vfn.prediction import make_predictor, required
+from vfn.report.verdict import read_limits
 from vfn.scoring import score
 
 log = logging.getLogger(__name__)
@@ -154,6 +155,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             f"{' and '.join(given) or 'nothing'} given: say ckpt=CKPT for a model, "
             "or pred=DIR truth=DIR for images"
         )
+    limits = read_limits(plain(config.verdict))
     provenance = {
         "command": "python evaluate.py " + " ".join(HydraConfig.get().overrides.task),
         "vfn": __version__,
@@ -171,7 +173,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             "data": f"{data.config.name}, split by {data.config.split}, "
             f"{len(recipe['split']['train'])} training views",
         }
-        return score(CheckpointPairs(predictor, data, views, folder), output, provenance)
+        return score(CheckpointPairs(predictor, data, views, folder), output, provenance, limits)
     channels = tuple(str(c) for c in config.channels) or None
     pairs = FolderPairs(Path(str(config.pred)), Path(str(config.truth)), channels)
-    return score(pairs, make_folder(output), provenance)
+    return score(pairs, make_folder(output), provenance, limits)

@@ -134,6 +134,15 @@ class Verdict:
         told = decisive if len(decisive) > 1 else [j.sentence for j in judged[:2]]
         return [*filter(None, [self.remark]), *told][:WEIGHTIEST]
 
+    def as_dict(self) -> dict[str, Any]:
+        """For `summary.json`: the level, the weightiest reasons, the level of each criterion."""
+        levels = {criterion.key: None for criterion in CRITERIA}
+        return {
+            "level": self.level,
+            "reasons": self.reasons,
+            "criteria": levels | {j.key: j.level for j in self.judgements},
+        }
+
     @property
     def not_judged(self) -> list[Judgement]:
         """The criteria without a figure."""
@@ -227,7 +236,7 @@ def _judge(criterion: Criterion, figures: Figures, limits: Limits, fields: int) 
     try:
         value = criterion.figure(figures, fields)
     except _NotJudgedError as exc:
-        sentence = f"{criterion.title}: not judged, {exc}."
+        sentence = f"Not judged: {exc}."
         return Judgement(
             criterion.key, criterion.title, None, "-", wanted_use, wanted_care, sentence
         )
@@ -238,9 +247,9 @@ def _judge(criterion: Criterion, figures: Figures, limits: Limits, fields: int) 
     if value in limits.use:
         level, reached = LEVELS[0], f"enough for use: {wanted_use}"
     elif value in limits.care:
-        level, reached = LEVELS[1], f"use wants {wanted_use}"
+        level, reached = LEVELS[1], f"use needs {wanted_use}"
     else:
-        level, reached = LEVELS[2], f"even care wants {wanted_care}"
+        level, reached = LEVELS[2], f"even use with care needs {wanted_care}"
     return Judgement(
         criterion.key,
         criterion.title,
@@ -284,7 +293,7 @@ def _psnr_gain(figures: Figures, _: int) -> float:
 def _against_baseline(figures: Figures, value: float, _: str) -> str:
     side = "better" if value >= 0 else "worse"
     name = _best_baseline(figures)[0]
-    return f"The prediction is {abs(value):.2f} dB {side} than the {name}, which costs nothing"
+    return f"The prediction is {abs(value):.2f} dB {side} (PSNR, signal range) than the {name}, which costs nothing"
 
 
 def _shift(figures: Figures, _: int) -> float:
@@ -335,45 +344,45 @@ NO_OBJECTS = "nuclei were not looked for in this stain"
 # In the order of their weight for a reader.
 CRITERIA: tuple[Criterion, ...] = (
     Criterion(
-        "pearson", "agreement of bright and dark (Pearson r)", "least", ".3f", "",
+        "pearson", "agreement of bright and dark", "least", ".3f", "",
         ("pearson",), _column("pearson"), _says("Bright and dark places agree with r = {}"),
     ),
     Criterion(
-        "psnr_gain", "gain over the best baseline (PSNR, signal range)", "least", "+.2f", " dB",
+        "psnr_gain", "gain over the best baseline", "least", "+.2f", " dB",
         ("psnr_signal",), _psnr_gain, _against_baseline,
     ),
     Criterion(
-        "hallucinated", "nuclei that do not exist", "most", ".1%", "",
+        "hallucinated", "hallucinated nuclei", "most", ".1%", "",
         ("hallucinated", "objects_predicted"),
         _share("hallucinated", "objects_predicted", "no nucleus was predicted"),
         _says("{} of the predicted nuclei do not exist"),
     ),
     Criterion(
-        "missed", "nuclei that are lost", "most", ".1%", "",
+        "missed", "missed nuclei", "most", ".1%", "",
         ("missed", "objects_truth"),
         _share("missed", "objects_truth", "there is no nucleus in the truth"),
         _says("{} of the real nuclei are missing"),
     ),
     Criterion(
-        "f1_50", "nuclei found again (F1 at IoU 0.5)", "least", ".3f", "",
+        "f1_50", "nuclei found again", "least", ".3f", "",
         ("f1_50",), lambda figures, _: _mean(figures, "f1_50", NO_OBJECTS),
-        _says("Real and predicted nuclei match with F1 = {}"),
+        _says("Real and predicted nuclei match with F1 = {} at IoU 0.5"),
     ),
     Criterion(
-        "gain", "brightness (gain of prediction against truth)", "within", ".2f", "",
+        "gain", "brightness", "within", ".2f", "",
         ("gain",), _column("gain"),
         _says("Where the truth brightens by 1 grey level, the prediction brightens by {}"),
     ),
     Criterion(
-        "power_ratio", "fine detail (power of prediction over truth)", "within", ".2f", "",
+        "power_ratio", "fine detail", "within", ".2f", "",
         ("power_ratio",), _column("power_ratio"), _texture,
     ),
     Criterion(
-        "shift", "place (shift of prediction against truth)", "most", ".2f", " px",
+        "shift", "place", "most", ".2f", " px",
         ("shift_rows", "shift_columns"), _shift, _says("The prediction lies {} from the truth"),
     ),
     Criterion(
-        "coverage", "honesty of the intervals (coverage against the stated one)", "most", ".1%", "",
+        "coverage", "honesty of the intervals", "most", ".1%", "",
         ("coverage",), _coverage, _coverage_words,
     ),
     Criterion(
