@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig
 
 from vfn import __version__
 from vfn.checkpoint import load_checkpoint
-from vfn.cli import set_up_logging
+from vfn.cli import plain, set_up_logging
 from vfn.comparing import compare
 from vfn.data.base import StainData, overlap
 from vfn.data.pixels import present, read_view
@@ -23,6 +23,7 @@ from vfn.files import make_folder
 from vfn.inference.predictor import Predictor
 from vfn.metrics.pairs import FieldPair, FolderPairs
 from vfn.prediction import coverage, make_predictor, required
+from vfn.report.verdict import read_limits
 from vfn.scoring import score
 from vfn.trained import recorded, trained_data, true_targets
 
@@ -113,6 +114,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             f"{' and '.join(given) or 'nothing'} given: say ckpt=CKPT for a model, "
             "pred=DIR truth=DIR for images, or compare=[A,B] for evaluations that are there"
         )
+    limits = read_limits(plain(config.verdict))
     provenance = {
         "command": "python evaluate.py " + " ".join(HydraConfig.get().overrides.task),
         "vfn": __version__,
@@ -135,7 +137,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             "data": f"{data.config.name}, split by {data.config.split}, "
             f"{len(recipe['split']['train'])} training views",
         }
-        return score(CheckpointPairs(predictor, data, views, folder), output, provenance)
+        return score(CheckpointPairs(predictor, data, views, folder), output, provenance, limits)
     channels = tuple(str(c) for c in config.channels) or None
     pairs = FolderPairs(Path(str(config.pred)), Path(str(config.truth)), channels)
-    return score(pairs, make_folder(output), provenance)
+    return score(pairs, make_folder(output), provenance, limits)

@@ -16,9 +16,10 @@ from vfn.metrics.ranges import channel_ranges
 from vfn.progress import progress
 from vfn.report import figures, tables
 from vfn.report.console import channel_table, make_console
-from vfn.report.images import Strip, detail_strip, field_strip, worst_region
+from vfn.report.images import Strip, detail_pictures, field_pictures, worst_region
 from vfn.report.page import ShownField, render
 from vfn.report.results import ChannelResult, shown_rows
+from vfn.report.verdict import Limits, default_limits, judge
 
 __all__ = ["FieldPair", "FolderPairs", "PairSource", "score"]
 
@@ -29,7 +30,12 @@ SHOWN_IN_ALL = 24
 DETAILED_FIELDS = 3  # worst, median and best also at full resolution
 
 
-def score(source: PairSource, output: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def score(
+    source: PairSource,
+    output: Path,
+    provenance: Mapping[str, Any],
+    limits: Mapping[str, Limits] | None = None,
+) -> dict[str, Any]:
     """Score every field of the source and write what was found.
 
     Writes to `output`: `metrics.csv`, `baselines.csv`, `summary.json`, `report.html` and
@@ -41,10 +47,11 @@ def score(source: PairSource, output: Path, provenance: Mapping[str, Any]) -> di
         output: folder to write to, made if it is missing.
         provenance: how the predictions came about (command, checkpoint, data set); shown in the
             report.
+        limits: of the verdict; None for those that `conf/evaluate.yaml` ships.
 
     Returns:
         What `summary.json` holds: channel -> column -> mean, std, n; `range_full`, `range_signal`,
-        `baselines`.
+        `baselines`, `verdict`.
 
     Raises:
         UserError: no field, images that cannot be compared, an output that cannot be written.
@@ -54,15 +61,21 @@ def score(source: PairSource, output: Path, provenance: Mapping[str, Any]) -> di
     make_folder(output)
     results = list(_score_fields(source).values())
     summary = {result.name: result.summary() for result in results}
+    limits = limits or default_limits()
+    verdicts = {r.name: judge(summary[r.name], limits, len(r.rows)) for r in results}
+    for name, verdict in verdicts.items():
+        summary[name]["verdict"] = verdict.as_dict()
     shown = _pictures(source, results)
     tables.write_metrics(output / "metrics.csv", results)
     tables.write_baselines(output / "baselines.csv", results)
     tables.write_summary(output / "summary.json", summary)
     _write_figures(make_folder(output / "figures"), results, shown)
-    write_text(output / "report.html", render(results, summary, shown, provenance))
+    write_text(output / "report.html", render(results, summary, shown, verdicts, provenance))
     console = make_console()
     for name, part in summary.items():
         console.print(channel_table(name, part))
+        reasons = " ".join(verdicts[name].reasons)
+        console.print(f"verdict on {name}: {verdicts[name].level}. {reasons}", markup=False)
     console.print(f"report: {output / 'report.html'}", soft_wrap=True, markup=False)
     return summary
 
@@ -103,9 +116,8 @@ def _pictures(source: PairSource, results: Sequence[ChannelResult]) -> dict[str,
             placed[result.name][place] = ShownField(
                 result.rows[row],
                 why,
-                field_strip(pair, result),
-                detail_strip(pair, result, region) if region else None,
-                (region[0].start, region[1].start) if region else None,
+                field_pictures(pair, result, result.rows[row]),
+                detail_pictures(pair, result, result.rows[row], region) if region else None,
             )
     return {name: [fields[place] for place in sorted(fields)] for name, fields in placed.items()}
 
@@ -115,7 +127,7 @@ def _write_figures(
 ) -> None:
     for slug, result in zip(file_names(r.name for r in results), results, strict=True):
         strips: list[tuple[str, Strip]] = [
-            (f"{field.why}: {field.row.field}", field.whole)
+            (f"{field.why}: {field.row.field}", field.whole.strip)
             for field in shown[result.name][:DETAILED_FIELDS]
         ]
         drawn = {

@@ -1,4 +1,4 @@
-"""Pictures of one field: input, truth, prediction, error, small enough to embed in a page."""
+"""Pictures of one field, small enough to embed in a page: input, truth, prediction, error, mask."""
 
 import base64
 import io
@@ -13,17 +13,21 @@ from PIL import Image as PillowImage
 
 from vfn.metrics.pairs import FieldPair
 from vfn.metrics.ranges import Range
+from vfn.metrics.rows import Row
+from vfn.metrics.tolerance import error_mask
 from vfn.report.results import ChannelResult
 
 Pixels = NDArray[np.uint8]
 
-LONGEST_SIDE = 480  # pixels of an embedded picture of a whole field
+LONGEST_SIDE = 640  # pixels of an embedded picture of a whole field
 DETAIL_SIDE = 256  # pixels of a detail, embedded one to one
-WEBP_QUALITY = 78
+WEBP_QUALITIES = (78, 60, 40, 20)  # the first whose file is small enough
+HOPELESS = 3  # times the limit: more than any of the qualities can save
 # Black in the middle as fluorescence is: blue where signal was lost, red where it was invented.
 ERROR_COLOURS = LinearSegmentedColormap.from_list(
     "lost-invented", ["#b5e8ff", "#2f95ff", "#000000", "#ff4a26", "#ffdca8"]
 )
+MASK_COLOUR = (0, 220, 60)  # green, as in the paper's figure 6
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,22 @@ class Panel:
     title: str
     pixels: Pixels
 
-    def data_uri(self) -> str:
-        """The picture as WebP in a `data:` address."""
-        buffer = io.BytesIO()
-        PillowImage.fromarray(self.pixels).save(buffer, "WEBP", quality=WEBP_QUALITY, method=4)
-        return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    def data_uri(self, limit: float = math.inf) -> str:
+        """The picture as WebP in a `data:` address of at most `limit` characters.
+
+        It is compressed harder, and then halved, until it fits: noise is what needs that.
+        """
+        picture = PillowImage.fromarray(self.pixels)
+        while True:
+            for quality in WEBP_QUALITIES:
+                buffer = io.BytesIO()
+                picture.save(buffer, "WEBP", quality=quality, method=2)
+                uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+                if len(uri) <= limit or max(picture.size) == 1:
+                    return uri
+                if len(uri) > HOPELESS * limit:
+                    break
+            picture = picture.reduce(2)
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class Strip:
     """Pictures of one region side by side, with the length that a scale bar stands for.
 
     Attributes:
-        panels: inputs, truth, prediction, error.
+        panels: the pictures.
         bar_um: length of the scale bar in micrometres, None without a pixel size.
         bar_share: the same as a fraction of the picture's width.
     """
@@ -55,9 +70,49 @@ class Strip:
     bar_share: float
 
 
-def field_strip(pair: FieldPair, result: ChannelResult) -> Strip:
-    """The whole field, reduced to `LONGEST_SIDE`."""
-    return _strip(pair, result, (slice(None), slice(None)))
+@dataclass(frozen=True)
+class Pictures:
+    """What a page shows of one region of a field.
+
+    Attributes:
+        inputs: each in its own display range.
+        truth: on the channel's signal range.
+        prediction: on the same range.
+        error: prediction minus truth in `ERROR_COLOURS`.
+        mask: the prediction with the pixels beyond the field's tolerance threshold in green; None
+            where no threshold is defined.
+        top: first row of the region in the field.
+        left: first column.
+        height: rows of the region, in pixels of the field.
+        width: columns.
+        bar_um: see `Strip`.
+        bar_share: see `Strip`.
+    """
+
+    inputs: tuple[Panel, ...]
+    truth: Panel
+    prediction: Panel
+    error: Panel
+    mask: Panel | None
+    top: int
+    left: int
+    height: int
+    width: int
+    bar_um: float | None
+    bar_share: float
+
+    @property
+    def strip(self) -> Strip:
+        """All pictures side by side."""
+        mask = (self.mask,) if self.mask else ()
+        panels = (*self.inputs, self.truth, self.prediction, self.error, *mask)
+        return Strip(panels, self.bar_um, self.bar_share)
+
+
+def field_pictures(pair: FieldPair, result: ChannelResult, row: Row) -> Pictures:
+    """The whole field, reduced to `LONGEST_SIDE`; `row` holds its figures."""
+    height, width = pair.truth.shape[1:]
+    return _pictures(pair, result, row, (slice(0, height), slice(0, width)))
 
 
 def worst_region(pair: FieldPair, channel: str) -> tuple[slice, slice] | None:
@@ -76,28 +131,46 @@ def worst_region(pair: FieldPair, channel: str) -> tuple[slice, slice] | None:
     return slice(int(top), int(top) + DETAIL_SIDE), slice(int(left), int(left) + DETAIL_SIDE)
 
 
-def detail_strip(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice]) -> Strip:
+def detail_pictures(
+    pair: FieldPair, result: ChannelResult, row: Row, region: tuple[slice, slice]
+) -> Pictures:
     """A region of the field, pixel by pixel."""
-    return _strip(pair, result, region)
+    return _pictures(pair, result, row, region)
 
 
-def _strip(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice]) -> Strip:
+def _pictures(
+    pair: FieldPair, result: ChannelResult, row: Row, region: tuple[slice, slice]
+) -> Pictures:
     index = pair.channels.index(result.name)
-    truth = pair.truth[index].astype(np.float32)
-    prediction = pair.prediction[index].astype(np.float32)
-    shown = Range(result.ranges.signal.low, result.ranges.signal.low + result.signal_width)
-    panels = []
+    truth, prediction = pair.truth[index], pair.prediction[index]
+    signal = Range(result.ranges.signal.low, result.ranges.signal.low + result.signal_width)
+    inputs = []
     if pair.inputs is not None:
         names = pair.input_channels or tuple(f"input {i + 1}" for i in range(len(pair.inputs)))
         for name, plane in zip(names, pair.inputs, strict=True):
             own = Range(*(float(q) for q in np.percentile(plane, (0.1, 99.9))))
-            panels.append(Panel(f"input: {name}", _grey(plane[region], own)))
-    panels.append(Panel("truth", _grey(truth[region], shown)))
-    panels.append(Panel("prediction", _grey(prediction[region], shown)))
-    limit = result.error_scale * result.signal_width
-    panels.append(Panel("error", _error((prediction - truth)[region], limit)))
-    bar_um, share = scale_bar(truth[region].shape[1], pair.pixel_size)
-    return Strip(tuple(panels), bar_um, share)
+            inputs.append(Panel(f"input: {name}", _grey(plane[region], own)))
+    shown = _grey(prediction[region], signal)
+    error = prediction[region].astype(np.float32) - truth[region].astype(np.float32)
+    mask = None
+    if row.tolerance is not None:
+        beyond = error_mask(
+            prediction[region], truth[region], row.tolerance.threshold, result.ranges.full.width
+        )
+        mask = Panel("beyond tolerance", _painted(shown, beyond))
+    (rows, columns), (height, width) = region, error.shape
+    return Pictures(
+        tuple(inputs),
+        Panel("truth", _grey(truth[region], signal)),
+        Panel("prediction", shown),
+        Panel("error", _error(error, result.error_scale * result.signal_width)),
+        mask,
+        rows.start,
+        columns.start,
+        height,
+        width,
+        *scale_bar(width, pair.pixel_size),
+    )
 
 
 def _grey(image: NDArray[Any], shown: Range) -> Pixels:
@@ -110,6 +183,13 @@ def _error(error: NDArray[np.float32], limit: float) -> Pixels:
     rgba = ERROR_COLOURS(np.nan_to_num(_shrink(error) / (2 * limit) + 0.5).clip(0, 1), bytes=True)
     pixels: Pixels = np.ascontiguousarray(rgba[..., :3], np.uint8)
     return pixels
+
+
+def _painted(grey: Pixels, mask: NDArray[np.bool_]) -> Pixels:
+    """Green over the picture, as dense as the pixels of the mask lie under each of its own."""
+    share = _shrink(mask)[..., None]
+    painted: Pixels = (grey[..., None] * (1 - share) + share * MASK_COLOUR).round().astype(np.uint8)
+    return painted
 
 
 def _shrink(image: NDArray[Any]) -> NDArray[np.float32]:

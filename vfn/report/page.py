@@ -6,15 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfn.metrics.rows import COLUMNS, Row
+from vfn.metrics.tolerance import STEPS
 from vfn.report import figures
+from vfn.report.blocks import Block, Place, chart
 from vfn.report.html import environment, plain_text, today, versions
-from vfn.report.images import Strip
+from vfn.report.images import LONGEST_SIDE, Pictures
 from vfn.report.results import MODEL, ChannelResult, best_systems, label
+from vfn.report.verdict import Level, Verdict
 from vfn.report.wording import SPECS, TITLES, findings, number
 
 # The columns that a reader should go by come first; the CSV keeps its promised order.
 SHOWN_COLUMNS = sorted(COLUMNS, key=lambda c: (not c.endswith("_signal"), c != "pearson"))
-OPEN_TABLE_ROWS = 24  # a longer table of fields starts folded
+# Characters of all pictures together, which keeps the page below 15 MB whatever the images hold.
+PICTURES_LIMIT = 10e6
+OPEN_FIELDS = 3  # worst, median, best; the others open when they are chosen
+# Class in the page, word.
+MARKS: dict[Level | None, tuple[str, str]] = {
+    "use": ("use", "Use"),
+    "care": ("care", "Use with care"),
+    "do not use": ("not", "Do not use"),
+    None: ("none", "Not judged"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,21 +38,40 @@ class ShownField:
         why: "worst", "median", "best" or its place in the ranking.
         whole: pictures of the whole field.
         detail: pictures of its worst region at full resolution, if the whole is shown reduced.
-        detail_place: (row, column) of the region's upper left pixel.
     """
 
     row: Row
     why: str
-    whole: Strip
-    detail: Strip | None = None
-    detail_place: tuple[int, int] | None = None
+    whole: Pictures
+    detail: Pictures | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A found place in the pictures of a shown field.
+
+    Attributes:
+        anchor: what links to it name; empty for a mark that no link leads to.
+        kind: of the place.
+        words: what is written beside it when a link led there.
+        left: share of the picture's width, 0 to 1.
+        top: share of its height.
+    """
+
+    anchor: str
+    kind: str
+    words: str
+    left: float
+    top: float
 
 
 def render(
     results: Sequence[ChannelResult],
     summary: Mapping[str, Any],
     shown: Mapping[str, Sequence[ShownField]],
+    verdicts: Mapping[str, Verdict],
     provenance: Mapping[str, Any],
+    blocks: Mapping[str, Sequence[Block]] | None = None,
 ) -> str:
     """The page as text.
 
@@ -48,11 +79,20 @@ def render(
         results: the channels in their order.
         summary: what `summary.json` holds.
         shown: channel -> fields with pictures, worst, median, best first.
+        verdicts: channel -> whether it can be used.
         provenance: how the images came about (command, checkpoint, data set), shown as it is.
+        blocks: channel -> what else was measured, shown after the curves.
     """
     sections = [
-        _section(number_, result, summary[result.name], shown[result.name])
-        for number_, result in enumerate(results)
+        _section(
+            f"stain-{i}",
+            result,
+            summary[result.name],
+            shown[result.name],
+            verdicts[result.name],
+            (blocks or {}).get(result.name, ()),
+        )
+        for i, result in enumerate(results)
     ]
     return (
         environment()
@@ -61,7 +101,9 @@ def render(
             title=", ".join(result.name for result in results),
             fields=len({index for result in results for index in result.indices}),
             sections=sections,
-            glance=[_glance(result, summary[result.name]) for result in results],
+            marks=MARKS,
+            picture_limit=PICTURES_LIMIT / max(_count_pictures(shown), 1),
+            longest_side=LONGEST_SIDE,
             columns=[(column, TITLES[column]) for column in SHOWN_COLUMNS],
             has_baselines=any(result.baselines for result in results),
             provenance={str(key): plain_text(value) for key, value in provenance.items()},
@@ -72,24 +114,45 @@ def render(
 
 
 def _section(
-    number_: int, result: ChannelResult, summary: Mapping[str, Any], shown: Sequence[ShownField]
+    anchor: str,
+    result: ChannelResult,
+    summary: Mapping[str, Any],
+    shown: Sequence[ShownField],
+    verdict: Verdict,
+    blocks: Sequence[Block],
 ) -> dict[str, Any]:
     full, signal = result.ranges.full, result.ranges.signal
-    themes = (("light", figures.LIGHT), ("dark", figures.DARK))
+    anchors = {field.row.field: f"{anchor}-field-{i}" for i, field in enumerate(shown)}
+    places: dict[str, list[Place]] = {}
+    for block in blocks:
+        for place in block.places:
+            places.setdefault(place.field, []).append(place)
     return {
-        "anchor": f"stain-{number_}",
+        "anchor": anchor,
         "name": result.name,
+        "verdict": verdict,
+        "glance": _glance(result, summary),
         "findings": findings(result, summary),
         "systems": _systems(result, summary),
-        "shown": shown,
-        "rows": [
-            (row.field, [_cell(row, column) for column in SHOWN_COLUMNS], row.note)
-            for row in result.rows
+        "shown": [
+            _shown(anchors[field.row.field], field, i < OPEN_FIELDS, result, places)
+            for i, field in enumerate(shown)
         ],
-        "open": len(result.rows) <= OPEN_TABLE_ROWS,
-        "tolerance": {n: figures.png_uri(figures.tolerance_curve(result, t)) for n, t in themes},
-        "scatter": {n: figures.png_uri(figures.scatter(result, t)) for n, t in themes},
-        "error_bar": {n: figures.png_uri(figures.error_bar(result, t)) for n, t in themes},
+        "rows": [
+            (row.field, anchors.get(row.field), [_cell(row, c) for c in SHOWN_COLUMNS], row.note)
+            for row in (result.rows[i] for i in result.ranking())
+        ],
+        "blocks": [_curves(result), *blocks],
+        "links": {
+            place: mark_anchor(anchors[name], number_)
+            for name, found in places.items()
+            if name in anchors
+            for number_, place in enumerate(found)
+        },
+        "error_bar": chart(
+            lambda theme: figures.error_bar(result, theme),
+            "colour bar of the error pictures: blue too dark, black equal, red too bright",
+        ),
         "error_scale": f"{100 * result.error_scale:g}",
         "full": f"{full.low:g} to {full.high:g}",
         "full_origin": result.ranges.full_origin,
@@ -97,6 +160,95 @@ def _section(
         "count": len(result.rows),
         "pixels": f"{result.ranges.pixels:,}".replace(",", " "),
     }
+
+
+def _count_pictures(shown: Mapping[str, Sequence[ShownField]]) -> int:
+    return sum(
+        len(pictures.strip.panels)
+        for fields in shown.values()
+        for field in fields
+        for pictures in (field.whole, field.detail)
+        if pictures is not None
+    )
+
+
+def mark_anchor(field_anchor: str, index: int) -> str:
+    """What a link to the mark of a field's place number `index` names."""
+    return f"{field_anchor}-mark-{index}"
+
+
+def _shown(
+    anchor: str,
+    field: ShownField,
+    is_open: bool,
+    result: ChannelResult,
+    places: Mapping[str, Sequence[Place]],
+) -> dict[str, Any]:
+    """A shown field as the template wants it."""
+    found = [
+        (mark_anchor(anchor, i), place) for i, place in enumerate(places.get(field.row.field, ()))
+    ]
+    return {
+        "anchor": anchor,
+        "why": field.why,
+        "row": field.row,
+        "open": is_open,
+        "whole": field.whole,
+        "marks": [_mark(key, place, field.whole) for key, place in found],
+        "detail": field.detail,
+        "detail_marks": [
+            _mark("", place, field.detail)
+            for _, place in found
+            if field.detail is not None
+            and 0 <= place.row - field.detail.top < field.detail.height
+            and 0 <= place.column - field.detail.left < field.detail.width
+        ],
+        "beyond": _beyond(field.row, result.ranges.full.width),
+    }
+
+
+def _mark(anchor: str, place: Place, pictures: Pictures) -> Mark:
+    return Mark(
+        anchor,
+        place.kind,
+        ", ".join(filter(None, [place.kind, place.words])),
+        (place.column + 0.5 - pictures.left) / pictures.width,
+        (place.row + 0.5 - pictures.top) / pictures.height,
+    )
+
+
+def _beyond(row: Row, full_width: float) -> str:
+    """What the mask of a field shows, in figures."""
+    if row.tolerance is None:
+        return ""
+    threshold = row.tolerance.threshold
+    share = row.tolerance.spatial[round(threshold * STEPS)]
+    return (
+        f"Green: {100 * share:.2f} % of the pixels are off by more than this field's tolerance "
+        f"threshold, {100 * threshold:.0f} % of the full range "
+        f"({_grey_levels(threshold * full_width)})."
+    )
+
+
+def _curves(result: ChannelResult) -> Block:
+    return Block(
+        "Curves",
+        charts=(
+            chart(
+                lambda theme: figures.tolerance_curve(result, theme),
+                f"tolerance curve of {result.name}",
+                "Sum of the intensity error of the pixels within the threshold (IE) and the share "
+                "of pixels beyond it (SE). The dot is the lowest point of the mean curve; thin "
+                "lines are single fields. Both axes are logarithmic above their first step.",
+            ),
+            chart(
+                lambda theme: figures.scatter(result, theme),
+                f"predicted against true intensity of {result.name}",
+                "Every pixel of every field. On the line the prediction equals the truth; below it "
+                "the prediction is too dark, above too bright.",
+            ),
+        ),
+    )
 
 
 def _systems(result: ChannelResult, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -150,3 +302,7 @@ def _cell(row: Row, column: str) -> str:
     if math.isnan(value):
         return "-"
     return "∞" if math.isinf(value) else format(value, SPECS[column])
+
+
+def _grey_levels(value: float) -> str:
+    return f"{value:.0f} grey levels" if value >= 100 else f"{value:.3g} grey levels"
