@@ -1,6 +1,7 @@
 """`evaluate.py`: score a checkpoint on the test split, or any program's images; compare evaluations."""
 
 import logging
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from vfn.data.views import View
 from vfn.errors import UserError
 from vfn.files import make_folder
 from vfn.inference.predictor import Predictor
+from vfn.metrics.features import require_cp_measure
 from vfn.metrics.pairs import FieldPair, FolderPairs
+from vfn.metrics.stain import Nuclei
 from vfn.prediction import coverage, make_predictor, required
 from vfn.report.verdict import read_limits
-from vfn.scoring import score
+from vfn.scoring import Settings, score
 from vfn.trained import recorded, trained_data, true_targets
 
 log = logging.getLogger(__name__)
@@ -98,6 +101,33 @@ def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, lis
     return data, views
 
 
+def _settings(config: DictConfig) -> Settings:
+    """What is asked of the stains beyond their pixels."""
+    nuclei = tuple(str(name) for name in config.nuclei)
+    features = None
+    if config.features:
+        require_cp_measure()
+        cells = None if config.cells is None else str(config.cells)
+        features = (nuclei[0] if nuclei else None, cells)
+    if not 0 <= config.survives <= 1:
+        raise UserError(f"survives={config.survives}: give a correlation, 0 to 1")
+    limits = read_limits(plain(config.verdict))
+    return Settings(limits, Nuclei(nuclei), features, float(config.survives))
+
+
+def _wells(pattern: str | None) -> re.Pattern[str] | None:
+    """The expression that finds wells in the names of fields."""
+    if pattern is None:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as exc:
+        raise UserError(f"wells={pattern}: is no regular expression ({exc})") from exc
+    if "well" not in compiled.groupindex:
+        raise UserError(f"wells={pattern}: name the part that is the well (?P<well>...)")
+    return compiled
+
+
 def evaluate(config: DictConfig) -> dict[str, Any]:
     """Score a checkpoint (`ckpt`) or a folder (`pred`, `truth`), or `compare` runs, into `output`.
 
@@ -114,7 +144,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             f"{' and '.join(given) or 'nothing'} given: say ckpt=CKPT for a model, "
             "pred=DIR truth=DIR for images, or compare=[A,B] for evaluations that are there"
         )
-    limits = read_limits(plain(config.verdict))
+    settings = _settings(config)
     provenance = {
         "command": "python evaluate.py " + " ".join(HydraConfig.get().overrides.task),
         "vfn": __version__,
@@ -137,7 +167,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             "data": f"{data.config.name}, split by {data.config.split}, "
             f"{len(recipe['split']['train'])} training views",
         }
-        return score(CheckpointPairs(predictor, data, views, folder), output, provenance, limits)
+        return score(CheckpointPairs(predictor, data, views, folder), output, provenance, settings)
     channels = tuple(str(c) for c in config.channels) or None
-    pairs = FolderPairs(Path(str(config.pred)), Path(str(config.truth)), channels)
+    pred = config.pred if isinstance(config.pred, ListConfig) else [config.pred]
+    pairs = FolderPairs(
+        [Path(str(folder)) for folder in pred],
+        Path(str(config.truth)),
+        channels,
+        [str(name) for name in config.inputs],
+        _wells(config.wells),
+    )
     return score(pairs, make_folder(output), provenance, limits)

@@ -5,19 +5,31 @@ for the figures, and again for the few fields that the report shows.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vfn.data.store import in_parallel
 from vfn.errors import UserError
 from vfn.files import make_folder, replacing, write_text
+from vfn.metrics.features import (
+    SURVIVES,
+    FeatureResult,
+    compare_features,
+    object_channels,
+    require_cp_measure,
+)
 from vfn.metrics.pairs import FieldPair, FolderPairs, PairSource
 from vfn.metrics.ranges import channel_ranges
+from vfn.metrics.stain import Measured, Nuclei, measure
 from vfn.progress import progress
 from vfn.report import figures, tables
 from vfn.report.console import channel_table, make_console
+from vfn.report.feature_figures import write_features
 from vfn.report.images import Strip, detail_pictures, field_pictures, worst_region
 from vfn.report.page import ShownField, render
+from vfn.report.parts import OBJECTS_HEADER, blocks, found_rows
 from vfn.report.results import ChannelResult, shown_rows
 from vfn.report.verdict import Limits, default_limits, judge
 
@@ -30,16 +42,35 @@ SHOWN_IN_ALL = 24
 DETAILED_FIELDS = 3  # worst, median and best also at full resolution
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of predicted stains beyond their pixels.
+
+    Attributes:
+        limits: of the verdict; None for those that `conf/evaluate.yaml` ships.
+        nuclei: in which channels nuclei are looked for.
+        features: measure CellProfiler's features over objects that are found in these channels, of
+            nuclei and of cell bodies, None for the usual names; None altogether measures none.
+        survives: r from which a feature is said to survive.
+    """
+
+    limits: Mapping[str, Limits] | None = None
+    nuclei: Nuclei = Nuclei()
+    features: tuple[str | None, str | None] | None = None
+    survives: float = SURVIVES
+
+
 def score(
     source: PairSource,
     output: Path,
     provenance: Mapping[str, Any],
-    limits: Mapping[str, Limits] | None = None,
+    settings: Settings | None = None,
 ) -> dict[str, Any]:
     """Score every field of the source and write what was found.
 
-    Writes to `output`: `metrics.csv`, `baselines.csv`, `summary.json`, `report.html` and
-    `figures/<channel>_overview.png`, `_tolerance.png`, `_scatter.png`, each whole or not at all.
+    Writes to `output`: `metrics.csv`, `baselines.csv`, `objects.csv`, `summary.json`, `report.html` and
+    `figures/<channel>_overview.png`, `_tolerance.png`, `_scatter.png`, each whole or not at all; with
+    features `features.csv`.
     Prints a table for each channel and the path of the report.
 
     Args:
@@ -47,7 +78,7 @@ def score(
         output: folder to write to, made if it is missing.
         provenance: how the predictions came about (command, checkpoint, data set); shown in the
             report.
-        limits: of the verdict; None for those that `conf/evaluate.yaml` ships.
+        settings: what is asked of the stains; None for what `conf/evaluate.yaml` ships.
 
     Returns:
         What `summary.json` holds: channel -> column -> mean, std, n; `range_full`, `range_signal`,
@@ -59,18 +90,29 @@ def score(
     if not len(source):
         raise UserError("no field to score; check the folders and the split that was asked for")
     make_folder(output)
-    results = list(_score_fields(source).values())
+    settings = settings or Settings()
+    if settings.features is not None:
+        require_cp_measure()
+    results = list(_score_fields(source, settings.nuclei).values())
     summary = {result.name: result.summary() for result in results}
-    limits = limits or default_limits()
+    features = _features(source, results, settings)
+    if features is not None:
+        for name, part in summary.items():
+            own = replace(features, rows=features.of_channel(name))
+            part["features"] = own.summary(settings.survives)
+        write_features(output / "features.csv", features, settings.survives)
+    limits = settings.limits or default_limits()
     verdicts = {r.name: judge(summary[r.name], limits, len(r.rows)) for r in results}
     for name, verdict in verdicts.items():
         summary[name]["verdict"] = verdict.as_dict()
     shown = _pictures(source, results)
+    parts = {r.name: blocks(r, summary[r.name], features, settings.survives) for r in results}
     tables.write_metrics(output / "metrics.csv", results)
     tables.write_baselines(output / "baselines.csv", results)
+    tables.write_csv(output / "objects.csv", OBJECTS_HEADER, found_rows(results))
     tables.write_summary(output / "summary.json", summary)
     _write_figures(make_folder(output / "figures"), results, shown)
-    write_text(output / "report.html", render(results, summary, shown, verdicts, provenance))
+    write_text(output / "report.html", render(results, summary, shown, verdicts, provenance, parts))
     console = make_console()
     for name, part in summary.items():
         console.print(channel_table(name, part))
@@ -80,15 +122,39 @@ def score(
     return summary
 
 
-def _score_fields(source: PairSource) -> dict[str, ChannelResult]:
-    results = {name: ChannelResult(name, ranges) for name, ranges in channel_ranges(source).items()}
-    for index in progress(range(len(source)), len(source), "scoring"):
-        pair = source.pair(index)
-        _check_pair(pair)
-        for i, name in enumerate(pair.channels):
-            baselines = {key: images[i] for key, images in pair.baselines.items()}
-            results[name].add(index, pair.field, pair.prediction[i], pair.truth[i], baselines)
+def _score_fields(source: PairSource, nuclei: Nuclei) -> dict[str, ChannelResult]:
+    ranges = channel_ranges(source)
+    results = {name: ChannelResult(name, own) for name, own in ranges.items()}
+
+    def pairs() -> Iterator[FieldPair]:  # taken by one thread: a network may make them
+        for index in range(len(source)):
+            pair = source.pair(index)
+            _check_pair(pair)
+            yield pair
+
+    def work(pair: FieldPair) -> tuple[FieldPair, tuple[Measured, ...]]:
+        return pair, measure(pair, ranges, nuclei)
+
+    scored = in_parallel(work, pairs(), "scoring", len(source), ahead=1)
+    for index, (pair, measured) in enumerate(scored):
+        for i, one in enumerate(measured):
+            results[pair.channels[i]].add(index, pair, i, one)
     return results
+
+
+def _features(
+    source: PairSource, results: Sequence[ChannelResult], settings: Settings
+) -> FeatureResult | None:
+    """Feature fidelity, if it was asked for."""
+    if settings.features is None:
+        return None
+    pair = source.pair(0)
+    channels = object_channels(
+        [*pair.input_channels, *(result.name for result in results)],
+        [result.name for result in results],
+        *settings.features,
+    )
+    return compare_features(source, channels)
 
 
 def _check_pair(pair: FieldPair) -> None:

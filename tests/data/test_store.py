@@ -276,7 +276,9 @@ def test_where_stores_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(count=st.integers(0, 60))
 def test_results_come_in_order(count: int) -> None:
-    assert list(in_parallel(lambda i: i * i, range(count), "test")) == [i * i for i in range(count)]
+    assert list(in_parallel(lambda i: i * i, range(count), "test", count)) == [
+        i * i for i in range(count)
+    ]
 
 
 def test_the_work_never_runs_far_ahead() -> None:
@@ -286,7 +288,7 @@ def test_the_work_never_runs_far_ahead() -> None:
         started.append(i)
         return i
 
-    results: Iterator[int] = in_parallel(work, range(1000), "test")
+    results: Iterator[int] = in_parallel(work, range(1000), "test", 1000)
     for taken in range(50):
         next(results)
         assert len(started) <= taken + 1 + 4 * (os.cpu_count() or 1) + 1
@@ -301,4 +303,4 @@ def test_an_error_ends_the_work() -> None:
         return i
 
     with pytest.raises(UserError, match="30: is damaged"):
-        list(in_parallel(work, range(1000), "test"))
+        list(in_parallel(work, range(1000), "test", 1000))

@@ -31,7 +31,7 @@ class Shifts:
     def measured(self, views: Sequence[View], store: PlaneStore) -> "Shifts":
         """With the shifts of `views`: those that are known, and the others measured."""
         new = [view for view in views if view.name not in self.by_view]
-        found = in_parallel(lambda view: _measure(view, store), new, "measuring shifts")
+        found = in_parallel(lambda view: _measure(view, store), new, "measuring shifts", len(new))
         by_view = {**self.by_view, **dict(zip([v.name for v in new], found, strict=True))}
         if self.usual or not views:
             return Shifts(by_view, self.usual)

@@ -31,8 +31,16 @@ SHARD_BYTES = 256 * 2**20  # small enough that an interrupted decoding loses lit
 ALIGNMENT = 64  # bytes: every plane starts on a cache line
 
 
-def in_parallel(work: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[R]:
-    """`work` of each item, in order, by as many threads as there are cores; with a progress bar."""
+def in_parallel(
+    work: Callable[[T], R], items: Iterable[T], label: str, count: int, ahead: int = 4
+) -> Iterator[R]:
+    """`work` of each item, in order, by as many threads as there are cores; with a progress bar.
+
+    Args:
+        items: taken one by one by the thread that asks for results.
+        count: how many there are.
+        ahead: items of each thread that may wait for it, or for their results to be taken.
+    """
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
 
@@ -40,13 +48,13 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], label: str) -> Itera
             pending: deque[Future[R]] = deque()
             for item in items:
                 pending.append(pool.submit(work, item))
-                if len(pending) > 4 * workers:  # bounds what waits when the taker is slow
+                if len(pending) > ahead * workers:  # bounds what waits when the taker is slow
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
 
         try:
-            yield from progress(results(), len(items), label)
+            yield from progress(results(), count, label)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -137,7 +145,9 @@ class PlaneStore:
 
     def _decode(self, planes: Sequence[Plane], keys: dict[Plane, str]) -> None:
         assert self.folder is not None
-        decoded = zip(planes, in_parallel(_read, planes, "decoding images"), strict=True)
+        decoded = zip(
+            planes, in_parallel(_read, planes, "decoding images", len(planes)), strict=True
+        )
         number = 1 + max((int(p.stem) for p in self.folder.glob("*.planes")), default=-1)
         first, done = next(decoded), 0
         self._check_space(first[1].nbytes * len(planes))

@@ -127,7 +127,9 @@ def survey(
         )
         return view, arrays, numbers
 
-    for view, arrays, numbers in in_parallel(measure, [*train, *others], "reading images"):
+    for view, arrays, numbers in in_parallel(
+        measure, [*train, *others], "reading images", len(train) + len(others)
+    ):
         for channel, (plane, array) in enumerate(
             zip(view.inputs + view.targets, arrays, strict=True)
         ):
@@ -175,7 +177,9 @@ def mean_images(train: Sequence[View], store: PlaneStore, channels: int) -> list
     """
     means = [MeanImage() for _ in range(channels)]
     whole = [replace(view, region=None, offsets=()) for view in train]
-    for arrays in in_parallel(lambda view: read_view(view, store), whole, "averaging fields"):
+    for arrays in in_parallel(
+        lambda view: read_view(view, store), whole, "averaging fields", len(whole)
+    ):
         for mean, array in zip(means, arrays, strict=True):
             if array is not None:
                 mean.add(array)

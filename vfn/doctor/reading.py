@@ -109,4 +109,6 @@ def _views(entry: Field, task: Task) -> tuple[tuple[View, ...], str]:
 
 def read_fields(fields: Sequence[Field], task: Task) -> Iterator[FieldStats]:
     """`read_field` of each, in order, by as many threads as there are cores."""
-    return in_parallel(lambda entry: read_field(entry, task), fields, "looking at fields")
+    return in_parallel(
+        lambda entry: read_field(entry, task), fields, "looking at fields", len(fields)
+    )

@@ -113,6 +113,7 @@ class FolderPairs:
             of one channel each may tell by a token of their path which of these it is.
         inputs: names of real channels that stay beside the predictions: images of the truth folder
             whose path holds the name as a token, or the channel of that name in a field's truth.
+        wells: its group "well" is looked for in the name of a field.
 
     Raises:
         UserError: a folder missing or empty, both folders the same, predictions without truth or
@@ -125,7 +126,9 @@ class FolderPairs:
         truth: Path,
         channels: Sequence[str] | None = None,
         inputs: Sequence[str] = (),
+        wells: re.Pattern[str] | None = None,
     ) -> None:
+        self.wells = wells
         self.channels = tuple(channels) if channels else None
         self.inputs = tuple(inputs)
         self.truth_root = truth
@@ -253,7 +256,17 @@ class FolderPairs:
             pixel_size=next((p.pixel_size for p in parts if p.pixel_size), None),
             halfwidth=np.stack([halfwidths.get(n, unknown) for n in names]) if halfwidths else None,
             coverage=next(iter(coverages), None),
+            well=self._well(field),
         )
+
+    def _well(self, field: str) -> str | None:
+        found = self.wells.search(field) if self.wells else None
+        if self.wells and not found:
+            raise UserError(
+                f"wells={self.wells.pattern}: is not found in the name of field {field}; give an "
+                "expression that fits all"
+            )
+        return found["well"] if found else None
 
     def _read(self, match: _Match) -> _Scored:
         """One prediction file and its truth."""

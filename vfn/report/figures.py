@@ -61,7 +61,7 @@ def overview(result: ChannelResult, strips: Sequence[tuple[str, Strip]]) -> Figu
     tallest = max(p.pixels.shape[0] / p.pixels.shape[1] for _, s in strips for p in s.panels)
     row_inches = PANEL_INCHES * min(tallest, 1.6) + 0.35
     size = (PANEL_INCHES * len(titles) + 0.3, row_inches * len(strips) + 1.45)
-    figure = _figure(LIGHT, size)
+    figure = new_figure(LIGHT, size)
     grid = figure.add_gridspec(2, 1, height_ratios=(row_inches * len(strips) + 0.5, 0.95))
     pictures, bars = (figure.add_subfigure(grid[i]) for i in range(2))
     axes = pictures.subplots(len(strips), len(titles), squeeze=False)
@@ -99,7 +99,7 @@ def overview(result: ChannelResult, strips: Sequence[tuple[str, Strip]]) -> Figu
 
 def tolerance_curve(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
     """Tolerance curve (paper eq. 7): mean over fields, each field thin, baselines beside."""
-    figure = _figure(theme, (5.2, 3.6))
+    figure = new_figure(theme, (5.2, 3.6))
     axis = figure.add_subplot()
     percent = 100 * THRESHOLDS
     for system, colour in zip(result.systems(), _cycle(theme), strict=False):
@@ -126,7 +126,7 @@ def tolerance_curve(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
     axis.set_xlabel("threshold i, % of the full range", fontsize=9)
     axis.set_ylabel("IE + SE (lower is better)", fontsize=9)
     axis.set_title(f"{result.name}: tolerance level = lowest point", fontsize=10)
-    _dress(axis, theme)
+    dress(axis, theme)
     if axis.lines:
         axis.legend(fontsize=8, frameon=False, labelcolor=theme.ink)
     return figure
@@ -134,7 +134,7 @@ def tolerance_curve(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
 
 def scatter(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
     """Predicted against true intensity of every pixel of all fields, as counts in squares."""
-    figure = _figure(theme, (4.8, 4.2))
+    figure = new_figure(theme, (4.8, 4.2))
     axis = figure.add_subplot()
     shown, signal = result.scatter_range, result.ranges.signal
     extent = (shown.low, shown.high, shown.low, shown.high)
@@ -155,7 +155,7 @@ def scatter(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
     axis.set_ylabel("prediction, grey levels", fontsize=9)
     share = 100 * result.scatter_share
     axis.set_title(f"{result.name}: {share:.4g} % of all pixels", fontsize=10)
-    _dress(axis, theme)
+    dress(axis, theme)
     bar = figure.colorbar(picture, ax=axis, shrink=0.85)
     bar.set_label("pixels in a square", fontsize=8, color=theme.ink)
     bar.ax.tick_params(labelsize=8, colors=theme.ink, which="both")
@@ -164,7 +164,7 @@ def scatter(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
 
 def error_bar(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
     """The colour bar of the error pictures, for the page."""
-    figure = _figure(theme, (4.6, 0.75))
+    figure = new_figure(theme, (4.6, 0.75))
     limit = result.error_scale * result.signal_width
     _colour_bar(
         figure,
@@ -178,7 +178,8 @@ def error_bar(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
     return figure
 
 
-def _figure(theme: Theme, size: tuple[float, float]) -> Figure:
+def new_figure(theme: Theme, size: tuple[float, float]) -> Figure:
+    """An empty figure of this size (inches) in the colours of the theme."""
     figure = Figure(figsize=size, layout="constrained", facecolor=theme.ground)
     FigureCanvasAgg(figure)
     return figure
@@ -188,7 +189,8 @@ def _cycle(theme: Theme) -> tuple[str, ...]:
     return theme.lines * 4
 
 
-def _dress(axis: Any, theme: Theme) -> None:
+def dress(axis: Any, theme: Theme) -> None:
+    """Axis, grid and words in the colours of the theme."""
     axis.set_facecolor(theme.ground)
     axis.tick_params(colors=theme.ink, labelsize=8)
     axis.grid(color=theme.faint, alpha=0.25, linewidth=0.6)

@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vfn.metrics.agreement import Agreement, agree
+from vfn.metrics.coverage import RiskCoverage
+from vfn.metrics.matching import Found
+from vfn.metrics.pairs import FieldPair
 from vfn.metrics.ranges import ChannelRanges, Range
-from vfn.metrics.rows import HIGHER_IS_BETTER, Row, score_image, summarise
+from vfn.metrics.rows import HIGHER_IS_BETTER, Row, summarise
+from vfn.metrics.stain import Measured
+
+Float = NDArray[np.float64]
 
 MODEL = "prediction"
 # What the two usual baselines are called in reports; others keep their own name.
@@ -35,6 +42,10 @@ class ChannelResult:
         baselines: the same for every baseline, by name.
         indices: the source's number of the field of each row.
         scatter: pixels counted by truth (first axis) and prediction within `scatter_range`.
+        found: nuclei that went wrong, each with the name of its field; None for other stains.
+        over: what amounts of stain were summed over, "nuclei" or "cells"; empty if over nothing.
+        coverage: what the intervals of the prediction promise to hold, if there are any.
+        risk: how these intervals rank errors.
     """
 
     name: str
@@ -45,28 +56,48 @@ class ChannelResult:
     scatter: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros((SCATTER_BINS, SCATTER_BINS), np.int64)
     )
+    found: list[tuple[str, Found]] | None = None
+    over: str = ""
+    coverage: float | None = None
+    risk: RiskCoverage | None = None
+    _amounts: list[tuple[Float, Float]] = field(default_factory=list)
     _errors: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_ERROR_BINS + 1, np.int64))
 
-    def add(
-        self,
-        index: int,
-        name: str,
-        prediction: NDArray[Any],
-        truth: NDArray[Any],
-        baselines: Mapping[str, NDArray[Any]],
-    ) -> None:
-        """Score one field (H, W); `index` is its number in the source."""
+    def add(self, index: int, pair: FieldPair, i: int, measured: Measured) -> None:
+        """Take up channel number `i` of a field, and what was measured of it.
+
+        Args:
+            index: number of the field in the source.
+        """
         self.indices.append(index)
-        self.rows.append(score_image(name, self.name, prediction, truth, self.ranges))
-        for baseline, image in baselines.items():
-            row = score_image(name, self.name, image, truth, self.ranges)
-            self.baselines.setdefault(baseline, []).append(row)
+        self.rows.append(measured.row)
+        for name, row in measured.baselines.items():
+            self.baselines.setdefault(name, []).append(row)
+        if measured.found is not None:
+            self.found = [*(self.found or []), *((pair.field, fault) for fault in measured.found)]
+        self.over = measured.over or self.over
+        self._amounts.append((measured.truth_amounts, measured.predicted_amounts))
+        prediction, truth = pair.prediction[i], pair.truth[i]
+        if "coverage" in measured.row.values:
+            assert pair.halfwidth is not None
+            self.coverage = pair.coverage
+            self.risk = self.risk or RiskCoverage(self.signal_width)
+            self.risk.add(prediction, truth, pair.halfwidth[i])
         p, t = prediction.astype(np.float32), truth.astype(np.float32)
         finite = np.isfinite(p)
         p, t = p[finite], t[finite]
         self._count_scatter(p, t)
         error = np.minimum(np.abs(p - t) * (_ERROR_BINS / self.signal_width), _ERROR_BINS)
         self._errors += np.bincount(error.astype(np.int64), minlength=_ERROR_BINS + 1)
+
+    def amounts(self) -> tuple[Float, Float]:
+        """Integrated intensities of all nuclei (or cells) in truth and prediction, (n,) each."""
+        truth, prediction = zip(*self._amounts, strict=True)
+        return np.concatenate(truth), np.concatenate(prediction)
+
+    def agreement(self) -> Agreement:
+        """Of these amounts."""
+        return agree(*self.amounts())
 
     def _count_scatter(self, prediction: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
         shown = self.scatter_range
@@ -121,7 +152,36 @@ class ChannelResult:
             "range_signal": [signal.low, signal.high],
             "range_full_origin": self.ranges.full_origin,
             "baselines": {name: summarise(rows) for name, rows in self.baselines.items()},
+            **self._beyond_pixels(),
         }
+
+    def _beyond_pixels(self) -> dict[str, Any]:
+        """Parts of the summary that not every stain has."""
+        parts: dict[str, Any] = {}
+        if self.over:
+            agreement = self.agreement()
+            parts["amounts"] = {
+                "over": self.over,
+                "n": agreement.n,
+                "slope": finite(agreement.slope),
+                "r": finite(agreement.r),
+                **{
+                    f"{name}_percent": finite(agreement.percent(getattr(agreement, name)))
+                    for name in ("bias", "lower", "upper")
+                },
+                "note": agreement.reason,
+            }
+        if self.coverage is not None and self.risk is not None:
+            curve = self.risk.curve()
+            parts["coverage_stated"] = self.coverage
+            parts["risk_coverage"] = {
+                "retained": curve.retained.tolist(),
+                "risk": curve.risk.tolist(),
+                "oracle": curve.oracle.tolist(),
+                "random": curve.random,
+                "skill": finite(curve.skill),
+            }
+        return parts
 
     def ranking(self) -> list[int]:
         """Row numbers from the worst to the best, by PSNR on the signal range.
@@ -139,6 +199,11 @@ class ChannelResult:
             )
 
         return sorted(range(len(self.rows)), key=key)
+
+
+def finite(value: float) -> float | None:
+    """None where the value is undefined, which JSON writes as null."""
+    return value if math.isfinite(value) else None
 
 
 def label(system: str) -> str:

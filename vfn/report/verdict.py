@@ -353,14 +353,14 @@ CRITERIA: tuple[Criterion, ...] = (
     ),
     Criterion(
         "hallucinated", "hallucinated nuclei", "most", ".1%", "",
-        ("hallucinated", "objects_predicted"),
-        _share("hallucinated", "objects_predicted", "no nucleus was predicted"),
+        ("hallucinated", "nuclei_predicted"),
+        _share("hallucinated", "nuclei_predicted", "no nucleus was predicted"),
         _says("{} of the predicted nuclei do not exist"),
     ),
     Criterion(
         "missed", "missed nuclei", "most", ".1%", "",
-        ("missed", "objects_truth"),
-        _share("missed", "objects_truth", "there is no nucleus in the truth"),
+        ("missed", "nuclei_truth"),
+        _share("missed", "nuclei_truth", "there is no nucleus in the truth"),
         _says("{} of the real nuclei are missing"),
     ),
     Criterion(

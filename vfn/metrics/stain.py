@@ -1,0 +1,169 @@
+"""Everything that is asked of the predicted stains of one field: pixels, quality, nuclei, intervals.
+
+Pixels are asked of every stain. Nuclei are found in the stains that show them; where the real field
+has such a channel, among its inputs or its truth, the amount of any other stain is compared cell by
+cell, the cells being grown from the real nuclei on the real stain.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfn.metrics import objects
+from vfn.metrics.agreement import agree, integrated_intensities
+from vfn.metrics.coverage import coverage_reached, mean_width
+from vfn.metrics.matching import Found
+from vfn.metrics.objects import ObjectScores, is_nuclear, score_objects, segment_cells
+from vfn.metrics.pairs import FieldPair
+from vfn.metrics.quality import quality
+from vfn.metrics.ranges import ChannelRanges
+from vfn.metrics.rows import BASELINE_COLUMNS, Row, score_image
+from vfn.metrics.rows import COLUMNS as PIXEL_COLUMNS
+
+Float = NDArray[np.float64]
+Labels = NDArray[np.integer]
+
+QUALITY_COLUMNS = ("piqe", "brisque", "piqe_truth", "brisque_truth")
+# Of the integrated intensities; the last three in percent of the mean real amount.
+AMOUNT_COLUMNS = ("amount_slope", "amount_r", "amount_bias", "amount_lower", "amount_upper")
+INTERVAL_COLUMNS = ("coverage", "interval_width")
+COLUMNS = (
+    *PIXEL_COLUMNS,
+    *QUALITY_COLUMNS,
+    *objects.COLUMNS,
+    *AMOUNT_COLUMNS,
+    *INTERVAL_COLUMNS,
+)
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """Where nuclei are looked for.
+
+    Attributes:
+        channels: that show nuclei; empty for those whose names say so (`is_nuclear`).
+    """
+
+    channels: tuple[str, ...] = ()
+
+    def shown_by(self, channel: str) -> bool:
+        """Whether a channel shows nuclei."""
+        return channel in self.channels if self.channels else is_nuclear(channel)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One predicted stain of one field.
+
+    Attributes:
+        row: its figures; columns that were not measured are missing.
+        baselines: the figures of simpler predictions, by name.
+        found: nuclei that went wrong, with their places; None where the stain shows none.
+        truth_amounts: (n,), integrated intensity of every nucleus (or cell), grey levels.
+        predicted_amounts: (n,), over the same pixels.
+        over: "nuclei" or "cells"; empty without a channel of nuclei.
+    """
+
+    row: Row
+    baselines: Mapping[str, Row]
+    found: tuple[Found, ...] | None
+    truth_amounts: Float
+    predicted_amounts: Float
+    over: str
+
+
+def measure(
+    pair: FieldPair, ranges: Mapping[str, ChannelRanges], nuclei: Nuclei
+) -> tuple[Measured, ...]:
+    """Measure every stain of a field, in the order of its channels. Thread-safe.
+
+    Args:
+        pair: the field.
+        ranges: of each of its channels.
+        nuclei: where they are looked for.
+    """
+    scores = {
+        channel: score_objects(truth, prediction, pair.pixel_size, ranges[channel].signal.width)
+        for channel, truth, prediction in zip(
+            pair.channels, pair.truth, pair.prediction, strict=True
+        )
+        if nuclei.shown_by(channel)
+    }
+    real = _real_nuclei(pair, scores, nuclei)
+    return tuple(
+        _measure(pair, i, ranges[channel], scores.get(channel), real)
+        for i, channel in enumerate(pair.channels)
+    )
+
+
+def _real_nuclei(
+    pair: FieldPair, scores: Mapping[str, ObjectScores], nuclei: Nuclei
+) -> Labels | None:
+    """The nuclei of the real field (H, W); None where no channel shows them."""
+    if scores:
+        return next(iter(scores.values())).truth_labels
+    for channel, image in zip(
+        pair.input_channels, () if pair.inputs is None else pair.inputs, strict=True
+    ):
+        if nuclei.shown_by(channel):
+            return objects.segment_nuclei(image, pixel_size=pair.pixel_size)
+    return None
+
+
+def _measure(
+    pair: FieldPair,
+    i: int,
+    ranges: ChannelRanges,
+    scores: ObjectScores | None,
+    real: Labels | None,
+) -> Measured:
+    channel, truth, prediction = pair.channels[i], pair.truth[i], pair.prediction[i]
+    row = score_image(pair.field, channel, prediction, truth, ranges)
+    values, notes = dict(row.values), [row.note]
+    signal = ranges.signal
+    for suffix, image in (("", prediction), ("_truth", truth)):
+        found = quality(image, signal.low, signal.high)
+        values[f"piqe{suffix}"], values[f"brisque{suffix}"] = found.piqe, found.brisque
+        if found.note:
+            notes.append(f"{'truth' if suffix else 'prediction'}: {found.note}")
+    amounts: tuple[Float, Float] = (np.empty(0), np.empty(0))
+    over = ""
+    if scores is not None:
+        over, amounts = "nuclei", (scores.truth_intensity, scores.prediction_intensity)
+        values |= scores.values
+        notes.append(scores.note)
+    elif real is not None and np.isfinite(prediction).all():
+        over = "cells"
+        amounts = integrated_intensities(segment_cells(real, truth), truth, prediction)
+    if over:
+        agreement = agree(*amounts)
+        values |= {
+            "amount_slope": agreement.slope,
+            "amount_r": agreement.r,
+            "amount_bias": agreement.percent(agreement.bias),
+            "amount_lower": agreement.percent(agreement.lower),
+            "amount_upper": agreement.percent(agreement.upper),
+        }
+        notes.append(agreement.reason)
+    if pair.halfwidth is not None and np.isfinite(pair.halfwidth[i]).all():
+        values["coverage"] = coverage_reached(prediction, truth, pair.halfwidth[i])
+        values["interval_width"] = (
+            mean_width(pair.halfwidth[i], signal.width) if signal.width > 0 else math.nan
+        )
+    baselines = {
+        name: score_image(pair.field, channel, images[i], truth, ranges, BASELINE_COLUMNS)
+        for name, images in pair.baselines.items()
+    }
+    note = "; ".join(filter(None, notes))
+    row = replace(row, values=values, note=note, well=pair.well or "")
+    faults = None if scores is None else scores.found
+    return Measured(row, baselines, faults, *amounts, over)
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The columns that any of the rows has, in the order of `COLUMNS`."""
+    there = {column for row in rows for column in row.values}
+    return [column for column in COLUMNS if column in there]

@@ -1,0 +1,238 @@
+"""What was measured of a stain beyond its pixels, as blocks of its section in the page."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vfn.metrics.features import SURVIVES, FeatureResult, survivors
+from vfn.metrics.matching import THRESHOLDS, Found
+from vfn.report import feature_figures, trust_figures
+from vfn.report.blocks import Block, Place, Table, chart
+from vfn.report.results import ChannelResult
+from vfn.report.wording import number
+
+SHOWN_SURVIVORS = 40
+KINDS = {
+    "missed": "real, but not in the prediction",
+    "hallucinated": "predicted, but not real",
+    "split": "one real nucleus, several predicted",
+    "merged": "several real nuclei, one predicted",
+    "misoutlined": "there, but overlaps by less than half (IoU)",
+}
+
+
+def blocks(
+    result: ChannelResult,
+    summary: Mapping[str, Any],
+    features: FeatureResult | None = None,
+    threshold: float = SURVIVES,
+) -> list[Block]:
+    """The blocks of one channel, those that were not measured left out.
+
+    Args:
+        result: the channel.
+        summary: its part of `summary.json`.
+        features: of all channels.
+        threshold: r from which a feature survives.
+    """
+    return [
+        *_nuclei(result, summary),
+        *_amounts(result),
+        *_spectra(result, summary),
+        *_quality(summary),
+        *_intervals(result, summary),
+        *(_features(result.name, features, threshold) if features else []),
+    ]
+
+
+def _text(summary: Mapping[str, Any], column: str) -> str:
+    return number(column, summary[column]["mean"])
+
+
+def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
+    if result.found is None:
+        return []
+    counts = Counter(fault.kind for _, fault in result.found)
+    real, predicted = (
+        sum(row.values[column] for row in result.rows if math.isfinite(row.values[column]))
+        for column in ("nuclei_truth", "nuclei_predicted")
+    )
+    sentences = [
+        f"{real:.0f} nuclei are in the real fields, {predicted:.0f} in the predicted ones, found by the same "
+        f"procedure in both. {counts['missed']} real ones are missing, {counts['hallucinated']} predicted ones "
+        "do not exist. All that went wrong stand in objects.csv with their places."
+    ]
+    percent = [round(100 * threshold) for threshold in THRESHOLDS]
+    table = Table(
+        ["IoU at least", *(f"0.{p:02d}" for p in percent)],
+        [
+            ["F1", *(_text(summary, f"f1_{p}") for p in percent)],
+            ["AP", *(_text(summary, f"ap_{p}") for p in percent)],
+        ],
+    )
+    places = [_place(name, fault) for name, fault in result.found if _is_place(fault)]
+    others = [
+        f"{counts[k]} {k} ({KINDS[k]})" for k in ("split", "merged", "misoutlined") if counts[k]
+    ]
+    note = (
+        "A nucleus is missed or hallucinated if less than a fifth of it lies on nuclei of the other image. "
+        + (f"Besides: {', '.join(others)}. " if others else "")
+        + "F1 = 2 TP / (2 TP + FP + FN), AP = TP / (TP + FP + FN), for each field, then averaged."
+    )
+    return [Block("Nuclei", sentences, table=table, places=places, note=note)]
+
+
+def _is_place(fault: Found) -> bool:
+    return fault.kind in ("missed", "hallucinated")
+
+
+def _place(name: str, fault: Found) -> Place:
+    words = (
+        f"{fault.area} px, grey value {fault.truth:.0f} in truth, {fault.prediction:.0f} predicted"
+    )
+    kind = "missed" if fault.kind == "missed" else "hallucinated"
+    return Place(name, kind, fault.row, fault.column, words)
+
+
+def _amounts(result: ChannelResult) -> list[Block]:
+    if not result.over:
+        return []
+    truth, prediction = result.amounts()
+    agreement = result.agreement()
+    if agreement.reason:
+        return [Block("Amount of stain", [f"Not judged: {agreement.reason}."])]
+    low, high = (agreement.percent(v) for v in (agreement.lower, agreement.upper))
+    sentence = (
+        f"Summed over each of {agreement.n} {result.over} of the real fields, the prediction has "
+        f"{agreement.percent(agreement.bias):+.0f} % of stain against the truth on average; for 95 % of the "
+        f"{result.over} the difference lies between {low:+.0f} % and {high:+.0f} % (of the mean amount). "
+        f"Slope {agreement.slope:.2f}, r = {agreement.r:.3f}."
+    )
+    drawn = chart(
+        lambda theme: trust_figures.amounts(
+            result.name, result.over, truth, prediction, agreement, theme
+        ),
+        f"predicted against real amount of {result.name} in {result.over}, and their difference",
+    )
+    note = "Grey values above the real ground, over the real objects in both images (Bland and Altman 1986)."
+    return [Block("Amount of stain", [sentence], charts=[drawn], note=note)]
+
+
+def _spectra(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
+    fields = [row.spectra for row in result.rows if row.spectra is not None]
+    if not fields:
+        return []
+    sentences = []
+    resolution, ratio = (summary[c]["mean"] for c in ("frc_resolution", "power_ratio"))
+    if resolution is not None:
+        sentences.append(
+            f"Prediction and truth share details down to {resolution:.1f} px (2 px would be all)."
+        )
+    if ratio is not None:
+        what = "smooths" if ratio < 1 else "adds texture or noise"
+        sentences.append(
+            f"In the finer half of what stands above the camera's noise, the prediction has {ratio:.2g} times the "
+            f"power of the truth: it {what}."
+        )
+    drawn = chart(
+        lambda theme: trust_figures.spectra(result.name, fields, theme),
+        f"Fourier ring correlation and power ratio of {result.name}",
+    )
+    note = "Left: agreement by size of detail, 1 is perfect. Right: amount of detail whether right or not."
+    return [Block("Detail", sentences, charts=[drawn], note=note)]
+
+
+def _quality(summary: Mapping[str, Any]) -> list[Block]:
+    if "piqe" not in summary:
+        return []
+    rows = [
+        [who, *(_text(summary, f"{score}{suffix}") for score in ("piqe", "brisque"))]
+        for who, suffix in (("prediction", ""), ("truth", "_truth"))
+    ]
+    note = (
+        "Scores of a picture by itself, without its truth, made for photographs (lower is better). They tell blur "
+        "and noise, not whether a cell is where it is shown; a prediction can score better than its truth."
+    )
+    return [Block("Look of the picture", table=Table(["", "PIQE", "BRISQUE"], rows), note=note)]
+
+
+def _intervals(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
+    if result.risk is None or result.coverage is None or "coverage" not in summary:
+        return []
+    curve = result.risk.curve()
+    reached = [row.values["coverage"] for row in result.rows if "coverage" in row.values]
+    sentences = [
+        f"The intervals promise to hold {100 * result.coverage:g} % of the real pixels; they hold "
+        f"{100 * summary['coverage']['mean']:.1f} % on average, {100 * min(reached):.1f} % in the worst field. They "
+        f"are {100 * summary['interval_width']['mean']:.2g} % of the signal range wide on average.",
+        "Where the interval is wide the prediction should be wrong more often: "
+        + _skill(curve.skill),
+    ]
+    drawn = chart(
+        lambda theme: trust_figures.risk_coverage(result.name, curve, theme),
+        f"mean error of the surest pixels of {result.name}, by how many are kept",
+    )
+    return [Block("Uncertainty", sentences, charts=[drawn])]
+
+
+def _skill(skill: float) -> str:
+    if math.isnan(skill):
+        return "all errors are alike, so there is nothing to rank."
+    return (
+        f"ranking by interval goes {100 * skill:.0f} % of the way from chance to a perfect ranking."
+    )
+
+
+def _features(channel: str, result: FeatureResult, threshold: float) -> list[Block]:
+    rows = result.of_channel(channel)
+    if not rows:
+        return []
+    surviving = survivors(rows, threshold)
+    known = sum(math.isfinite(row.r) for row in rows)
+    sentences = [
+        f"{len(surviving)} of {known} CellProfiler measurements that the predicted {channel} enters keep r above "
+        f"{threshold:g} against the real stain. The surest {min(len(surviving), SHOWN_SURVIVORS)} are listed, all "
+        "stand in features.csv."
+    ]
+    table = Table(
+        ["measurement", "of", "group", "channel", "r", "95 % from", "to", "n"],
+        [
+            [
+                row.feature.name, row.feature.compartment, row.feature.group,
+                " + ".join(row.feature.channels), f"{row.r:.3f}", f"{row.low:.3f}",
+                f"{row.high:.3f}", str(row.n),
+            ]
+            for row in surviving[:SHOWN_SURVIVORS]
+        ],
+        words=(0, 1, 2, 3),
+    )  # fmt: skip
+    charts = [
+        chart(
+            lambda theme: feature_figures.histograms(rows, channel, threshold, theme),
+            f"correlation of measurements of {channel}, by group and compartment",
+        ),
+        chart(
+            lambda theme: feature_figures.matrix(rows, channel, theme=theme),
+            f"correlation of every measurement of {channel}",
+        ),
+    ]
+    note = " ".join(result.notes())
+    return [Block("Which read-outs survive", sentences, charts, table, note=note)]
+
+
+def found_rows(results: Sequence[ChannelResult]) -> list[list[str]]:
+    """Lines of `objects.csv`: nuclei that went wrong."""
+    return [
+        [
+            name, result.name, fault.kind, f"{fault.row:.1f}", f"{fault.column:.1f}", str(fault.area),
+            f"{fault.truth:.6g}", f"{fault.prediction:.6g}", str(fault.touches_border).lower(),
+        ]
+        for result in results
+        for name, fault in result.found or ()
+    ]  # fmt: skip
+
+
+OBJECTS_HEADER = (
+    "field", "channel", "kind", "row", "column", "area", "truth", "prediction", "touches_border",
+)  # fmt: skip
