@@ -69,8 +69,10 @@ _PIXELS = {
 }
 _SHAPE = ("sizeshape", "zernike", "feret")
 _PAIRS = ("pearson", "manders_fold", "rwc")
-# Places in the field, and angles, numbers of objects: their means over objects say nothing.
+# Places in the field, angles and numbers of objects, whose means over objects say nothing; moments
+# that are never defined.
 _NO_FEATURES = (
+    "NormalizedMoment_0_0", "NormalizedMoment_0_1", "NormalizedMoment_1_0",
     "Location_", "Center_", "BoundingBoxM", "Orientation", "RadialDistribution_ZernikePhase_",
     "Neighbors_FirstClosestObjectNumber", "Neighbors_SecondClosestObjectNumber",
 )  # fmt: skip

@@ -1,0 +1,185 @@
+"""Feature fidelity in pictures: histograms of r as the paper's figure 8, r of every feature as its S5."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from vfn.metrics.features import COMPARTMENTS, GROUPS, SURVIVES, FeatureResult, FeatureRow
+from vfn.report.figures import LIGHT, Theme, _dress, _figure
+from vfn.report.tables import write_csv
+
+HEADER = (
+    "feature", "group", "compartment", "channel", "r", "low", "high", "n", "survives", "note",
+    "depends_on",
+)  # fmt: skip
+_BINS = np.linspace(-1, 1, 41)
+_OUTLINES = ("size and shape", "neighbours")  # groups that no channel's pixels enter
+
+
+def write_features(path: Path, result: FeatureResult, threshold: float = SURVIVES) -> None:
+    """`features.csv`: a row a feature; `survives` is empty where r is undefined."""
+    write_csv(path, HEADER, [_cells(row, threshold) for row in result.rows])
+
+
+def _cells(row: FeatureRow, threshold: float) -> list[str]:
+    feature = row.feature
+    known = math.isfinite(row.r)
+    return [
+        feature.name,
+        feature.group,
+        feature.compartment,
+        "+".join(feature.channels),
+        *(f"{value:.6g}" for value in (row.r, row.low, row.high)),
+        str(row.n),
+        ("yes" if row.r > threshold else "no") if known else "",
+        row.note,
+        "+".join(row.depends_on),
+    ]
+
+
+def histograms(
+    rows: Sequence[FeatureRow], title: str, threshold: float = SURVIVES, theme: Theme = LIGHT
+) -> Figure:
+    """Counts of features by r, a panel for each group (down) and compartment (across).
+
+    Args:
+        rows: of a `FeatureResult`, all or those of a channel.
+        title: what they are.
+        threshold: r from which a feature survives, drawn as a line; the share above is written.
+        theme: colours.
+    """
+    groups = [name for name in GROUPS if any(row.feature.group == name for row in rows)]
+    places = [name for name in COMPARTMENTS if any(row.feature.compartment == name for row in rows)]
+    figure = _figure(theme, (2.5 * max(len(places), 1) + 0.6, 1.15 * max(len(groups), 1) + 0.9))
+    figure.suptitle(title, fontsize=10, color=theme.ink)
+    if not groups:
+        return figure
+    axes = figure.subplots(len(groups), len(places), squeeze=False, sharex=True)
+    for line, group in zip(axes, groups, strict=True):
+        for axis, place in zip(line, places, strict=True):
+            values = [
+                row.r
+                for row in rows
+                if (row.feature.group, row.feature.compartment) == (group, place)
+                and math.isfinite(row.r)
+            ]
+            if not values:
+                axis.set_axis_off()
+                continue
+            axis.hist(values, _BINS, color=theme.lines[0])
+            axis.axvline(threshold, color=theme.lines[1], linewidth=1)
+            axis.set_xlim(-1.02, 1.02)
+            _dress(axis, theme)
+            survive = sum(value > threshold for value in values)
+            axis.text(
+                0.03,
+                0.93,
+                f"{survive} of {len(values)}\nabove {threshold:g}",
+                transform=axis.transAxes,
+                va="top",
+                fontsize=7,
+                color=theme.ink,
+            )
+    for axis, place in zip(axes[0], places, strict=True):
+        _caption(axis, place, 0.5, 1.06, theme, ha="center", va="bottom")
+    for line, group in zip(axes, groups, strict=True):
+        words = group.replace(" ", "\n", 1)
+        _caption(line[0], words, -0.3, 0.5, theme, ha="center", va="center", rotation=90)
+    figure.supxlabel("Pearson's r, real against hybrid", fontsize=9, color=theme.ink)
+    return figure
+
+
+def matrix(
+    rows: Sequence[FeatureRow], title: str, threshold: float = SURVIVES, theme: Theme = LIGHT
+) -> Figure:
+    """r of every feature as a coloured cell: a panel for each compartment, a line for each channel.
+
+    Across stand the features in groups, in each by name; a correlation stands in the lines of both
+    its channels. Cells without r (undefined, or equal by construction) show the ground.
+    """
+    places = [name for name in COMPARTMENTS if any(row.feature.compartment == name for row in rows)]
+    lines = list(dict.fromkeys(line for row in rows for line, _ in _where(row)))
+    lines.sort(key=lambda line: (line == "outlines", line))
+    groups = [
+        (group, sorted({column for _, column in found}))
+        for group in GROUPS
+        if (found := [at for row in rows if row.feature.group == group for at in _where(row)])
+    ]
+    columns = {key: i for i, key in enumerate((g, c) for g, names in groups for c in names)}
+    height = 0.26 * len(lines) + 0.35
+    figure = _figure(theme, (10.5, height * max(len(places), 1) + 1.5))
+    figure.suptitle(title, fontsize=10, color=theme.ink)
+    if not columns:
+        return figure
+    axes = figure.subplots(len(places), 1, squeeze=False, sharex=True)[:, 0]
+    for axis, place in zip(axes, places, strict=True):
+        cells = np.full((len(lines), len(columns)), np.nan)
+        for row in rows:
+            if row.feature.compartment == place:
+                for line, column in _where(row):
+                    cells[lines.index(line), columns[row.feature.group, column]] = row.r
+        axis.imshow(
+            np.ma.masked_invalid(cells),
+            cmap=colormaps["viridis"],
+            norm=Normalize(0, 1),
+            aspect="auto",
+            interpolation="nearest",
+        )
+        axis.set_yticks(range(len(lines)), lines)
+        axis.set_ylabel(place, fontsize=9)
+        _dress(axis, theme)
+        axis.grid(visible=False)
+        axis.set_xticks([])
+    start = 0
+    for number, (group, names) in enumerate(groups):
+        for axis in axes:
+            axis.axvline(start - 0.5, color=theme.ink, linewidth=0.8)
+        _caption(
+            axes[0],
+            group,
+            start + len(names) / 2 - 0.5,
+            -0.7 - 0.75 * (number % 2),
+            theme,
+            ha="center",
+            va="bottom",
+            transform=axes[0].transData,
+        )
+        start += len(names)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), colormaps["viridis"]),
+        ax=axes.tolist(),
+        orientation="horizontal",
+        shrink=0.4,
+        aspect=40,
+        extend="min",
+    )
+    bar.ax.axvline(threshold, color="white", linewidth=2)
+    bar.set_label(f"Pearson's r; line: {threshold:g}", fontsize=8, color=theme.ink)
+    bar.outline.set_edgecolor(theme.faint)
+    bar.ax.tick_params(labelsize=8, colors=theme.ink)
+    return figure
+
+
+def _where(row: FeatureRow) -> list[tuple[str, str]]:
+    """The lines of the matrix in which a feature stands, and its column in each."""
+    feature = row.feature
+    if feature.group in _OUTLINES:
+        # Neighbours of nuclei and of cells are found in different ways and are one feature here.
+        name = feature.name.removesuffix("_Expanded").removesuffix("_Adjacent")
+        return [("outlines", name)]
+    if len(feature.channels) == 1:
+        return [(feature.channels[0], feature.name)]
+    first, second = feature.channels
+    return [(first, f"{second} {feature.name}"), (second, f"{first} {feature.name}")]
+
+
+def _caption(axis: Any, words: str, x: float, y: float, theme: Theme, **how: Any) -> None:
+    how = {"transform": axis.transAxes, **how}
+    axis.text(x, y, words, fontsize=8, color=theme.ink, **how)
