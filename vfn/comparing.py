@@ -123,18 +123,13 @@ def _evaluation(path: Path) -> Path:
     if not path.is_dir():
         what = "a file" if path.exists() else "no such folder"
         raise UserError(f"compare: {path} is {what}; give the output folders of evaluate.py")
-    seen = False
+    reason = "no metrics.csv in it"
     for folder in (path, path / "evaluation"):
         table = folder / "metrics.csv"
         if table.is_file():
-            if _rows(table)[:1] and _rows(table)[0][:2] == ["field", "channel"]:
+            if [row[:2] for row in _rows(table)[:1]] == [["field", "channel"]]:
                 return folder
-            seen = True
-    reason = (
-        "its metrics.csv is that of a training, not of an evaluation"
-        if seen
-        else "no metrics.csv of an evaluation in it"
-    )
+            reason = "its metrics.csv is none of evaluate.py (a training's is of epochs)"
     raise UserError(
         f"compare: {path}: {reason}; score the run first: python evaluate.py ckpt=CKPT "
         f"output={path / 'evaluation'}"

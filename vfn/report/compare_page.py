@@ -106,7 +106,7 @@ def verdict(part: Part) -> Verdict:
             first, *rest = won[run]
             text = f"{run} predicts {channel} better than {other}: {sentence(first)}."
             if rest:
-                text += f" So say also {', '.join(map(_title, rest))}."
+                text += f" The same holds for {', '.join(map(_title, rest))}."
             open_ = [c for c in tested if c not in won[run]]
             if open_:
                 text += f" No difference can be shown in {', '.join(map(_title, open_))}."

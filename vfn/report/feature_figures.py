@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from vfn.metrics.features import COMPARTMENTS, GROUPS, SURVIVES, FeatureResult, FeatureRow
-from vfn.report.figures import LIGHT, Theme, _dress, _figure
+from vfn.report.figures import LIGHT, Theme, dress, new_figure
 from vfn.report.tables import write_csv
 
 HEADER = (
@@ -57,7 +57,7 @@ def histograms(
     """
     groups = [name for name in GROUPS if any(row.feature.group == name for row in rows)]
     places = [name for name in COMPARTMENTS if any(row.feature.compartment == name for row in rows)]
-    figure = _figure(theme, (2.5 * max(len(places), 1) + 0.6, 1.15 * max(len(groups), 1) + 0.9))
+    figure = new_figure(theme, (2.5 * max(len(places), 1) + 0.6, 1.15 * max(len(groups), 1) + 0.9))
     figure.suptitle(title, fontsize=10, color=theme.ink)
     if not groups:
         return figure
@@ -76,7 +76,7 @@ def histograms(
             axis.hist(values, _BINS, color=theme.lines[0])
             axis.axvline(threshold, color=theme.lines[1], linewidth=1)
             axis.set_xlim(-1.02, 1.02)
-            _dress(axis, theme)
+            dress(axis, theme)
             survive = sum(value > threshold for value in values)
             axis.text(
                 0.03,
@@ -114,7 +114,7 @@ def matrix(
     ]
     columns = {key: i for i, key in enumerate((g, c) for g, names in groups for c in names)}
     height = 0.26 * len(lines) + 0.35
-    figure = _figure(theme, (10.5, height * max(len(places), 1) + 1.5))
+    figure = new_figure(theme, (10.5, height * max(len(places), 1) + 1.5))
     figure.suptitle(title, fontsize=10, color=theme.ink)
     if not columns:
         return figure
@@ -134,7 +134,7 @@ def matrix(
         )
         axis.set_yticks(range(len(lines)), lines)
         axis.set_ylabel(place, fontsize=9)
-        _dress(axis, theme)
+        dress(axis, theme)
         axis.grid(visible=False)
         axis.set_xticks([])
     start = 0
