@@ -177,4 +177,4 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         [str(name) for name in config.inputs],
         _wells(config.wells),
     )
-    return score(pairs, make_folder(output), provenance, limits)
+    return score(pairs, make_folder(output), provenance, settings)
