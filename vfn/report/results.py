@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfn.metrics.ranges import ChannelRanges, Range
-from vfn.metrics.rows import HIGHER_IS_BETTER, Row, score_image, summarise
+from vfn.metrics.rows import BASELINE_COLUMNS, HIGHER_IS_BETTER, Row, score_image, summarise
 
 MODEL = "prediction"
 # What the two usual baselines are called in reports; others keep their own name.
@@ -59,7 +59,7 @@ class ChannelResult:
         self.indices.append(index)
         self.rows.append(score_image(name, self.name, prediction, truth, self.ranges))
         for baseline, image in baselines.items():
-            row = score_image(name, self.name, image, truth, self.ranges)
+            row = score_image(name, self.name, image, truth, self.ranges, BASELINE_COLUMNS)
             self.baselines.setdefault(baseline, []).append(row)
         p, t = prediction.astype(np.float32), truth.astype(np.float32)
         finite = np.isfinite(p)
