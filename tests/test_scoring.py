@@ -13,10 +13,15 @@ from skimage.metrics import structural_similarity
 from vfn.errors import UserError
 from vfn.scoring import FieldPair, file_names, score
 
-COLUMNS = [
+PROMISED = [
     "mae", "psnr", "ssim", "pearson", "tolerance_level", "tolerance_threshold",
     "mae_signal", "psnr_signal", "ssim_signal",
 ]  # fmt: skip
+COLUMNS = [
+    *PROMISED, "mse", "nrmse", "ms_ssim", "mse_signal", "nrmse_signal", "ms_ssim_signal",
+    "gain", "offset", "r2", "frc_resolution", "power_ratio", "shift_rows", "shift_columns",
+]  # fmt: skip
+BASELINE_COLUMNS = [*PROMISED, "gain", "r2"]
 
 
 class Fields:
@@ -100,7 +105,7 @@ def test_metrics_csv(scored):
 def test_baselines_csv(scored):
     output, _ = scored
     header = (output / "baselines.csv").read_text().splitlines()[0]
-    assert header == ",".join(["field", "channel", "baseline", *COLUMNS, "note"])
+    assert header == ",".join(["field", "channel", "baseline", *BASELINE_COLUMNS, "note"])
     rows = read_csv(output / "baselines.csv")
     assert len(rows) == 3 * 2 * 2
     mean = next(row for row in rows if row["baseline"] == "mean")
@@ -127,7 +132,7 @@ def test_summary_json(scored):
         "n": 3,
     }
     assert set(part["baselines"]) == {"mean", "linear"}
-    assert set(part["baselines"]["linear"]) == set(COLUMNS)
+    assert set(part["baselines"]["linear"]) == set(BASELINE_COLUMNS)
     assert part["baselines"]["mean"]["pearson"]["mean"] is None
 
 

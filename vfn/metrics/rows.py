@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vfn.data.registration import features, measure_shift
 from vfn.metrics import fidelity
 from vfn.metrics.ranges import ChannelRanges
+from vfn.metrics.spectral import Spectra, spectra
 from vfn.metrics.tolerance import Tolerance, tolerance_level
 
-COLUMNS = (
+# Promised to users, in this order; others come after them.
+PROMISED = (
     "mae",
     "psnr",
     "ssim",
@@ -27,6 +31,25 @@ COLUMNS = (
     "psnr_signal",
     "ssim_signal",
 )
+COLUMNS = (
+    *PROMISED,
+    "mse",
+    "nrmse",
+    "ms_ssim",
+    "mse_signal",
+    "nrmse_signal",
+    "ms_ssim_signal",
+    "gain",
+    "offset",
+    "r2",
+    "frc_resolution",
+    "power_ratio",
+    "shift_rows",
+    "shift_columns",
+)
+# What a baseline is scored by: it is there to be compared with, not to be looked into.
+BASELINE_COLUMNS = (*PROMISED, "gain", "r2")
+# Columns that are neither (gain, offset, power ratio, shift) are best at one value.
 HIGHER_IS_BETTER = {
     "mae": False,
     "psnr": True,
@@ -36,19 +59,44 @@ HIGHER_IS_BETTER = {
     "mae_signal": False,
     "psnr_signal": True,
     "ssim_signal": True,
+    "mse": False,
+    "nrmse": False,
+    "ms_ssim": True,
+    "mse_signal": False,
+    "nrmse_signal": False,
+    "ms_ssim_signal": True,
+    "r2": True,
+    "frc_resolution": False,
 }
 
 
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    """Torch on one thread: on images of this size its threads cost more than they save, and where
-    the cores are shared they wait for each other up to a hundred times longer than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+class _OneThread:
+    """Keeps torch on one thread while any image is scored, and restores what was set before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scoring = 0
+        self._before = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._scoring:
+                self._before = torch.get_num_threads()
+            self._scoring += 1
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._scoring -= 1
+                if not self._scoring:
+                    torch.set_num_threads(self._before)
+
+
+# On images of this size torch's threads cost more than they save, and where the cores are shared they wait for
+# each other up to a hundred times longer than they work. Several fields are scored side by side.
+_one_thread = _OneThread()
 
 
 @dataclass(frozen=True)
@@ -59,8 +107,11 @@ class Row:
         field: name of the field.
         channel: name of the channel.
         values: column -> number; NaN where undefined, infinite for the PSNR of identical images.
+            A prediction has all `COLUMNS`, a baseline `BASELINE_COLUMNS`.
         note: why a value is NaN or infinite; empty if none is.
         tolerance: the tolerance curve, None where the full range is empty.
+        spectra: the curves over spatial frequency, None for a baseline.
+        well: that the field lies in; empty where unknown.
     """
 
     field: str
@@ -68,75 +119,120 @@ class Row:
     values: Mapping[str, float]
     note: str = ""
     tolerance: Tolerance | None = dataclass_field(default=None, repr=False)
+    spectra: Spectra | None = dataclass_field(default=None, repr=False)
+    well: str = ""
 
 
-@_single_thread()
 def score_image(
     name: str,
     channel: str,
     prediction: NDArray[Any],
     truth: NDArray[Any],
     ranges: ChannelRanges,
+    columns: Sequence[str] = COLUMNS,
 ) -> Row:
-    """All figures of one predicted image (H, W) against its truth (H, W), on both ranges.
+    """Figures of one predicted image (H, W) against its truth (H, W), on both ranges. Thread-safe.
 
-    Computed in float64, but for SSIM, whose filters are far faster in float32 and stay within 1e-6
-    of scikit-image's float64 there.
+    Args:
+        name: of the field.
+        channel: name of the channel.
+        prediction: any dtype.
+        truth: uint8, uint16 or float32.
+        ranges: full and signal range of the channel.
+        columns: `COLUMNS`, or `BASELINE_COLUMNS` for less at a fraction of the time.
     """
     if not np.isfinite(prediction).all():
         bad = int(prediction.size - np.isfinite(prediction).sum())
         note = f"prediction has {bad} pixels that are NaN or infinite: nothing is defined"
-        return Row(name, channel, dict.fromkeys(COLUMNS, math.nan), note)
-    p, t = (torch.from_numpy(image.astype(np.float64)) for image in (prediction, truth))
-    widths = torch.tensor([ranges.full.width, ranges.signal.width], dtype=torch.float64)
-    mae = fidelity.mae(p, t, widths)
-    psnr = fidelity.psnr(p, t, widths)
-    ssim = torch.full((2,), torch.nan)
-    if min(truth.shape) >= fidelity.SSIM_WINDOW:
-        moments = fidelity.ssim_moments(p.float(), t.float())  # once for both ranges
-        ssim = torch.stack([fidelity.ssim_from_moments(moments, width) for width in widths])
-    tolerance = (
-        tolerance_level(prediction, truth, ranges.full.width) if ranges.full.width > 0 else None
-    )
-    values: dict[str, float | torch.Tensor] = {
-        "mae": mae[0],
-        "psnr": psnr[0],
-        "ssim": ssim[0],
-        "pearson": fidelity.pearson(p, t),
-        "tolerance_level": tolerance.value if tolerance else math.nan,
-        "tolerance_threshold": tolerance.threshold if tolerance else math.nan,
-        "mae_signal": mae[1],
-        "psnr_signal": psnr[1],
-        "ssim_signal": ssim[1],
-    }
-    row = {column: float(values[column]) for column in COLUMNS}
-    return Row(name, channel, row, "; ".join(_reasons(prediction, truth, ranges)), tolerance)
+        return Row(name, channel, dict.fromkeys(columns, math.nan), note)
+    values = pixel_figures(prediction, truth, ranges, columns)
+    reasons = list(_reasons(prediction, truth, ranges, columns))
+    tolerance = None
+    if ranges.full.width > 0:
+        tolerance = tolerance_level(prediction, truth, ranges.full.width)
+    values["tolerance_level"] = tolerance.value if tolerance else math.nan
+    values["tolerance_threshold"] = tolerance.threshold if tolerance else math.nan
+    curves = None
+    if "frc_resolution" in columns:
+        curves = spectra(prediction, truth)
+        values["frc_resolution"] = curves.resolution
+        values["power_ratio"] = curves.power_ratio
+        reasons += curves.notes
+    if "shift_rows" in columns:
+        shift = measure_shift(*(features(_plane(image)) for image in (truth, prediction)))
+        values["shift_rows"] = shift.dy if shift.sure else math.nan
+        values["shift_columns"] = shift.dx if shift.sure else math.nan
+        if not shift.sure:
+            reasons.append("no shift can be told for sure: shift_rows, shift_columns undefined")
+    row = {column: values[column] for column in columns}
+    return Row(name, channel, row, "; ".join(reasons), tolerance, curves)
 
 
-def _reasons(prediction: NDArray[Any], truth: NDArray[Any], ranges: ChannelRanges) -> Iterable[str]:
-    """Why some figures of this image are undefined or infinite."""
+def pixel_figures(
+    prediction: NDArray[Any], truth: NDArray[Any], ranges: ChannelRanges, columns: Iterable[str]
+) -> dict[str, float]:
+    """Those of `columns` that `vfn.metrics.fidelity` has, of one image (H, W). Thread-safe.
+
+    Computed in float32, which holds 16-bit images and their differences exactly; the figures stay
+    within 1e-5 of scikit-image's in float64.
+    """
+    wanted = {column.removesuffix("_signal") for column in columns}
+    names = [name for name in fidelity.NAMES if name in wanted]
+    p, t = (torch.from_numpy(image.astype(np.float32)) for image in (prediction, truth))
+    widths = torch.tensor([ranges.full.width, ranges.signal.width])
+    with _one_thread():
+        both = fidelity.figures(p, t, widths, names)
+    values: dict[str, float] = {}
+    for figure, value in both.items():
+        if value.ndim:  # depends on the range
+            values[figure], values[f"{figure}_signal"] = value.tolist()
+        else:
+            values[figure] = value.item()
+    return values
+
+
+def _plane(image: NDArray[Any]) -> NDArray[Any]:
+    return image if image.dtype in (np.uint8, np.uint16) else image.astype(np.float32)
+
+
+def _reasons(
+    prediction: NDArray[Any],
+    truth: NDArray[Any],
+    ranges: ChannelRanges,
+    columns: Sequence[str],
+) -> Iterator[str]:
+    """Why some of the pixel figures of this image are undefined or infinite."""
+
+    def of(*names: str) -> str:
+        return ", ".join(name for name in names if name in columns)
+
+    errors = ("mae", "mse", "nrmse", "psnr", "ssim", "ms_ssim")
     if ranges.full.width == 0:
-        yield "ground truth is one value in all fields: no range for mae, psnr, ssim, tolerance"
+        full = of(*errors, "tolerance_level", "tolerance_threshold")
+        yield f"ground truth is one value in all fields: {full} undefined"
     if ranges.signal.width == 0:
-        yield "signal range is empty: mae_signal, psnr_signal, ssim_signal undefined"
+        signal = of(*(f"{name}_signal" for name in errors))
+        yield f"signal range is empty: {signal} undefined"
     if np.array_equal(prediction, truth):
-        yield "identical to the ground truth: psnr infinite"
-    if min(truth.shape) < fidelity.SSIM_WINDOW:
-        size = fidelity.SSIM_WINDOW
-        yield f"smaller than {size}x{size}: ssim undefined"
-    for what, image in (("ground truth", truth), ("prediction", prediction)):
-        if image.min() == image.max():
-            yield f"{what} is constant: pearson undefined"
+        yield "identical to the ground truth: psnr, psnr_signal infinite"
+    for side, figure in ((fidelity.SSIM_WINDOW, "ssim"), (fidelity.MS_SSIM_SIDE, "ms_ssim")):
+        if min(truth.shape) < side and figure in columns:
+            yield f"smaller than {side}x{side}: {figure}, {figure}_signal undefined"
+    if truth.min() == truth.max():
+        yield f"ground truth is constant: {of('pearson', 'gain', 'offset', 'r2')} undefined"
+    if prediction.min() == prediction.max():
+        yield f"prediction is constant: {of('pearson', 'r2')} undefined"
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Mean, sample standard deviation (ddof = 1) and n of each column over the fields.
 
     Values that are not finite are left out, `n` counts the rest, and `note` says so. What cannot be
-    computed (no value left; std of one value) is None, which JSON writes as null.
+    computed (no value left; std of one value) is None, which JSON writes as null. All rows have the
+    columns of the first.
     """
     summary: dict[str, dict[str, Any]] = {}
-    for column in COLUMNS:
+    for column in rows[0].values:
         finite = [row.values[column] for row in rows if math.isfinite(row.values[column])]
         entry: dict[str, Any] = {
             "mean": statistics.fmean(finite) if finite else None,

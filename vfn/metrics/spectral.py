@@ -30,8 +30,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from scipy import fft
 
 Float = NDArray[np.float64]
 
@@ -76,11 +76,11 @@ class Spectra:
 class _Rings(NamedTuple):
     """Which ring each frequency of a half spectrum (H, W // 2 + 1) belongs to."""
 
-    index: NDArray[np.intp]  # flat; RINGS for those beyond Nyquist
+    ring: NDArray[np.intp]  # flat; RINGS for those beyond Nyquist
     weight: NDArray[np.float32]  # (W // 2 + 1,): how often a column stands in the whole spectrum
-    count: Float  # (RINGS,) frequencies of the whole spectrum
+    number: Float  # (RINGS,) frequencies of the whole spectrum
     outer: NDArray[np.intp]  # flat places of the highest frequencies
-    window: torch.Tensor  # (H, W)
+    window: NDArray[np.float32]  # (H, W)
 
 
 def spectra(prediction: NDArray[np.generic], truth: NDArray[np.generic]) -> Spectra:
@@ -104,14 +104,14 @@ def spectra(prediction: NDArray[np.generic], truth: NDArray[np.generic]) -> Spec
     sum_p, sum_t, cross = (_ring_sums(x, rings) for x in (power_p, power_t, _power(p, t)))
     with np.errstate(invalid="ignore", divide="ignore"):  # rings without a frequency
         frc = cross / (np.sqrt(sum_p) * np.sqrt(sum_t))
-        chance = CHANCE / np.sqrt(INDEPENDENT * rings.count)
+        chance = CHANCE / np.sqrt(INDEPENDENT * rings.number)
     threshold = np.maximum(FRC_THRESHOLD, chance)
     resolution = _resolution(frc, threshold)
     floor_p, floor_t = (_floor(power, rings) for power in (power_p, power_t))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean_p, mean_t = sum_p / rings.count, sum_t / rings.count
+        mean_p, mean_t = sum_p / rings.number, sum_t / rings.number
         curve = np.maximum(mean_p - min(floor_p, floor_t), 0) / (mean_t - floor_t)
-    curve, detail = _in_band(curve, mean_t > CLEAR * floor_t, rings.count > 0)
+    curve, detail = _in_band(curve, mean_t > CLEAR * floor_t, rings.number > 0)
     notes = []
     if math.isnan(resolution):
         notes.append(
@@ -140,29 +140,30 @@ def _rings(height: int, width: int) -> _Rings:
     index[0] = RINGS  # the mean is no structure
     weight = np.where((columns == 0) | (columns == 0.5), 1, 2).astype(np.float32)
     count = np.bincount(index, np.tile(weight, height), minlength=RINGS + 1)[:RINGS]
-    window = torch.outer(
-        *(torch.hann_window(n, periodic=False, dtype=torch.float64) for n in (height, width))
+    window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
+    return _Rings(
+        index, weight, count.astype(np.float64), np.flatnonzero(radius >= FLOOR_FROM), window
     )
-    return _Rings(index, weight, count, np.flatnonzero(radius >= FLOOR_FROM), window.float())
 
 
-def _transform(image: NDArray[np.generic], window: torch.Tensor) -> torch.Tensor:
+def _transform(image: NDArray[np.generic], window: NDArray[np.float32]) -> NDArray[np.complex64]:
     """Half spectrum (H, W // 2 + 1) of the windowed image, free of its mean."""
-    x = torch.from_numpy(image.astype(np.float32))
-    x -= (x * window).sum() / window.sum()
-    return torch.fft.rfft2(x.mul_(window))
+    x = image.astype(np.float32)
+    x -= np.vdot(x, window) / window.sum()
+    x *= window
+    return np.asarray(fft.rfft2(x, workers=1))
 
 
-def _power(a: torch.Tensor, b: torch.Tensor) -> NDArray[np.float32]:
+def _power(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> NDArray[np.float32]:
     """Real part of a times the conjugate of b."""
-    u, v = torch.view_as_real(a), torch.view_as_real(b)
-    product = u * v
-    return (product[..., 0] + product[..., 1]).numpy()
+    power = a.real * b.real
+    power += a.imag * b.imag
+    return power
 
 
 def _ring_sums(power: NDArray[np.float32], rings: _Rings) -> Float:
-    sums = np.bincount(rings.index, (power * rings.weight).ravel(), minlength=RINGS + 1)
-    return sums[:RINGS]
+    sums = np.bincount(rings.ring, (power * rings.weight).ravel(), minlength=RINGS + 1)
+    return sums[:RINGS].astype(np.float64)
 
 
 def _floor(power: NDArray[np.float32], rings: _Rings) -> float:

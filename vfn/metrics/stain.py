@@ -24,7 +24,7 @@ from vfn.metrics.rows import BASELINE_COLUMNS, Row, score_image
 from vfn.metrics.rows import COLUMNS as PIXEL_COLUMNS
 
 Float = NDArray[np.float64]
-Labels = NDArray[np.integer]
+Labels = NDArray[np.int32]
 
 QUALITY_COLUMNS = ("piqe", "brisque", "piqe_truth", "brisque_truth")
 # Of the integrated intensities; the last three in percent of the mean real amount.
@@ -104,7 +104,7 @@ def _real_nuclei(
 ) -> Labels | None:
     """The nuclei of the real field (H, W); None where no channel shows them."""
     if scores:
-        return next(iter(scores.values())).truth_labels
+        return next(iter(scores.values())).truth_labels.astype(np.int32)
     for channel, image in zip(
         pair.input_channels, () if pair.inputs is None else pair.inputs, strict=True
     ):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vfn.files import write_text
-from vfn.metrics.rows import COLUMNS, Row
+from vfn.metrics.rows import BASELINE_COLUMNS, COLUMNS, Row
 from vfn.report.results import ChannelResult
 
 METRICS_HEADER = ("field", "channel", *COLUMNS, "note")
-BASELINES_HEADER = ("field", "channel", "baseline", *COLUMNS, "note")
+BASELINES_HEADER = ("field", "channel", "baseline", *BASELINE_COLUMNS, "note")
 
 
 def write_metrics(path: Path, results: Iterable[ChannelResult]) -> None:
@@ -40,7 +40,7 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 def _cells(row: Row) -> list[str]:
     # 9 significant digits: more than any image carries, and still readable.
-    numbers = [f"{row.values[column]:.9g}" for column in COLUMNS]
+    numbers = [f"{value:.9g}" for value in row.values.values()]
     return [row.field, row.channel, *numbers, row.note]
 
 
