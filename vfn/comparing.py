@@ -15,7 +15,7 @@ from vfn.errors import UserError
 from vfn.files import make_folder, write_text
 from vfn.metrics import comparison
 from vfn.metrics.comparison import Comparison
-from vfn.metrics.rows import COLUMNS, HIGHER_IS_BETTER
+from vfn.metrics.stain import COLUMNS, HIGHER_IS_BETTER
 from vfn.report import compare_page, tables
 from vfn.report.console import make_console
 from vfn.report.html import versions

@@ -6,7 +6,7 @@ for the figures, and again for the few fields that the report shows.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Settings:
     """
 
     limits: Mapping[str, Limits] | None = None
-    nuclei: Nuclei = Nuclei()
+    nuclei: Nuclei = field(default_factory=Nuclei)
     features: tuple[str | None, str | None] | None = None
     survives: float = SURVIVES
 

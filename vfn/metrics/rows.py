@@ -228,24 +228,25 @@ def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Mean, sample standard deviation (ddof = 1) and n of each column over the fields.
 
     Values that are not finite are left out, `n` counts the rest, and `note` says so. What cannot be
-    computed (no value left; std of one value) is None, which JSON writes as null. All rows have the
-    columns of the first.
+    computed (no value left; std of one value) is None, which JSON writes as null. A column that a
+    field lacks was not measured there.
     """
     summary: dict[str, dict[str, Any]] = {}
-    for column in rows[0].values:
-        finite = [row.values[column] for row in rows if math.isfinite(row.values[column])]
+    for column in dict.fromkeys(column for row in rows for column in row.values):
+        values = [row.values[column] for row in rows if column in row.values]
+        finite = [value for value in values if math.isfinite(value)]
         entry: dict[str, Any] = {
             "mean": statistics.fmean(finite) if finite else None,
             "std": statistics.stdev(finite) if len(finite) > 1 else None,
             "n": len(finite),
         }
-        infinite = sum(math.isinf(row.values[column]) for row in rows)
-        undefined = len(rows) - len(finite) - infinite
+        infinite = sum(map(math.isinf, values))
+        undefined = len(values) - len(finite) - infinite
         left_out = [
             text
             for count, text in ((infinite, "infinite"), (undefined, "undefined"))
             if count
-            for text in [f"{text} in {count} of {len(rows)} fields, left out of mean and std"]
+            for text in [f"{text} in {count} of {len(values)} fields, left out of mean and std"]
         ]
         if left_out:
             entry["note"] = "; ".join(left_out)

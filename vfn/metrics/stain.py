@@ -6,13 +6,13 @@ cell, the cells being grown from the real nuclei on the real stain.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfn.metrics import objects
+from vfn.metrics import objects, rows
 from vfn.metrics.agreement import agree, integrated_intensities
 from vfn.metrics.coverage import coverage_reached, mean_width
 from vfn.metrics.matching import Found
@@ -21,7 +21,6 @@ from vfn.metrics.pairs import FieldPair
 from vfn.metrics.quality import quality
 from vfn.metrics.ranges import ChannelRanges
 from vfn.metrics.rows import BASELINE_COLUMNS, Row, score_image
-from vfn.metrics.rows import COLUMNS as PIXEL_COLUMNS
 
 Float = NDArray[np.float64]
 Labels = NDArray[np.int32]
@@ -30,8 +29,19 @@ QUALITY_COLUMNS = ("piqe", "brisque", "piqe_truth", "brisque_truth")
 # Of the integrated intensities; the last three in percent of the mean real amount.
 AMOUNT_COLUMNS = ("amount_slope", "amount_r", "amount_bias", "amount_lower", "amount_upper")
 INTERVAL_COLUMNS = ("coverage", "interval_width")
+HIGHER_IS_BETTER = {
+    **rows.HIGHER_IS_BETTER,
+    "piqe": False,
+    "brisque": False,
+    **{name: True for name in objects.COLUMNS if name.startswith(("f1_", "ap_"))},
+    "mean_ap": True,
+    "matched_iou": True,
+    **dict.fromkeys(("missed", "hallucinated", "split", "merged", "misoutlined"), False),
+    "amount_r": True,
+    "interval_width": False,
+}
 COLUMNS = (
-    *PIXEL_COLUMNS,
+    *rows.COLUMNS,
     *QUALITY_COLUMNS,
     *objects.COLUMNS,
     *AMOUNT_COLUMNS,
@@ -161,9 +171,3 @@ def _measure(
     row = replace(row, values=values, note=note, well=pair.well or "")
     faults = None if scores is None else scores.found
     return Measured(row, baselines, faults, *amounts, over)
-
-
-def columns(rows: Sequence[Row]) -> list[str]:
-    """The columns that any of the rows has, in the order of `COLUMNS`."""
-    there = {column for row in rows for column in row.values}
-    return [column for column in COLUMNS if column in there]

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from vfn.metrics.features import SURVIVES, FeatureResult, survivors
 from vfn.metrics.matching import THRESHOLDS, Found
@@ -91,7 +91,7 @@ def _place(name: str, fault: Found) -> Place:
     words = (
         f"{fault.area} px, grey value {fault.truth:.0f} in truth, {fault.prediction:.0f} predicted"
     )
-    kind = "missed" if fault.kind == "missed" else "hallucinated"
+    kind: Literal["missed", "hallucinated"] = "missed" if fault.kind == "missed" else "hallucinated"
     return Place(name, kind, fault.row, fault.column, words)
 
 

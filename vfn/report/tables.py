@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vfn.files import write_text
-from vfn.metrics.rows import BASELINE_COLUMNS, COLUMNS, Row
+from vfn.metrics.rows import BASELINE_COLUMNS, Row
+from vfn.metrics.stain import COLUMNS
 from vfn.report.results import ChannelResult
 
-METRICS_HEADER = ("field", "channel", *COLUMNS, "note")
+METRICS_HEADER = ("field", "channel", *COLUMNS, "well", "note")
 BASELINES_HEADER = ("field", "channel", "baseline", *BASELINE_COLUMNS, "note")
 
 
@@ -19,13 +20,16 @@ def write_metrics(path: Path, results: Iterable[ChannelResult]) -> None:
     """One row per field and channel, fields in the order in which they were scored."""
     rows = [(i, row) for r in results for i, row in zip(r.indices, r.rows, strict=True)]
     rows.sort(key=lambda pair: pair[0])  # stable: channels keep their order within a field
-    write_csv(path, METRICS_HEADER, [_cells(row) for _, row in rows])
+    lines = [
+        [row.field, row.channel, *_numbers(row, COLUMNS), row.well, row.note] for _, row in rows
+    ]
+    write_csv(path, METRICS_HEADER, lines)
 
 
 def write_baselines(path: Path, results: Iterable[ChannelResult]) -> None:
     """One row per field, channel and baseline; the header alone where there are none."""
     lines = [
-        [row.field, row.channel, name, *_cells(row)[2:]]
+        [row.field, row.channel, name, *_numbers(row, BASELINE_COLUMNS), row.note]
         for result in results
         for name, rows in result.baselines.items()
         for row in rows
@@ -38,10 +42,10 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def _cells(row: Row) -> list[str]:
+def _numbers(row: Row, columns: Iterable[str]) -> list[str]:
+    """Figures of a row; empty where nothing was measured, "nan" where it is undefined."""
     # 9 significant digits: more than any image carries, and still readable.
-    numbers = [f"{value:.9g}" for value in row.values.values()]
-    return [row.field, row.channel, *numbers, row.note]
+    return [f"{row.values[c]:.9g}" if c in row.values else "" for c in columns]
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

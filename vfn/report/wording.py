@@ -31,6 +31,32 @@ TITLES = {
     "power_ratio": "Power ratio",
     "shift_rows": "Shift down (px)",
     "shift_columns": "Shift right (px)",
+    "piqe": "PIQE",
+    "brisque": "BRISQUE",
+    "piqe_truth": "PIQE of the truth",
+    "brisque_truth": "BRISQUE of the truth",
+    "nuclei_truth": "Nuclei in the truth",
+    "nuclei_predicted": "Nuclei in the prediction",
+    "count_error": "Count error",
+    **{
+        f"{figure}_{percent}": f"{figure.upper()} at IoU 0.{percent}"
+        for figure in ("f1", "ap")
+        for percent in range(50, 91, 5)
+    },
+    "mean_ap": "Mean AP",
+    "matched_iou": "IoU of matched nuclei",
+    "missed": "Missed nuclei",
+    "hallucinated": "Hallucinated nuclei",
+    "split": "Split nuclei",
+    "merged": "Merged nuclei",
+    "misoutlined": "Badly outlined nuclei",
+    "amount_slope": "Amount: slope",
+    "amount_r": "Amount: r",
+    "amount_bias": "Amount: bias (%)",
+    "amount_lower": "Amount: lower limit (%)",
+    "amount_upper": "Amount: upper limit (%)",
+    "coverage": "Coverage",
+    "interval_width": "Width of the intervals",
 }
 SPECS = {
     "mae": ".4f",
@@ -55,6 +81,33 @@ SPECS = {
     "power_ratio": ".3g",
     "shift_rows": ".2f",
     "shift_columns": ".2f",
+    **dict.fromkeys(("piqe", "brisque", "piqe_truth", "brisque_truth"), ".1f"),
+    **dict.fromkeys(
+        (
+            "nuclei_truth",
+            "nuclei_predicted",
+            "missed",
+            "hallucinated",
+            "split",
+            "merged",
+            "misoutlined",
+        ),
+        ".1f",
+    ),
+    **{f"{figure}_{p}": ".3f" for figure in ("f1", "ap") for p in range(50, 91, 5)},
+    **dict.fromkeys(
+        (
+            "count_error",
+            "mean_ap",
+            "matched_iou",
+            "amount_slope",
+            "amount_r",
+            "coverage",
+            "interval_width",
+        ),
+        ".3f",
+    ),
+    **dict.fromkeys(("amount_bias", "amount_lower", "amount_upper"), ".1f"),
 }
 # Below this part of the full range, figures on the full range say little about the stain.
 DIM = 0.25
