@@ -96,9 +96,10 @@ def test_unnamed_predictions_of_one_channel_each(folders):
         write(pred / f"A01_{channel}_v2.tif", image(value + 1))
         write(truth / channel / "A01_v2.tif", image(value))
     pairs = FolderPairs(pred, truth, ["dapi", "er"])
-    found = [pairs.pair(i) for i in range(len(pairs))]
-    assert [(p.field, p.channels) for p in found] == [("A01_v2", ("dapi",)), ("A01_v2", ("er",))]
-    assert [first_values(p) for p in found] == [([10], [11]), ([20], [21])]
+    assert len(pairs) == 1
+    pair = pairs.pair(0)
+    assert (pair.field, pair.channels) == ("A01_v2", ("dapi", "er"))
+    assert first_values(pair) == ([10, 20], [11, 21])
 
 
 def test_channels_by_name_then_by_position(folders):
@@ -227,3 +228,141 @@ def test_folders_that_cannot_be(folders):
         FolderPairs(pred, pred)
     with pytest.raises(UserError, match="no image"):
         FolderPairs(pred, truth)
+
+
+def three_folders(tmp_path):
+    """Predictions of dna and er by two models, and the truth of both and of rna, a file a channel."""
+    folders = tmp_path / "dna_model", tmp_path / "er_model"
+    for folder, channel, value in zip(folders, ("dna", "er"), (10, 20), strict=True):
+        for name in ("A01", "A02"):
+            write(folder / f"{name}.ome.tif", image(value + 1), [channel])
+            write(tmp_path / "truth" / channel / f"{name}.tif", image(value))
+    for name in ("A01", "A02"):
+        write(tmp_path / "truth" / f"{name}_RNA.tif", image(30))
+    return list(folders), tmp_path / "truth"
+
+
+def test_several_folders_make_one_pair_a_field(tmp_path, capsys):
+    folders, truth = three_folders(tmp_path)
+    pairs = FolderPairs(folders, truth)
+    assert [pairs.pair(i).field for i in range(len(pairs))] == ["A01", "A02"]
+    pair = pairs.pair(1)
+    assert (pair.channels, first_values(pair)) == (("dna", "er"), ([10, 20], [11, 21]))
+    assert (pair.inputs, pair.input_channels, pair.halfwidth, pair.well) == (None, (), None, None)
+    assert "2 of 6 images" in capsys.readouterr().out
+
+
+def test_a_field_that_one_folder_lacks_keeps_its_other_channels(tmp_path, capsys):
+    folders, truth = three_folders(tmp_path)
+    (folders[1] / "A01.ome.tif").unlink()
+    pairs = FolderPairs(folders, truth)
+    assert {p.field: p.channels for p in map(pairs.pair, range(len(pairs)))} == {
+        "A01": ("dna",),
+        "A02": ("dna", "er"),
+    }
+    assert f"1 of 2 fields have no prediction in {folders[1]}" in capsys.readouterr().out
+
+
+def test_two_folders_of_one_channel(tmp_path):
+    folders, truth = three_folders(tmp_path)
+    write(folders[1] / "A02.ome.tif", image(1), ["dna"])
+    with pytest.raises(UserError, match="both predict field A02, channel dna"):
+        FolderPairs(folders, truth)
+    with pytest.raises(UserError, match="names a folder twice"):
+        FolderPairs([folders[0], folders[0]], truth)
+    with pytest.raises(UserError, match="give two folders"):
+        FolderPairs([folders[0], truth], truth)
+
+
+def test_predictions_of_one_field_in_different_sizes(tmp_path):
+    folders, truth = three_folders(tmp_path)
+    write(folders[1] / "A01.ome.tif", image(21, shape=(5, 8)), ["er"])
+    write(truth / "er" / "A01.tif", image(20, shape=(5, 8)))
+    with pytest.raises(UserError, match=r"A01: its predictions have sizes \[5x7,5x8\]"):
+        FolderPairs(folders, truth).pair(0)
+
+
+def test_real_channels_beside_the_predictions(tmp_path, capsys):
+    folders, truth = three_folders(tmp_path)
+    pair = FolderPairs(folders, truth, inputs=["rna"]).pair(0)
+    assert pair.input_channels == ("rna",)
+    assert (pair.inputs.shape, pair.inputs.dtype, pair.inputs[0, 0, 0]) == (
+        (1, 5, 7),
+        np.float32,
+        30,
+    )
+    assert "not scored" not in capsys.readouterr().out  # every image of the truth was used
+    with pytest.raises(UserError, match="A01: er is given twice"):
+        FolderPairs(folders, truth, inputs=["er"]).pair(0)
+    write(truth / "A01_RNA.tif", image(30, shape=(5, 8)))
+    with pytest.raises(UserError, match="is 5x8 but field A01 is 5x7"):
+        FolderPairs(folders, truth, inputs=["rna"]).pair(0)
+    (truth / "A01_RNA.tif").unlink()
+    with pytest.raises(UserError, match="field A01 has no image of input rna"):
+        FolderPairs(folders, truth, inputs=["rna"])
+
+
+def test_real_channels_of_one_ome_tiff(folders):
+    pred, truth = folders
+    write(pred / "f1.ome.tif", image(1), ["dna"])
+    write(truth / "f1.ome.tif", image(10, 5), ["DNA", "er", "RNA", "actin", "mito"])
+    pair = FolderPairs(pred, truth, inputs=["mito", "rna"]).pair(0)
+    assert (pair.channels, first_values(pair)) == (("dna",), ([10], [1]))
+    assert pair.inputs[:, 0, 0].tolist() == [14, 12]
+
+
+def test_an_input_is_never_the_truth_of_another_stain(folders):
+    pred, truth = folders
+    write(pred / "f1.ome.tif", image(1), ["dna"])
+    write(truth / "f1.tif", image(10))  # found by its name, shows dna
+    with pytest.raises(UserError, match="no image of input rna"):
+        FolderPairs(pred, truth, inputs=["rna"])
+
+
+def test_an_input_that_could_be_of_two_fields_is_of_neither(folders):
+    pred, truth = folders
+    for plate in ("p1", "p2"):
+        write(pred / plate / "f1.ome.tif", image(1), ["dna"])
+        write(truth / plate / "f1_dna.tif", image(10))
+    write(truth / "f1_rna.tif", image(30))
+    with pytest.raises(UserError, match="field p1/f1 has no image of input rna"):
+        FolderPairs(pred, truth, inputs=["rna"])
+
+
+def test_halfwidths_are_no_stains(folders):
+    pred, truth = folders
+    names = ["dna", "dna_halfwidth90", "er"]
+    write(pred / "f1.ome.tif", np.stack([image(value)[0] for value in (1, 5, 2)]), names)
+    write(truth / "f1.ome.tif", image(10, 2), ["er", "dna"])
+    pair = FolderPairs(pred, truth).pair(0)
+    assert (pair.channels, first_values(pair)) == (("dna", "er"), ([11, 10], [1, 2]))
+    assert (pair.coverage, pair.halfwidth.dtype) == (0.9, np.float32)
+    assert pair.halfwidth[0, 0, 0] == 5
+    assert np.isnan(pair.halfwidth[1]).all()
+
+
+def test_halfwidths_with_truth_in_a_file_a_channel(tmp_path):
+    folders, truth = three_folders(tmp_path)
+    for folder, channel in zip(folders, ("dna", "er"), strict=True):
+        write(folder / "A01.ome.tif", image(7, 2), [channel, f"{channel}_halfwidth95"])
+    pair = FolderPairs(folders, truth).pair(0)
+    assert (pair.channels, first_values(pair)) == (("dna", "er"), ([10, 20], [7, 7]))
+    assert (pair.halfwidth[:, 0, 0].tolist(), pair.coverage) == ([8, 8], 0.95)
+    write(folders[1] / "A01.ome.tif", image(7, 2), ["er", "er_halfwidth90"])
+    with pytest.raises(UserError, match=r"A01: its intervals have coverages \[0.9,0.95\]"):
+        FolderPairs(folders, truth).pair(0)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["dna", "er_halfwidth90"], "has er_halfwidth90 but no er"),
+        (["dna", "dna_halfwidth90", "dna_halfwidth95"], "has dna_halfwidth95 but two of them"),
+    ],
+)
+def test_halfwidths_that_cannot_be(folders, names, message):
+    pred, truth = folders
+    write(pred / "f1.ome.tif", image(1, len(names)), names)
+    write(truth / "f1.ome.tif", image(10), ["dna"])
+    with pytest.raises(UserError, match=message):
+        FolderPairs(pred, truth).pair(0)

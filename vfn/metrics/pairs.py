@@ -7,8 +7,9 @@ images, whatever program wrote them.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from vfn.data.images import Image, find_images, read_image, strip_suffix
 from vfn.errors import UserError
 
 Array = NDArray[Any]
+# Channels that predict.py writes beside a stain: half-widths of its intervals, coverage in percent.
+_HALFWIDTH = re.compile(r"(.+)_halfwidth(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class FieldPair:
         input_channels: names of the Ci inputs.
         baselines: simpler predictions of the same field by name ("mean", "linear"), (C, H, W) each.
         pixel_size: micrometres a pixel, if known.
+        halfwidth: (C, H, W) float32, half the width of the prediction's interval in its grey levels;
+            NaN for a channel without; None if no channel has one.
+        coverage: share of the truth that these intervals were made to cover, in (0, 1).
+        well: name of the well that the field lies in, if known.
     """
 
     field: str
@@ -45,6 +52,9 @@ class FieldPair:
     input_channels: tuple[str, ...] = ()
     baselines: Mapping[str, Array] = dataclass_field(default_factory=dict)
     pixel_size: float | None = None
+    halfwidth: Array | None = None
+    coverage: float | None = None
+    well: str | None = None
 
 
 class PairSource(Protocol):
@@ -67,12 +77,24 @@ class _Match:
 
     field: str
     prediction: Path
-    names: tuple[str, ...] | None  # of the prediction's channels, if known from it or the user
+    names: tuple[str, ...] | None  # of the predicted channels, if known from it or the user
     truths: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """What one match gives of its field; planes in the order of `names`."""
+
+    names: tuple[str, ...]
+    truth: Array
+    prediction: Array
+    halfwidths: Mapping[str, Array]
+    coverages: frozenset[float]
+    pixel_size: float | None
+
+
 class FolderPairs:
-    """Pairs from a folder of predictions and a folder of ground truth.
+    """Pairs from folders of predictions and a folder of ground truth.
 
     A prediction finds its truth, in this order: the file of the same path without suffix; where
     the prediction's channels are named (OME metadata, or `channels`), the files whose path holds a
@@ -80,52 +102,95 @@ class FolderPairs:
     the same name in another folder. The channels are named by the prediction, else by the
     truth, else by `channels`, else c0, c1, ...
 
+    Predictions of one field are one pair with the channels of all of them. Channels that predict.py
+    named `<channel>_halfwidth<NN>` are the half-widths of intervals with NN % coverage, not stains.
+
     Args:
-        pred: folder of predicted images, searched with its subfolders.
+        pred: folder of predicted images, searched with its subfolders, or several such folders. A
+            field that one of them lacks is scored for the channels that it has.
         truth: folder of real images.
         channels: names of the predictions' channels, used where the files do not tell. Predictions
             of one channel each may tell by a token of their path which of these it is.
+        inputs: names of real channels that stay beside the predictions: images of the truth folder
+            whose path holds the name as a token, or the channel of that name in a field's truth.
 
     Raises:
         UserError: a folder missing or empty, both folders the same, predictions without truth or
-            with more than one, two predictions for one field.
+            with more than one, two predictions for one channel of a field, an input missing.
     """
 
-    def __init__(self, pred: Path, truth: Path, channels: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        pred: Path | Sequence[Path],
+        truth: Path,
+        channels: Sequence[str] | None = None,
+        inputs: Sequence[str] = (),
+    ) -> None:
         self.channels = tuple(channels) if channels else None
+        self.inputs = tuple(inputs)
         self.truth_root = truth
-        if pred.resolve() == truth.resolve():
-            raise UserError(f"pred and truth are both {pred}; give two folders")
+        folders = [pred] if isinstance(pred, Path) else list(pred)
+        if truth.resolve() in {folder.resolve() for folder in folders}:
+            raise UserError(f"pred and truth are both {truth}; give two folders")
+        if len({folder.resolve() for folder in folders}) < len(folders):
+            raise UserError(f"pred={_listed(folders)} names a folder twice; name each once")
+        files = [_score_inputs(folder) for folder in folders]
+        index = _TruthIndex(truth, _score_inputs(truth))
+        by_folder = [self._matched(*given, index) for given in zip(folders, files, strict=True)]
+        self._fields: dict[str, list[_Match]] = {}
+        for match in chain.from_iterable(by_folder):
+            self._fields.setdefault(match.field, []).append(match)
+        _check_distinct(self._fields)
+        self._names = list(self._fields)
+        for folder, found in zip(folders, by_folder, strict=True):
+            lacking = len(self._fields) - len({match.field for match in found})
+            if lacking:
+                print(
+                    f"{lacking} of {len(self._fields)} fields have no prediction in {folder}: "
+                    "scored for the channels that they have"
+                )
+        bare = Counter(Path(field).name for field in self._fields)
+        self._input_files = {
+            field: tuple(
+                index.find_input(matches, name, unique=bare[Path(field).name] == 1)
+                for name in self.inputs
+            )
+            for field, matches in self._fields.items()
+        }
+        used = {path for match in chain.from_iterable(by_folder) for path in match.truths}
+        used.update(*self._input_files.values())
+        spare = len(index.paths) - len(used)
+        if spare:
+            print(f"{spare} of {len(index.paths)} images in {truth} have no prediction: not scored")
+
+    def _matched(self, folder: Path, paths: list[Path], index: "_TruthIndex") -> list[_Match]:
+        """The predictions of one folder, each with its truth."""
         predictions: dict[str, Path] = {}
-        for path in _score_inputs(pred):
-            other = predictions.setdefault(_stem(path, pred), path)
+        for path in paths:
+            other = predictions.setdefault(_stem(path, folder), path)
             if other != path:
                 raise UserError(f"{other} and {path} predict the same field; leave one of them out")
-        index = _TruthIndex(truth, _score_inputs(truth))
         found: list[_Match] = []
         unmatched: list[Path] = []
         bare = Counter(Path(stem).name for stem in predictions)
         for stem, path in predictions.items():
-            names, rest = self._names(path, stem)
+            names, rest = self._told(path, stem)
             truths = index.find(stem, rest, names, unique=bare[Path(stem).name] == 1)
             if truths:
                 found.append(_Match(rest or stem, path, names, truths))
             else:
                 unmatched.append(path)
         if unmatched:
-            raise UserError(_no_truth(unmatched, len(predictions), pred, truth, index, found))
-        _check_distinct(found)
-        self._matches = found
-        used = {path for match in found for path in match.truths}
-        spare = len(index.paths) - len(used)
-        if spare:
-            print(f"{spare} of {len(index.paths)} images in {truth} have no prediction: not scored")
+            raise UserError(
+                _no_truth(unmatched, len(predictions), folder, index, any_found=bool(found))
+            )
+        return found
 
-    def _names(self, path: Path, stem: str) -> tuple[tuple[str, ...] | None, str | None]:
-        """Channel names of a prediction, and its field if the name of the channel is in its path."""
+    def _told(self, path: Path, stem: str) -> tuple[tuple[str, ...] | None, str | None]:
+        """Names of the stains in a prediction, and its field if its path also names its channel."""
         image = read_image(path)
         if image.channels:
-            return image.channels, None
+            return tuple(n for n in image.channels if not _HALFWIDTH.fullmatch(n)), None
         if self.channels is None:
             return None, None
         if len(image.array) == 1:
@@ -141,7 +206,7 @@ class FolderPairs:
         )
 
     def __len__(self) -> int:
-        return len(self._matches)
+        return len(self._names)
 
     def truth(self, index: int) -> tuple[tuple[str, ...], Array]:
         """Channel names and truth (C, H, W); the prediction is read too, so that a field that
@@ -155,8 +220,44 @@ class FolderPairs:
         Raises:
             UserError: an unreadable file, different sizes, channels that cannot be told apart.
         """
-        match = self._matches[index]
-        prediction = read_image(match.prediction)
+        field = self._names[index]
+        parts = [self._read(match) for match in self._fields[field]]
+        names = tuple(name for part in parts for name in part.names)
+        twice = [name for name, count in Counter([*names, *self.inputs]).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"field {field}: {twice[0]} is given twice; predict a channel once, and let no "
+                "input have its name"
+            )
+        shapes = {part.truth.shape[1:] for part in parts}
+        if len(shapes) > 1:
+            raise UserError(
+                f"field {field}: its predictions have sizes {_listed(map(_times, sorted(shapes)))}; "
+                "predict every channel on the same images"
+            )
+        coverages = frozenset.union(*(part.coverages for part in parts))
+        if len(coverages) > 1:
+            raise UserError(
+                f"field {field}: its intervals have coverages {_listed(sorted(coverages))}; "
+                "predict every channel with one coverage"
+            )
+        halfwidths = {name: plane for part in parts for name, plane in part.halfwidths.items()}
+        unknown = np.full(parts[0].truth.shape[1:], np.nan, np.float32)
+        return FieldPair(
+            field,
+            names,
+            _stacked([plane for part in parts for plane in part.truth], field),
+            np.concatenate([part.prediction for part in parts]),
+            self._read_inputs(field, parts[0].truth.shape[1:]),
+            self.inputs,
+            pixel_size=next((p.pixel_size for p in parts if p.pixel_size), None),
+            halfwidth=np.stack([halfwidths.get(n, unknown) for n in names]) if halfwidths else None,
+            coverage=next(iter(coverages), None),
+        )
+
+    def _read(self, match: _Match) -> _Scored:
+        """One prediction file and its truth."""
+        prediction, halfwidths, coverages = _parted(match.prediction)
         truths = [read_image(path) for path in match.truths]
         for path, image in zip(match.truths, truths, strict=True):
             if image.array.shape[1:] != prediction.array.shape[1:]:
@@ -171,18 +272,24 @@ class FolderPairs:
                     truths, match.truths, match.names or ("",), strict=True
                 )
             ]
-            names = match.names or ()
-            if len({plane.dtype for plane in planes}) > 1:
-                # Stacking would change a dtype, and with it the full range of a channel.
-                raise UserError(
-                    f"{match.field}: truths have dtypes {_listed(p.dtype.name for p in planes)}; "
-                    "convert them to one dtype or score the channels apart"
-                )
-            truth = np.stack(planes)
+            names, truth = match.names or (), _stacked(planes, match.field)
         else:
             names, truth = _by_name_or_position(match, prediction, truths[0], self.truth_root)
         pixel_size = prediction.pixel_size or truths[0].pixel_size
-        return FieldPair(match.field, names, truth, prediction.array, pixel_size=pixel_size)
+        return _Scored(names, truth, prediction.array, halfwidths, coverages, pixel_size)
+
+    def _read_inputs(self, field: str, shape: tuple[int, ...]) -> Array | None:
+        """The inputs (Ci, H, W) of a field, float32; None where none was asked for."""
+        planes = []
+        for name, path in zip(self.inputs, self._input_files[field], strict=True):
+            image = read_image(path)
+            if image.array.shape[1:] != shape:
+                raise UserError(
+                    f"{path} is {_size(image)} but field {field} is {_times(shape)} (height x width); "
+                    f"give input {name} in the size of the predictions"
+                )
+            planes.append(_one_channel(image, path, name, self.truth_root).astype(np.float32))
+        return np.stack(planes) if planes else None
 
 
 class _TruthIndex:
@@ -212,9 +319,7 @@ class _TruthIndex:
         if stem in self.by_stem:
             return (_only(self.by_stem[stem], stem),)
         bare = Path(stem).name
-        for key in (
-            (rest,) if rest else (_joined(stem), _joined(bare)) if unique else (_joined(stem),)
-        ):
+        for key in (rest,) if rest else _keys(stem, unique=unique):
             groups = [self._channel(name).get(key, []) for name in names or ()]
             if groups and all(groups):
                 return tuple(_only(group, key) for group in groups)
@@ -230,6 +335,25 @@ class _TruthIndex:
         # Where folders or names sort the truth by channel, a namesake outside them is another stain.
         sorted_out = {p for n in names or () for group in self._channel(n).values() for p in group}
         return tuple(namesakes) if not sorted_out or namesakes[0] in sorted_out else ()
+
+    def find_input(self, matches: Sequence[_Match], name: str, *, unique: bool) -> Path:
+        """The image of a real channel of the field that was matched so.
+
+        Raises:
+            UserError: none or several.
+        """
+        field = matches[0].field
+        by_field = self._channel(name)
+        for key in _keys(field, unique=unique):
+            if key in by_field:
+                return _only(by_field[key], key)
+        for path in dict.fromkeys(path for match in matches for path in match.truths):
+            if name.casefold() in map(str.casefold, read_image(path).channels or ()):
+                return path
+        raise UserError(
+            f"{self.root}: field {field} has no image of input {name}; add one whose path holds "
+            f"{name} and {field}, or leave {name} out of inputs"
+        )
 
     def _channel(self, name: str) -> dict[str, list[Path]]:
         if name not in self.by_channel:
@@ -288,34 +412,65 @@ def _score_inputs(folder: Path) -> list[Path]:
     return kept
 
 
-def _check_distinct(matches: list[_Match]) -> None:
-    seen: dict[tuple[str, str], Path] = {}
-    for match in matches:
-        for name in match.names or ("",):
-            other = seen.setdefault((match.field, name), match.prediction)
-            if other != match.prediction:
-                raise UserError(
-                    f"{match.prediction} and {other} both predict field {match.field}; "
-                    "leave one of them out"
-                )
+def _check_distinct(fields: Mapping[str, Sequence[_Match]]) -> None:
+    for field, matches in fields.items():
+        seen: dict[str, Path] = {}
+        for match in matches:
+            for name in match.names or ("",):
+                other = seen.setdefault(name, match.prediction)
+                if other != match.prediction:
+                    raise UserError(
+                        f"{match.prediction} and {other} both predict field {field}"
+                        f"{f', channel {name}' if name else ''}; leave one of them out"
+                    )
+
+
+def _parted(path: Path) -> tuple[Image, dict[str, Array], frozenset[float]]:
+    """A prediction without its half-widths, these by channel, and the coverages they state."""
+    image = read_image(path)
+    told = {name: _HALFWIDTH.fullmatch(name) for name in image.channels or ()}
+    halfwidths, coverages = {}, set()
+    for plane, match in zip(image.array, told.values(), strict=False):
+        if match is None:
+            continue
+        name, percent = match.groups()
+        if name not in told or name in halfwidths:
+            raise UserError(
+                f"{path}: has {match.string} but {'two of them' if name in halfwidths else f'no {name}'}; "
+                "give each predicted channel once, and at most one half-width for each"
+            )
+        halfwidths[name] = plane.astype(np.float32)
+        coverages.add(float(percent) / 100)
+    if not halfwidths:
+        return image, {}, frozenset()
+    kept = [i for i, match in enumerate(told.values()) if match is None]
+    names = tuple(name for name, match in told.items() if match is None)
+    return replace(image, array=image.array[kept], channels=names), halfwidths, frozenset(coverages)
+
+
+def _stacked(planes: Sequence[Array], field: str) -> Array:
+    """Planes (H, W) as (C, H, W); stacking different dtypes would change one, and with it the full
+    range of a channel."""
+    dtypes = list(dict.fromkeys(plane.dtype.name for plane in planes))
+    if len(dtypes) > 1:
+        raise UserError(
+            f"{field}: truths have dtypes {_listed(dtypes)}; "
+            "convert them to one dtype or score the channels apart"
+        )
+    return np.stack(planes)
 
 
 def _no_truth(
-    unmatched: list[Path],
-    total: int,
-    pred: Path,
-    truth: Path,
-    index: _TruthIndex,
-    found: list[_Match],
+    unmatched: list[Path], total: int, pred: Path, index: _TruthIndex, *, any_found: bool
 ) -> str:
     first, example = unmatched[0], next(iter(index.by_stem))
-    if found:
+    if any_found:
         return (
-            f"{len(unmatched)} of {total} predictions in {pred} have no truth in {truth}, first "
+            f"{len(unmatched)} of {total} predictions in {pred} have no truth in {index.root}, first "
             f"{first.relative_to(pred)}; add their truth or take them out of the folder"
         )
     return (
-        f"no prediction in {pred} has a truth in {truth} (first prediction {first.relative_to(pred)}, "
+        f"no prediction in {pred} has a truth in {index.root} (first prediction {first.relative_to(pred)}, "
         f"first truth {example}); give both the same names, or name the channels with "
         "channels=[NAME] if each truth file holds one channel and its name"
     )
@@ -339,8 +494,17 @@ def _joined(stem: str) -> str:
     return "_".join(part for part in re.split(r"[\W_]+", stem) if part)
 
 
+def _keys(stem: str, *, unique: bool) -> tuple[str, ...]:
+    """Under what names the channels of a prediction's field may be found by `split_token`."""
+    return (_joined(stem), _joined(Path(stem).name)) if unique else (_joined(stem),)
+
+
 def _size(image: Image) -> str:
-    return "x".join(str(n) for n in image.array.shape[1:])
+    return _times(image.array.shape[1:])
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _listed(names: Any) -> str:
