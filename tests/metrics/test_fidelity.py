@@ -1,17 +1,21 @@
-"""Pixel metrics against scikit-image, SciPy and hand computation."""
+"""Pixel metrics against scikit-image, SciPy, torchmetrics and hand computation."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
-from scipy.stats import pearsonr
+from scipy.stats import linregress, pearsonr
 from skimage.metrics import (
     mean_squared_error,
+    normalized_root_mse,
     peak_signal_noise_ratio,
     structural_similarity,
 )
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from vfn.metrics import fidelity
 
@@ -102,14 +106,104 @@ def test_by_hand():
     assert fidelity.psnr(p, t, 10.0).item() == pytest.approx(10 * math.log10(80))
 
 
-def test_a_batch_is_scored_as_its_images_are():
-    p = torch.rand(3, 2, 20, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    t = torch.rand(3, 2, 20, 17, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for metric in (fidelity.mae, fidelity.psnr, fidelity.ssim):
-        whole = metric(p, t, 1.5)
-        assert whole.shape == (3, 2)
-        torch.testing.assert_close(whole[2, 1], metric(p[2, 1], t[2, 1], 1.5))
-    assert fidelity.pearson(p, t).shape == (3, 2)
+def ms_ssim_by_scikit_image(prediction, truth, data_range):
+    """Wang et al. 2003 by a plain loop: scikit-image's SSIM map over the map of its luminance factor."""
+    weights, product = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), 1.0
+    for scale, weight in enumerate(weights):
+        _, whole = structural_similarity(
+            truth, prediction, data_range=data_range, gaussian_weights=True, sigma=1.5,
+            use_sample_covariance=False, full=True,
+        )  # fmt: skip
+        p, t = (gaussian_filter(image, 1.5, truncate=3.5) for image in (prediction, truth))
+        c1 = (0.01 * data_range) ** 2
+        luminance = (2 * p * t + c1) / (p**2 + t**2 + c1)
+        factor = whole if scale == 4 else whole / luminance
+        product *= factor[5:-5, 5:-5].mean() ** weight
+        height, width = (n // 2 * 2 for n in truth.shape)
+        prediction, truth = (
+            image[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3))
+            for image in (prediction, truth)
+        )
+    return product
+
+
+@pytest.mark.parametrize("shape", [(176, 176), (191, 230)])
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "dim16", "bright16", "float32"])
+def test_ms_ssim_equals_a_plain_loop(kind, shape):
+    prediction, truth, data_range = noisy_pair(kind, shape)
+    p, t = tensors(prediction, truth)
+    ours = fidelity.ms_ssim(p, t, data_range).item()
+    plain = ms_ssim_by_scikit_image(
+        prediction.astype(np.float64), truth.astype(np.float64), data_range
+    )
+    assert ours == pytest.approx(plain, abs=1e-8)
+    assert fidelity.ms_ssim(p.float(), t.float(), data_range).item() == pytest.approx(
+        plain, abs=1e-5
+    )
+
+
+def test_ms_ssim_is_near_that_of_torchmetrics():
+    # which takes the mean of the coarsest scale over mirrored borders too
+    prediction, truth, data_range = noisy_pair("float32", (700, 650))
+    p, t = tensors(prediction, truth)
+    theirs = multiscale_structural_similarity_index_measure(
+        p[None, None], t[None, None], data_range=data_range, normalize="relu"
+    )
+    assert theirs.item() < 0.99
+    assert fidelity.ms_ssim(p, t, data_range).item() == pytest.approx(theirs.item(), abs=1e-4)
+
+
+def test_ms_ssim_of_swapped_light_and_dark_is_zero():
+    image = torch.from_numpy(smooth((180, 180), 0))
+    assert fidelity.ms_ssim(-image, image, 0.5).item() == 0
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "dim16", "bright16", "float32"])
+def test_line_equals_scipy(kind):
+    prediction, truth, _ = noisy_pair(kind, (61, 47))
+    line = linregress(truth.ravel().astype(np.float64), prediction.ravel().astype(np.float64))
+    found = fidelity.linear_fit(*tensors(prediction, truth))
+    assert found.gain.item() == pytest.approx(line.slope, rel=1e-9)
+    assert found.offset.item() == pytest.approx(line.intercept, rel=1e-9)
+    assert found.r2.item() == pytest.approx(line.rvalue**2, rel=1e-9)
+    single = fidelity.linear_fit(*tensors(prediction, truth, dtype=torch.float32))
+    assert single.gain.item() == pytest.approx(line.slope, abs=1e-4)
+
+
+def test_nrmse_equals_scikit_image():
+    prediction, truth, _ = noisy_pair("float32", (40, 50))
+    p, t = tensors(prediction, truth)
+    assert fidelity.nrmse(p, t, float(np.ptp(truth))).item() == pytest.approx(
+        normalized_root_mse(
+            truth.astype(np.float64), prediction.astype(np.float64), normalization="min-max"
+        )
+    )
+
+
+def test_filter_on_the_cpu_is_the_filter_elsewhere():
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 31, 24)))
+    fast = fidelity._gaussian(image)
+    slow = fidelity._gaussian(image.requires_grad_())  # with gradients OpenCV is no choice
+    assert slow.requires_grad
+    torch.testing.assert_close(fast, slow.detach())
+
+
+@pytest.mark.parametrize("side", [20, 178])
+def test_a_batch_is_scored_as_its_images_are(side):
+    p = torch.rand(3, 2, side, 177, generator=torch.Generator().manual_seed(0)).double()
+    t = torch.rand(3, 2, side, 177, generator=torch.Generator().manual_seed(1)).double()
+    whole = fidelity.figures(p, t, 1.5)
+    assert tuple(whole) == fidelity.NAMES
+    for name, value in whole.items():
+        assert value.shape == (3, 2), name
+        one = fidelity.figures(p[2, 1], t[2, 1], 1.5, [name])[name]
+        torch.testing.assert_close(value[2, 1], one, equal_nan=True)
+    for metric in (fidelity.mae, fidelity.mse, fidelity.nrmse, fidelity.psnr, fidelity.ssim):
+        torch.testing.assert_close(metric(p, t, 1.5), whole[metric.__name__])
+    torch.testing.assert_close(fidelity.pearson(p, t), whole["pearson"])
+    torch.testing.assert_close(
+        fidelity.ms_ssim(p, t, 1.5), whole["ms_ssim"], equal_nan=side < fidelity.MS_SSIM_SIDE
+    )
 
 
 def test_the_range_may_differ_by_image():
@@ -118,6 +212,9 @@ def test_the_range_may_differ_by_image():
     both = fidelity.ssim(p, t, widths)
     torch.testing.assert_close(both[1], fidelity.ssim(p[1], t[1], 4.0))
     torch.testing.assert_close(fidelity.mae(p, t, widths)[1], fidelity.mae(p[1], t[1], 4.0))
+    one = fidelity.figures(p[0], t[0], widths, ("psnr", "ssim", "pearson"))  # two ranges, one image
+    torch.testing.assert_close(one["ssim"][1], fidelity.ssim(p[0], t[0], 4.0))
+    assert (one["psnr"].shape, one["pearson"].shape) == ((2,), ())
 
 
 def test_identical_images():
@@ -126,6 +223,38 @@ def test_identical_images():
     assert fidelity.psnr(image, image, 1.0).item() == math.inf
     assert fidelity.ssim(image, image, 1.0).item() == pytest.approx(1.0, abs=1e-6)
     assert fidelity.pearson(image, image).item() == pytest.approx(1.0, abs=1e-6)
+    line = fidelity.linear_fit(image, image)
+    assert [value.item() for value in (line.gain, line.offset, line.r2)] == pytest.approx(
+        [1, 0, 1], abs=1e-6
+    )
+    large = torch.rand(180, 180, generator=torch.Generator().manual_seed(0))
+    assert fidelity.ms_ssim(large, large, 1.0).item() == pytest.approx(1.0, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.01, 0.2), st.floats(1.5, 5.0), st.integers(11, 60))
+def test_noise_lowers_every_figure(seed, little, factor, side):
+    truth = torch.from_numpy(smooth((side, 40), seed, 1.0))
+    noise = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=(side, 40)))
+    names = ("mae", "nrmse", "psnr", "ssim", "r2")
+    fine = fidelity.figures(truth + little * noise, truth, 1.0, names)
+    rough = fidelity.figures(truth + factor * little * noise, truth, 1.0, names)
+    assert rough["mae"] > fine["mae"]
+    assert rough["nrmse"] > fine["nrmse"]
+    for name in ("psnr", "ssim", "r2"):
+        assert rough[name] < fine[name]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.2, 5.0), st.floats(-3, 3))
+def test_gain_and_offset_are_found_and_not_forgiven(seed, gain, offset):
+    truth = torch.from_numpy(smooth((30, 41), seed) + 3)
+    line = fidelity.linear_fit(gain * truth + offset, truth)
+    assert line.gain.item() == pytest.approx(gain)
+    assert line.offset.item() == pytest.approx(offset, abs=1e-6)
+    assert line.r2.item() == pytest.approx(1)
+    if abs(gain - 1) > 0.05:
+        assert fidelity.psnr(gain * truth, truth, 1.0) < fidelity.psnr(1.01 * truth, truth, 1.0)
 
 
 def test_psnr_and_ssim_fall_as_noise_grows():
@@ -150,13 +279,18 @@ def test_undefined_is_nan(constant):
     pair = (flat, image) if constant == "prediction" else (image, flat)
     assert fidelity.pearson(*pair).isnan()
     assert fidelity.ssim(image[:10], image[:10], 1.0).isnan()
-    for metric in (fidelity.mae, fidelity.mse, fidelity.psnr, fidelity.ssim):
+    assert fidelity.ms_ssim(torch.rand(175, 300), torch.rand(175, 300), 1.0).isnan()
+    line = fidelity.linear_fit(*pair)
+    assert line.r2.isnan()
+    assert line.gain.isnan() == line.offset.isnan() == (constant == "truth")
+    for metric in (fidelity.mae, fidelity.mse, fidelity.nrmse, fidelity.psnr, fidelity.ssim):
         assert metric(flat, image, 0.0).isnan()
 
 
-def test_gradients_flow_through_ssim():
-    p = torch.rand(1, 1, 16, 16, requires_grad=True)
-    fidelity.ssim(p, torch.rand(1, 1, 16, 16), 1.0).sum().backward()
+@pytest.mark.parametrize("metric", [fidelity.ssim, fidelity.ms_ssim, fidelity.mse])
+def test_gradients_flow(metric):
+    p = torch.rand(1, 1, 176, 176, requires_grad=True)
+    metric(p, torch.rand(1, 1, 176, 176), 1.0).sum().backward()
     assert p.grad is not None
     assert p.grad.isfinite().all()
 
@@ -181,6 +315,50 @@ def test_module_averages_fields_and_skips_the_undefined():
     torch.testing.assert_close(
         values["mae/dapi"], fidelity.mae(prediction[:, 0], truth[:, 0], 1.0).mean()
     )
+
+
+def test_module_takes_any_figures_by_name_and_starts_anew():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(4, 1, 180, 176, generator=generator)
+    prediction = truth + 0.1 * torch.rand(4, 1, 180, 176, generator=generator)
+    metric = fidelity.Fidelity(["er"], 1.0, fidelity.NAMES)
+    metric.update(truth[:1], prediction[:1])
+    metric.reset()
+    for part in (slice(0, 3), slice(3, 4)):
+        metric.update(prediction[part], truth[part])
+    values = metric.compute()
+    expected = fidelity.figures(prediction, truth, 1.0)
+    for name in fidelity.NAMES:
+        torch.testing.assert_close(values[f"{name}/er"], expected[name].mean())
+    with pytest.raises(ValueError, match="mae_signal"):
+        fidelity.Fidelity(["er"], names=["mae_signal"])
+
+
+def test_module_of_two_processes_adds_up():
+    # What torchmetrics does between processes: the states are gathered and summed.
+    p, t = torch.rand(2, 4, 2, 20, 20, generator=torch.Generator().manual_seed(0)).unbind()
+    parts = [fidelity.Fidelity(["a", "b"], 1.0) for _ in range(2)]
+    parts[0].update(p[:3], t[:3])
+    parts[1].update(p[3:], t[3:])
+    whole = fidelity.Fidelity(["a", "b"], 1.0)
+    whole.update(p, t)
+    for state, reduce in whole._reductions.items():
+        gathered = torch.stack([getattr(part, state) for part in parts])
+        setattr(parts[0], state, reduce(gathered))
+    parts[0]._computed = None
+    torch.testing.assert_close(parts[0].compute(), whole.compute())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_module_scores_half_precision_in_float32(dtype):
+    p, t = (torch.rand(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(
+        dtype
+    )
+    metric = fidelity.Fidelity(["a"], names=fidelity.NAMES)
+    metric.update(p, t)
+    expected = fidelity.figures(p.float(), t.float(), 2.0)
+    for name in ("mae", "psnr", "ssim", "pearson", "gain"):
+        torch.testing.assert_close(metric.compute()[f"{name}/a"], expected[name].mean())
 
 
 def test_module_refuses_another_number_of_channels():

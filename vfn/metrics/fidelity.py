@@ -150,8 +150,9 @@ def ms_ssim(prediction: Tensor, truth: Tensor, data_range: float | Tensor) -> Te
     2x2 pixels, an odd last row or column dropped); the mean contrast-structure term of the four
     finer scales and the mean SSIM of the coarsest, with the window and constants of `ssim`, are
     multiplied, each to the power of its weight. A negative mean, which has no such power, counts as
-    0 and makes the product 0: at that scale light and dark are swapped. The same as torchmetrics'
-    `multiscale_structural_similarity_index_measure(normalize="relu")`.
+    0 and makes the product 0: at that scale light and dark are swapped. So does torchmetrics'
+    `multiscale_structural_similarity_index_measure(normalize="relu")`, which differs in that it
+    takes the mean of the coarsest scale over mirrored borders too.
     """
     return _structure(prediction, truth, data_range, len(MS_SSIM_WEIGHTS))[1]
 
