@@ -126,21 +126,24 @@ def fit_head(
     Raises:
         UserError: no patch had one of the targets.
     """
-    generator = checkpoint.generator.to(device)
+    generator = checkpoint.generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     task = checkpoint.task
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = ScaleHead(len(task.inputs), len(task.targets)).to(device)
+        head = ScaleHead(len(task.inputs), len(task.targets))
+    head = head.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(head.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, LEARNING_RATE / 10)
     patches = islice(chain.from_iterable(repeat(data.train_dataloader())), steps)
     for raw in progress(patches, steps, "fitting the error model"):
         batch = data.normaliser(move_data_to_device(raw, device))
+        image = batch.input.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), autocast(device, precision):
-            prediction = generator(batch.input).float()
+            prediction = generator(image).float()
         error = (batch.target - prediction).abs()
         head.meet(error, batch.valid)
-        loss = laplace_loss(error, head(batch.input, prediction), batch.valid)
+        # In float32: the gradient of a dilated convolution in bf16 ends the process (torch 2.x, oneDNN).
+        loss = laplace_loss(error, head(image, prediction), batch.valid)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

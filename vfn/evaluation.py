@@ -61,7 +61,8 @@ class CheckpointPairs:
         there = [checkpoint.task.targets.index(channel) for channel in channels]
         alarms = self.predictor.alarms(inputs)
         path = self.folder / f"{view.name}.ome.tif"
-        prediction = self.predictor.predict_to_file(view, inputs, path, alarms)
+        predicted = self.predictor.predict_to_file(view, inputs, path, alarms)
+        prediction, halfwidth = np.split(predicted, [len(checkpoint.task.targets)])
         baselines = checkpoint.baselines.predict(inputs, [m.dtype for m in checkpoint.targets])
         return FieldPair(
             view.name,
@@ -72,6 +73,8 @@ class CheckpointPairs:
             checkpoint.task.inputs,
             {name: images[there] for name, images in baselines.items()},
             view.inputs[0].pixel_size,
+            halfwidth[there].astype(np.float32) if len(halfwidth) else None,
+            self.predictor.coverage,
         )
 
 

@@ -26,7 +26,7 @@ from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write
 from vfn.inference.tiles import predict_tiled
 from vfn.precision import autocast, pick_device, pick_precision
 from vfn.progress import progress
-from vfn.uncertainty import check_coverage, halfwidth, halfwidth_channel
+from vfn.uncertainty import ScaleHead, check_coverage, halfwidth, halfwidth_channel
 
 log = logging.getLogger(__name__)
 SHOWN_ALARMS = 5  # lines on the console; the table holds them all
@@ -84,7 +84,9 @@ class Predictor:
             self.multipliers = calibrated.multipliers(self.coverage)
             self.channels += tuple(halfwidth_channel(c, self.coverage) for c in self.channels)
             self._interval = f"interval {self.coverage:.0%} by {digest(calibrated.tensors())}, "
-        self.head = None if calibrated is None else calibrated.head.to(self.device)
+        self.head: ScaleHead | None = None
+        if calibrated is not None:
+            self.head = calibrated.head.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def predict(self, inputs: Sequence[np.ndarray], region: Region | None = None) -> np.ndarray:
         """Predict one field.
@@ -191,9 +193,10 @@ class Predictor:
 
     def _stain_and_score(self, tiles: torch.Tensor) -> torch.Tensor:
         assert self.head is not None
+        tiles = tiles.to(self.device).contiguous(memory_format=torch.channels_last)
         predicted = self._stain(tiles).float()
         with autocast(self.device, self.precision):
-            return torch.cat([predicted, self.head(tiles.to(self.device), predicted)], 1)
+            return torch.cat([predicted, self.head(tiles, predicted)], 1)
 
     def predict_to_file(
         self,
