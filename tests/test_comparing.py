@@ -57,6 +57,14 @@ def write_run(
     return folder
 
 
+# Errors without a difference beside run "a".
+SAME_MAE = {
+    (f, c): f"{0.5 - int(f[1:]) / 100:g}"
+    for f in FIELDS
+    for c in ("mae", "mae_signal", "tolerance_level")
+}
+
+
 def compared(*folders, unit="auto"):
     comparisons, notes = compare_runs(read_runs(folders), unit)
     return {(c.channel, c.a, c.b, c.column): c for c in comparisons}, notes
@@ -306,6 +314,12 @@ def test_verdicts(tmp_path, capsys):
         ({}, {"gain": 0.0, "seed": 0}, "equal", "equal in every figure"),
         ({"fields": ["f01"]}, {"fields": ["f01"]}, "no statistics", "no statistics"),
         ({"fields": FIELDS[:5]}, {"fields": FIELDS[:5]}, "not shown", "at least 9 are needed"),
+        (
+            {},
+            {"gain": 0.05, "cells": SAME_MAE},
+            "slight",
+            "too little to matter: signal PSNR +0.05",
+        ),
         (
             {},
             {"cells": {(f, "pearson"): f"0.1{f[1:]}" for f in FIELDS}},

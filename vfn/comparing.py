@@ -28,7 +28,7 @@ RANGES = ("range_full", "range_signal")
 NAMED = 3  # fields that a message names
 CSV_HEADER = (
     "channel", "column", "a", "b", "unit", "n", "left_out", "mean_a", "mean_b", "difference", "low",
-    "high", "better", "shown", "t", "p_t", "p_t_holm", "w", "p_wilcoxon", "p_wilcoxon_holm", "d_z",
+    "high", "better", "shown", "slight", "t", "p_t", "p_t_holm", "w", "p_wilcoxon", "p_wilcoxon_holm", "d_z",
     "family", "note",
 )  # fmt: skip
 
@@ -391,7 +391,7 @@ def _record(c: Comparison) -> dict[str, Any]:
         "channel": c.channel, "column": c.column, "a": c.a, "b": c.b, "unit": c.kind, "n": r.n,
         "left_out": c.units.left_out, "mean_a": r.mean_a, "mean_b": r.mean_b,
         "difference": r.difference, "low": r.low, "high": r.high, "better": c.better,
-        "shown": c.shown, "t": r.t, "p_t": r.p_t, "p_t_holm": c.p_t_holm, "w": r.w,
+        "shown": c.shown, "slight": c.slight, "t": r.t, "p_t": r.p_t, "p_t_holm": c.p_t_holm, "w": r.w,
         "p_wilcoxon": r.p_wilcoxon, "p_wilcoxon_holm": c.p_wilcoxon_holm, "d_z": r.d_z,
         "family": "main" if c.main else "other", "note": r.note,
     }  # fmt: skip
@@ -424,6 +424,8 @@ def _as_json(
             "resamples": comparison.RESAMPLES,
             "seed": comparison.SEED,
             "alpha": comparison.ALPHA,
+            "slight": comparison.SLIGHT,
+            "slight_share": comparison.SLIGHT_SHARE,
             "main_columns": list(comparison.MAIN),
             "tests_in_main_family": comparison.tests(comparisons, main=True),
             "tests_in_other_family": comparison.tests(comparisons, main=False),

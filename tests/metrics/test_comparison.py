@@ -203,3 +203,17 @@ def test_a_difference_is_shown_only_where_rank_and_mean_agree():
     assert (torn.p_wilcoxon_holm < 0.05, torn.better, torn.shown) == (True, "B", False)
     (same,) = correct([comparison("ssim", np.full(12, 0.5))])  # no interval, ranks alone
     assert same.shown
+
+
+@pytest.mark.parametrize(
+    ("column", "base", "difference", "slight"),
+    [
+        ("psnr", 20.0, 0.09, True), ("psnr", 20.0, -0.11, False), ("mae", 0.1, -0.0008, True),
+        ("mae", 0.1, 0.0011, False), ("gain", 1.0, 1e-5, False), ("pearson", 0.5, 0.009, True),
+    ],
+)  # fmt: skip
+def test_slight_differences(column, base, difference, slight):
+    found = units([difference, difference * 1.01], base)
+    assert (
+        Comparison("dna", column, "A", "B", "field", found, compare(found), True).slight is slight
+    )

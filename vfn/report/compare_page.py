@@ -15,7 +15,8 @@ from vfn.metrics.comparison import Comparison
 from vfn.report.html import environment, plain_text, today
 from vfn.report.wording import SPECS, TITLES
 
-NOT_SHOWN, MIXED, ALONE, SHOWN, EQUAL = "not shown", "mixed", "no statistics", "shown", "equal"
+SHOWN, SLIGHT, MIXED = "shown", "slight", "mixed"
+NOT_SHOWN, EQUAL, ALONE = "not shown", "equal", "no statistics"
 FOREST_WIDTH, FOREST_HEIGHT = 220, 26  # px of a row's plot
 SIDE, LEFT, BOTTOM = 300, 52, 40  # px of the scatter: the square, room for the axes
 EXTREMES = 3  # units that gain and lose most, by name
@@ -55,7 +56,8 @@ class Verdict:
     """What can be said of one channel and pair.
 
     Attributes:
-        outcome: "shown", "mixed", "not shown", "equal" or "no statistics".
+        outcome: "shown", "slight" (shown, but too small to matter in every figure), "mixed", "not
+            shown", "equal" or "no statistics".
         better: name of the better run; empty if none is shown to be.
         text: in words, with the figures.
     """
@@ -98,19 +100,29 @@ def verdict(part: Part) -> Verdict:
             text += f" {_title(head)} there: {_value(head, 'mean_a')} in {a}, {_value(head, 'mean_b')} in {b}."
         return give(ALONE, text)
     won = {run: [c for c in tested if c.shown and c.better == run] for run in (a, b)}
-    if won[a] and won[b]:
-        text = "; ".join(f"{run} is better in {_listed(won[run])}" for run in (a, b))
+    deciding = {run: [c for c in won[run] if not c.slight] for run in (a, b)}
+    outcome = SHOWN if any(deciding.values()) else SLIGHT
+    if outcome is SLIGHT:
+        deciding = won
+    if deciding[a] and deciding[b]:
+        text = "; ".join(f"{run} is better in {_listed(deciding[run])}" for run in (a, b))
         return give(MIXED, f"{channel}: mixed. {text}.")
     for run, other in ((a, b), (b, a)):
-        if won[run]:
-            first, *rest = won[run]
-            text = f"{run} predicts {channel} better than {other}: {sentence(first)}."
-            if rest:
-                text += f" The same holds for {', '.join(map(_title, rest))}."
-            open_ = [c for c in tested if c not in won[run]]
-            if open_:
-                text += f" No difference can be shown in {', '.join(map(_title, open_))}."
-            return give(SHOWN, text, run)
+        if deciding[run]:
+            first, *rest = deciding[run]
+            hardly = ", but by too little to matter" if outcome is SLIGHT else ""
+            text = f"{run} predicts {channel} better than {other}{hardly}: {sentence(first)}."
+            slight = [c for c in won[run] if c not in deciding[run]]
+            open_ = [c for c in tested if not c.shown]
+            for words, lines in (
+                ("The same holds for", rest),
+                ("By too little to matter also in", slight),
+                (f"{other} is better by too little to matter in", won[other]),
+                ("No difference can be shown in", open_),
+            ):
+                if lines:
+                    text += f" {words} {', '.join(map(_title, lines))}."
+            return give(outcome, text, run)
     first = next((c for c in tested if c is head), tested[0])
     text = f"No difference between {a} and {b} can be shown for {channel}: {sentence(first)}."
     needed = comparison.units_needed(part.tests)
@@ -121,7 +133,7 @@ def verdict(part: Part) -> Verdict:
         )
     if first.p_t_holm < comparison.ALPHA:
         text += (
-            f" Student's t-test alone would say so ({p_text(first.p_t_holm)}), but it takes the "
+            f" Student's t-test alone shows one ({p_text(first.p_t_holm)}), but it takes the "
             "differences for normally distributed."
         )
     return give(NOT_SHOWN, text)
@@ -191,11 +203,11 @@ def console_table(part: Part) -> Table:
     """The main figures of one channel and pair, a star at the better run where that is shown."""
     head = part.head
     title = f"{head.channel}: {head.b} minus {head.a}, over {head.result.n} {_plural(head)}"
-    shown = any(line.shown and line.better for line in part.main)
+    shown = any(_starred(line, run) for line in part.main for run in (head.a, head.b))
     table = Table(
         title=_text(title),
         title_justify="left",
-        caption="* shown: Wilcoxon's p after Holm below 0.05, 0 outside the interval"
+        caption="* shown and not slight: p Wilcoxon below 0.05, 0 outside the interval"
         if shown
         else "",
         caption_justify="left",
@@ -206,13 +218,17 @@ def console_table(part: Part) -> Table:
         table.add_column(_text(name), justify="right")
     for line in part.main or part.lines:
         means = [
-            _value(line, key) + (" *" if line.shown and line.better == run else "")
+            _value(line, key) + (" *" if _starred(line, run) else "")
             for key, run in (("mean_a", line.a), ("mean_b", line.b))
         ]
         cells = [_title(line), *means, _difference(line), _interval(line)]
         cells += [_p(line.p_wilcoxon_holm), _p(line.p_t_holm)]
         table.add_row(*map(_text, cells))
     return table
+
+
+def _starred(c: Comparison, run: str) -> bool:
+    return c.shown and not c.slight and bool(run) and c.better == run
 
 
 def _difference(c: Comparison) -> str:
@@ -286,7 +302,7 @@ def _line(c: Comparison) -> dict[str, Any]:
         "lower": c.higher is False,
         "mean_a": _value(c, "mean_a"),
         "mean_b": _value(c, "mean_b"),
-        "best": c.better if c.shown else "",
+        "best": c.better if _starred(c, c.better) else "",
         "difference": _difference(c),
         "interval": _interval(c),
         "p_wilcoxon": _p(c.p_wilcoxon_holm),
