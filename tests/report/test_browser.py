@@ -153,7 +153,7 @@ def test_layers_take_the_place_of_the_prediction(visit, scored):
     page = visit(scored)
     shot = page.locator(".after img").first
     before = shot.get_attribute("src")
-    for layer in ("error", "off by more than 10%"):
+    for layer in ("error", "off by more than 10 %"):
         page.locator(".compare").first.get_by_label(layer).check()
         own = page.locator(f".panels img[alt^='{layer}']").first
         assert shot.get_attribute("src") == own.get_attribute("src") != before

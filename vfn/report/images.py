@@ -160,7 +160,7 @@ def _pictures(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice
         Panel("truth", _grey(truth[region], signal)),
         Panel("prediction", shown),
         Panel("error", _error(error, result.error_scale * result.signal_width)),
-        Panel(f"off by more than {MASK_THRESHOLD:.0%}", _painted(shown, mask)),
+        Panel(f"off by more than {100 * MASK_THRESHOLD:g} %", _painted(shown, mask)),
         float(mask.mean()),
         rows.start,
         columns.start,

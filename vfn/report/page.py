@@ -204,7 +204,7 @@ def _shown(
             and 0 <= place.column - field.detail.left < field.detail.width
         ],
         "beyond": f"Green: {100 * field.whole.beyond:.2f} % of the pixels are off by more than "
-        f"{MASK_THRESHOLD:.0%} of the signal range, "
+        f"{100 * MASK_THRESHOLD:g} % of the signal range, "
         f"{MASK_THRESHOLD * result.signal_width:.4g} grey levels.",
     }
 
