@@ -120,8 +120,10 @@ def test_summary_json(scored):
     assert set(summary) == {"dapi", "er"}
     part = summary["dapi"]
     assert set(part) == {
-        *COLUMNS, "range_full", "range_signal", "range_full_origin", "baselines",
+        *COLUMNS, "range_full", "range_signal", "range_full_origin", "baselines", "verdict",
     }  # fmt: skip
+    assert part["verdict"]["level"] in ("use", "care", "do not use")
+    assert summary["er"]["verdict"]["criteria"]["psnr_gain"] == "do not use"
     assert part["range_full"] == [0, 65535]
     pool = np.stack([Fields()._truth(i)[0] for i in range(3)])
     assert part["range_signal"] == pytest.approx(np.percentile(pool, (0.1, 99.9)).tolist())
@@ -233,14 +235,16 @@ def test_many_fields_show_few(tmp_path):
     source = Fields(count=40, shape=(12, 13), baselines=False)
     score(source, tmp_path, {})
     page = (tmp_path / "report.html").read_text()
-    assert page.count('<article class="field">') == 24
-    assert "12 of 40 fields" in page
-    assert page.count("<td>f39</td>") == 2  # every field is in the tables
+    assert page.count('<details class="field"') == 24
+    assert "12 of 40 fields have pictures" in page
+    for i in range(40):  # every field is in the table of each channel, as a link if it is shown
+        assert len(re.findall(rf"<td>(<a href=.#stain-\d-field-\d+.>)?f{i}<", page)) == 2
+    assert len(re.findall(r"<td><a href=.#stain-\d-field-\d+.>", page)) == 24
     assert source.reads <= 40 + 24
 
 
 def test_large_fields_show_a_detail_at_full_resolution(tmp_path):
-    score(Fields(count=1, shape=(300, 500), channels=("er",)), tmp_path, {})
+    score(Fields(count=1, shape=(300, 700), channels=("er",)), tmp_path, {})
     assert (
         "Full resolution, where the error is largest (256 x 256"
         in (tmp_path / "report.html").read_text()

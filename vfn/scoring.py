@@ -182,8 +182,8 @@ def _pictures(source: PairSource, results: Sequence[ChannelResult]) -> dict[str,
             placed[result.name][place] = ShownField(
                 result.rows[row],
                 why,
-                field_pictures(pair, result, result.rows[row]),
-                detail_pictures(pair, result, result.rows[row], region) if region else None,
+                field_pictures(pair, result),
+                detail_pictures(pair, result, region) if region else None,
             )
     return {name: [fields[place] for place in sorted(fields)] for name, fields in placed.items()}
 

@@ -8,7 +8,14 @@ import pytest
 from vfn.metrics.pairs import FieldPair
 from vfn.metrics.ranges import ChannelRanges, Range
 from vfn.metrics.rows import COLUMNS, Row
-from vfn.report.images import DETAIL_SIDE, LONGEST_SIDE, field_strip, worst_region
+from vfn.report.images import (
+    DETAIL_SIDE,
+    LONGEST_SIDE,
+    Panel,
+    detail_pictures,
+    field_pictures,
+    worst_region,
+)
 from vfn.report.results import ChannelResult, best_systems, shown_rows
 
 RANGES = ChannelRanges("uint16", Range(0, 65535), Range(100, 300), fields=1, pixels=100)
@@ -61,8 +68,9 @@ def test_truth_and_prediction_have_one_display_range_and_error_its_sign():
     prediction[0, :, :10], prediction[0, :, 10:] = 300, 100
     channel = result()
     channel.add(0, "f", prediction[0], truth[0], {})
-    strip = field_strip(FieldPair("f", ("er",), truth, prediction, pixel_size=0.5), channel)
-    shown_truth, shown_prediction, error = (panel.pixels for panel in strip.panels)
+    pair = FieldPair("f", ("er",), truth, prediction, pixel_size=0.5)
+    strip = field_pictures(pair, channel).strip
+    shown_truth, shown_prediction, error, _ = (panel.pixels for panel in strip.panels)
     assert set(shown_truth.ravel()) == {128}
     assert (shown_prediction[0, 0], shown_prediction[0, -1]) == (255, 0)
     red, _, blue = error[0, 0].tolist()
@@ -73,13 +81,50 @@ def test_truth_and_prediction_have_one_display_range_and_error_its_sign():
     assert strip.bar_share == pytest.approx(2 / 10)
 
 
+def test_the_mask_paints_what_is_off_green():
+    truth = np.full((1, 700, 1400), 200, np.uint16)
+    prediction = truth.copy()
+    prediction[0, :140, :280] += 21  # the signal range is 200 wide: 20 is within
+    prediction[0, :140, 280:560:2] += 21
+    prediction[0, 200:, :] += 20
+    pictures = field_pictures(FieldPair("f", ("er",), truth, prediction), result())
+    mask = pictures.mask.pixels.astype(int)
+    assert mask.shape == (320, 640, 3)
+    assert mask[10, 10].tolist() == [0, 220, 60]
+    assert mask[10, 150:250, 0].min() > 20  # half of the pixels: half of the green
+    assert mask[10, 150:250, 0].max() < 128
+    np.testing.assert_array_equal(mask[-1, -1], pictures.prediction.pixels[-1, -1])
+    assert pictures.beyond == pytest.approx(140 * 420 / (700 * 1400))
+    region = (slice(100, 200), slice(0, 300))
+    detail = detail_pictures(FieldPair("f", ("er",), truth, prediction), result(), region)
+    green = (detail.mask.pixels == (0, 220, 60)).all(axis=-1)
+    np.testing.assert_array_equal(green, prediction[0, 100:200, :300] > 220)
+    assert (detail.top, detail.left, detail.height, detail.width) == (100, 0, 100, 300)
+
+
+def test_pixels_without_a_value_are_off():
+    truth = np.full((1, 9, 9), 200, np.float32)
+    prediction = truth.copy()
+    prediction[0, 0, 0] = np.nan
+    assert field_pictures(FieldPair("f", ("er",), truth, prediction), result()).beyond == 1 / 81
+
+
+@pytest.mark.parametrize("limit", [200_000, 20_000, 2_000])
+def test_a_picture_keeps_to_its_limit(limit):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400)).astype(np.uint8)
+    uri = Panel("noise", noise).data_uri(limit)
+    assert uri.startswith("data:image/webp;base64,")
+    assert limit / 6 < len(uri) <= limit
+
+
 def test_whole_fields_are_reduced_and_details_are_not():
     shape = (1, 700, 1000)
     truth = np.full(shape, 200, np.uint16)
     prediction = truth.copy()
     prediction[0, 600:620, 900:930] = 300
     pair = FieldPair("f", ("er",), truth, prediction)
-    assert max(field_strip(pair, result()).panels[0].pixels.shape) == LONGEST_SIDE
+    shown = field_pictures(pair, result())
+    assert max(shown.truth.pixels.shape) == LONGEST_SIDE
     region = worst_region(pair, "er")
     assert region is not None
     rows, columns = region

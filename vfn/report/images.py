@@ -13,7 +13,6 @@ from PIL import Image as PillowImage
 
 from vfn.metrics.pairs import FieldPair
 from vfn.metrics.ranges import Range
-from vfn.metrics.rows import Row
 from vfn.metrics.tolerance import error_mask
 from vfn.report.results import ChannelResult
 
@@ -27,7 +26,10 @@ HOPELESS = 3  # times the limit: more than any of the qualities can save
 ERROR_COLOURS = LinearSegmentedColormap.from_list(
     "lost-invented", ["#b5e8ff", "#2f95ff", "#000000", "#ff4a26", "#ffdca8"]
 )
-MASK_COLOUR = (0, 220, 60)  # green, as in the paper's figure 6
+# Green over the prediction, as in the paper's figure 6, but not at its threshold: for any image the
+# sum of eq. 7 is least where (nearly) no pixel lies beyond, so that mask is empty.
+MASK_COLOUR = (0, 220, 60)
+MASK_THRESHOLD = 0.1  # fraction of the signal range
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Pictures:
         truth: on the channel's signal range.
         prediction: on the same range.
         error: prediction minus truth in `ERROR_COLOURS`.
-        mask: the prediction with the pixels beyond the field's tolerance threshold in green; None
-            where no threshold is defined.
+        mask: the prediction with the pixels that are off by more than `MASK_THRESHOLD` in green.
+        beyond: share of these pixels.
         top: first row of the region in the field.
         left: first column.
         height: rows of the region, in pixels of the field.
@@ -93,7 +95,8 @@ class Pictures:
     truth: Panel
     prediction: Panel
     error: Panel
-    mask: Panel | None
+    mask: Panel
+    beyond: float
     top: int
     left: int
     height: int
@@ -104,15 +107,14 @@ class Pictures:
     @property
     def strip(self) -> Strip:
         """All pictures side by side."""
-        mask = (self.mask,) if self.mask else ()
-        panels = (*self.inputs, self.truth, self.prediction, self.error, *mask)
+        panels = (*self.inputs, self.truth, self.prediction, self.error, self.mask)
         return Strip(panels, self.bar_um, self.bar_share)
 
 
-def field_pictures(pair: FieldPair, result: ChannelResult, row: Row) -> Pictures:
-    """The whole field, reduced to `LONGEST_SIDE`; `row` holds its figures."""
+def field_pictures(pair: FieldPair, result: ChannelResult) -> Pictures:
+    """The whole field, reduced to `LONGEST_SIDE`."""
     height, width = pair.truth.shape[1:]
-    return _pictures(pair, result, row, (slice(0, height), slice(0, width)))
+    return _pictures(pair, result, (slice(0, height), slice(0, width)))
 
 
 def worst_region(pair: FieldPair, channel: str) -> tuple[slice, slice] | None:
@@ -132,15 +134,13 @@ def worst_region(pair: FieldPair, channel: str) -> tuple[slice, slice] | None:
 
 
 def detail_pictures(
-    pair: FieldPair, result: ChannelResult, row: Row, region: tuple[slice, slice]
+    pair: FieldPair, result: ChannelResult, region: tuple[slice, slice]
 ) -> Pictures:
     """A region of the field, pixel by pixel."""
-    return _pictures(pair, result, row, region)
+    return _pictures(pair, result, region)
 
 
-def _pictures(
-    pair: FieldPair, result: ChannelResult, row: Row, region: tuple[slice, slice]
-) -> Pictures:
+def _pictures(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice]) -> Pictures:
     index = pair.channels.index(result.name)
     truth, prediction = pair.truth[index], pair.prediction[index]
     signal = Range(result.ranges.signal.low, result.ranges.signal.low + result.signal_width)
@@ -152,19 +152,16 @@ def _pictures(
             inputs.append(Panel(f"input: {name}", _grey(plane[region], own)))
     shown = _grey(prediction[region], signal)
     error = prediction[region].astype(np.float32) - truth[region].astype(np.float32)
-    mask = None
-    if row.tolerance is not None:
-        beyond = error_mask(
-            prediction[region], truth[region], row.tolerance.threshold, result.ranges.full.width
-        )
-        mask = Panel("beyond tolerance", _painted(shown, beyond))
+    mask = error_mask(prediction[region], truth[region], MASK_THRESHOLD, result.signal_width)
+    mask |= ~np.isfinite(error)
     (rows, columns), (height, width) = region, error.shape
     return Pictures(
         tuple(inputs),
         Panel("truth", _grey(truth[region], signal)),
         Panel("prediction", shown),
         Panel("error", _error(error, result.error_scale * result.signal_width)),
-        mask,
+        Panel(f"off by more than {100 * MASK_THRESHOLD:g} %", _painted(shown, mask)),
+        float(mask.mean()),
         rows.start,
         columns.start,
         height,

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfn.metrics.rows import Row
-from vfn.metrics.tolerance import STEPS
 from vfn.report import figures
 from vfn.report.blocks import Block, Place, chart
 from vfn.report.html import environment, plain_text, today, versions
-from vfn.report.images import LONGEST_SIDE, Pictures
+from vfn.report.images import LONGEST_SIDE, MASK_THRESHOLD, Pictures
 from vfn.report.results import MODEL, ChannelResult, best_systems, label
 from vfn.report.verdict import Level, Verdict
 from vfn.report.wording import SPECS, TITLES, findings, number
@@ -114,6 +113,7 @@ def render(
             marks=MARKS,
             picture_limit=PICTURES_LIMIT / max(_count_pictures(shown), 1),
             longest_side=LONGEST_SIDE,
+            mask_threshold=MASK_THRESHOLD,
             columns=[(column, TITLES[column]) for column in SHOWN_COLUMNS],
             has_baselines=any(result.baselines for result in results),
             provenance={str(key): plain_text(value) for key, value in provenance.items()},
@@ -213,7 +213,9 @@ def _shown(
             and 0 <= place.row - field.detail.top < field.detail.height
             and 0 <= place.column - field.detail.left < field.detail.width
         ],
-        "beyond": _beyond(field.row, result.ranges.full.width),
+        "beyond": f"Green: {100 * field.whole.beyond:.2f} % of the pixels are off by more than "
+        f"{100 * MASK_THRESHOLD:g} % of the signal range, "
+        f"{MASK_THRESHOLD * result.signal_width:.4g} grey levels.",
     }
 
 
@@ -224,19 +226,6 @@ def _mark(anchor: str, place: Place, pictures: Pictures) -> Mark:
         ", ".join(filter(None, [place.kind, place.words])),
         (place.column + 0.5 - pictures.left) / pictures.width,
         (place.row + 0.5 - pictures.top) / pictures.height,
-    )
-
-
-def _beyond(row: Row, full_width: float) -> str:
-    """What the mask of a field shows, in figures."""
-    if row.tolerance is None:
-        return ""
-    threshold = row.tolerance.threshold
-    share = row.tolerance.spatial[round(threshold * STEPS)]
-    return (
-        f"Green: {100 * share:.2f} % of the pixels are off by more than this field's tolerance "
-        f"threshold, {100 * threshold:.0f} % of the full range "
-        f"({_grey_levels(threshold * full_width)})."
     )
 
 
@@ -312,7 +301,3 @@ def _cell(row: Row, column: str) -> str:
     if math.isnan(value):
         return "-"
     return "∞" if math.isinf(value) else format(value, SPECS[column])
-
-
-def _grey_levels(value: float) -> str:
-    return f"{value:.0f} grey levels" if value >= 100 else f"{value:.3g} grey levels"

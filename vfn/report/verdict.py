@@ -337,7 +337,7 @@ def _texture(_: Figures, value: float, written: str) -> str:
 def _field_words(_: Figures, value: float, written: str) -> str:
     if value == 1:
         return "One field only: nothing is known about the variation between fields"
-    return f"The figures rest on {written}"
+    return f"The figures rest on {written} fields"
 
 
 NO_OBJECTS = "nuclei were not looked for in this stain"
@@ -386,7 +386,7 @@ CRITERIA: tuple[Criterion, ...] = (
         ("coverage",), _coverage, _coverage_words,
     ),
     Criterion(
-        "fields", "number of fields", "least", ".0f", " fields",
+        "fields", "number of fields", "least", ".0f", "",
         (), lambda _, fields: float(fields), _field_words,
     ),
 )  # fmt: skip
