@@ -204,8 +204,8 @@ def _fit_generalised_gaussian(x: Image) -> tuple[float, float, float, float]:
     n_left, n_right = np.count_nonzero(negative), np.count_nonzero(x > 0)
     if not (n_left and n_right):
         return (math.nan,) * 4
-    flat, flat_negative = x.ravel(), negative.ravel()
-    squares, left_squares = float(flat @ flat), float(flat_negative @ flat_negative)
+    # Not `x @ x`: BLAS would share this out among threads that wait for each other.
+    squares, left_squares = (float(np.einsum("ij,ij->", y, y)) for y in (x, negative))
     left, right = left_squares / n_left, (squares - left_squares) / n_right
     skew = math.sqrt(left / right)
     mean_magnitude = (float(x.sum()) - 2 * float(negative.sum())) / x.size
