@@ -89,7 +89,7 @@ def quality(image: NDArray[Any], low: float, high: float) -> Quality:
             f"piqe is at its worst: no block of {BLOCK}x{BLOCK} pixels has structure, or all are spoilt"
         )
     if math.isnan(result.brisque):
-        reasons.append("too few grey values differ from their neighbours: brisque undefined")
+        reasons.append("products of neighbouring pixels have but one sign: brisque undefined")
     return Quality(result.piqe, result.brisque, "; ".join(reasons))
 
 
