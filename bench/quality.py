@@ -118,7 +118,7 @@ def real(root: Path) -> None:
     low, high = signal_range(sharp)
     print(f"\nreal defocus, BBBC006 DNA, range of the sharp fields {low:.0f} to {high:.0f}")
     show("7 in focus", sharp, low, high)
-    show("19 others, 32 um off", blurred, low, high)
+    show("19 fields 32 um off", blurred, low, high)
     pair = (
         load(root, "u2os_af/bbbc006_zaligned10_w1/*__a01__*")[0],
         load(root, "u2os_af/bbbc006_z00_w1/*_a01_s1_*")[0],
