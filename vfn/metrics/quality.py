@@ -11,8 +11,8 @@ PIQE (Venkatanath et al., "Blind image quality evaluation using perception based
 noise, 0 to 100. Written from the paper. Where it leaves details open, or differs, this follows
 MATLAB's `piqe` as ported by pypiqe 1.2 (MIT), so that scores compare with published ones: the image
 is padded by reflection to whole blocks; of the surround of a block's two central columns (7 and 8,
-from 0) columns 7 and 9 are left out, not 7 and 8. Two differences: pypiqe stretches each image to
-its own maximum, which we must not; without any block of structure they give 100, we NaN.
+from 0) columns 7 and 9 are left out, not 7 and 8. One difference: pypiqe stretches each image to its
+own maximum, which would hide a wrong gain.
 
 BRISQUE (Mittal, Moorthy and Bovik, "No-reference image quality assessment in the spatial domain",
 IEEE TIP 21(12), 2012): 36 statistics of locally normalised pixels and of products of neighbours, at
@@ -20,8 +20,9 @@ two scales, judged by a support vector regression that was trained on photograph
 database. About 0 to 100; neither end is a limit. The regression (770 support vectors) is the one
 that the Python package brisque 0.2.0 carries, `brisque_svm.npz`, made by `bench/brisque_model.py`.
 It is not that of the MATLAB release (774 support vectors), and fits other features: half size by
-OpenCV's bicubic without low-pass filter, an asymmetric fit of the normalised pixels too, zeros
-beyond the border. Scores of MATLAB's `brisque` therefore differ. Products of exactly zero count for
+OpenCV's bicubic without low-pass filter (the features of noisy photographs then lie at a distance of
+0.37 from the nearest support vector, with MATLAB's filter at 1.48; medians of 48), an asymmetric
+fit of the normalised pixels too, zeros beyond the border. Scores of MATLAB's `brisque` therefore differ. Products of exactly zero count for
 neither side, as in Mittal's code; the package counts them as positive, which moves images with
 clipped black or white areas by some points.
 
@@ -33,6 +34,7 @@ Both stand in `brisque_svm.NOTICE` beside this file. No code of these programs i
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,6 +53,7 @@ BLOCK = 16  # PIQE's blocks; smaller images have neither score
 SEGMENT = 6  # pixels of a block's edge that are looked at together
 ACTIVE = 0.1  # variance above which a block has structure
 IMPAIRED = 0.1  # standard deviation below which a segment of the edge is an artefact
+WORST = 100.0  # PIQE's upper end
 BRISQUE_MODEL = Path(__file__).with_name("brisque_svm.npz")
 NOTHING = 1e-10  # what rounding leaves of a normalised pixel of a flat area
 
@@ -62,7 +65,7 @@ class Quality:
     Attributes:
         piqe: 0 to 100, NaN where undefined.
         brisque: about 0 to 100, NaN where undefined.
-        note: why a score is NaN; empty if none is.
+        note: why a score is NaN, or PIQE exactly 100; empty if neither is.
     """
 
     piqe: float
@@ -82,11 +85,27 @@ def quality(image: NDArray[Any], low: float, high: float) -> Quality:
         return _undefined(reason)
     result = Quality(piqe(display), brisque(display))
     reasons = []
-    if math.isnan(result.piqe):
-        reasons.append(f"no block of {BLOCK}x{BLOCK} pixels has structure: piqe undefined")
+    if result.piqe == WORST:
+        reasons.append(
+            f"piqe is at its worst: no block of {BLOCK}x{BLOCK} pixels has structure, or all are spoilt"
+        )
     if math.isnan(result.brisque):
-        reasons.append("too few grey values differ from their neighbours: brisque undefined")
+        reasons.append("products of neighbouring pixels have but one sign: brisque undefined")
     return Quality(result.piqe, result.brisque, "; ".join(reasons))
+
+
+def improvement(before: Sequence[float], after: Sequence[float]) -> float:
+    """By how many percent the mean score fell from `before` to `after`, over the same fields.
+
+    The paper's figure for refocusing: its input before, its prediction after. Of the means, not the
+    mean of single percentages, since a BRISQUE near 0 makes those boundless. Fields with a NaN on
+    either side are left out; NaN if none is left or the mean before is not positive.
+    """
+    pairs = [
+        (b, a) for b, a in zip(before, after, strict=True) if math.isfinite(b) and math.isfinite(a)
+    ]
+    total = sum(b for b, _ in pairs)
+    return 100 * (total - sum(a for _, a in pairs)) / total if total > 0 else math.nan
 
 
 def to_display(image: NDArray[Any], low: float, high: float) -> Image:
@@ -100,26 +119,13 @@ def to_display(image: NDArray[Any], low: float, high: float) -> Image:
 
 
 def piqe(display: NDArray[Any]) -> float:
-    """PIQE of a display (H, W), grey values 0 to 255: 0 (best) to 100.
+    """PIQE of a display (H, W), grey values 0 to 255: 0 (best) to 100, as where nothing has structure.
 
-    NaN for images that are constant, below 16x16, not finite, or without any block of structure.
+    NaN for images that are constant, below 16x16 or not finite.
     """
     if _unfit(display):
         return math.nan
-    padding = [(0, -size % BLOCK) for size in display.shape]
-    padded = np.pad(display.astype(np.float64), padding, mode="symmetric")
-    rows, columns = (size // BLOCK for size in padded.shape)
-    blocks = (
-        _normalised(padded, cv2.BORDER_REPLICATE)
-        .reshape(rows, BLOCK, columns, BLOCK)
-        .swapaxes(1, 2)
-        .reshape(-1, BLOCK, BLOCK)
-    )
-    variance = blocks.var(axis=(1, 2), ddof=1)
-    active = variance > ACTIVE
-    if not active.any():
-        return math.nan
-    blocks, variance = blocks[active], variance[active]
+    blocks, variance = structured_blocks(display)
     # Artefacts: a flat stretch on one of the four edges, as compression leaves it.
     edges = np.stack([blocks[:, 0], blocks[:, -1], blocks[:, :, 0], blocks[:, :, -1]], axis=1)
     segments = sliding_window_view(edges, SEGMENT, axis=-1)  # (blocks, 4, 11, 6)
@@ -132,7 +138,23 @@ def piqe(display: NDArray[Any]) -> float:
     deviation = np.sqrt(variance)
     noisy = deviation > 2 * np.abs(deviation - ratio) / np.maximum(deviation, ratio)
     spoilt = impaired * (1 - variance) + noisy * variance
-    return float(100 * (spoilt.sum() + 1) / (len(blocks) + 1))
+    return float(WORST * (spoilt.sum() + 1) / (len(blocks) + 1))
+
+
+def structured_blocks(display: NDArray[Any]) -> tuple[Image, Image]:
+    """The blocks that PIQE judges, normalised (N, 16, 16), and their variances (N,)."""
+    padding = [(0, -size % BLOCK) for size in display.shape]
+    padded = np.pad(display.astype(np.float64), padding, mode="symmetric")
+    rows, columns = (size // BLOCK for size in padded.shape)
+    blocks = (
+        _normalised(padded, cv2.BORDER_REPLICATE)
+        .reshape(rows, BLOCK, columns, BLOCK)
+        .swapaxes(1, 2)
+        .reshape(-1, BLOCK, BLOCK)
+    )
+    variance = blocks.var(axis=(1, 2), ddof=1)
+    active = variance > ACTIVE
+    return blocks[active], variance[active]
 
 
 def brisque(display: NDArray[Any]) -> float:
@@ -204,8 +226,8 @@ def _fit_generalised_gaussian(x: Image) -> tuple[float, float, float, float]:
     n_left, n_right = np.count_nonzero(negative), np.count_nonzero(x > 0)
     if not (n_left and n_right):
         return (math.nan,) * 4
-    flat, flat_negative = x.ravel(), negative.ravel()
-    squares, left_squares = float(flat @ flat), float(flat_negative @ flat_negative)
+    # Not `x @ x`: BLAS would share this out among threads that wait for each other.
+    squares, left_squares = (float(np.einsum("ij,ij->", y, y)) for y in (x, negative))
     left, right = left_squares / n_left, (squares - left_squares) / n_right
     skew = math.sqrt(left / right)
     mean_magnitude = (float(x.sum()) - 2 * float(negative.sum())) / x.size
