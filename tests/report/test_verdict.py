@@ -31,7 +31,7 @@ def perfect():
         "gain": entry(1.0), "power_ratio": entry(1.0),
         "shift_rows": entry(0.1), "shift_columns": entry(-0.1),
         "hallucinated": entry(0.0), "missed": entry(0.0), "f1_50": entry(1.0),
-        "objects_predicted": entry(50.0), "objects_truth": entry(50.0),
+        "nuclei_predicted": entry(50.0), "nuclei_truth": entry(50.0),
         "coverage": entry(0.9), "coverage_stated": 0.9,
     }  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_what_has_no_figure_is_said(key, how):
 
 
 def test_no_nuclei_and_no_baselines_are_not_judged():
-    figures = perfect() | {"objects_truth": entry(0.0), "objects_predicted": entry(0.0)}
+    figures = perfect() | {"nuclei_truth": entry(0.0), "nuclei_predicted": entry(0.0)}
     figures["baselines"] = {"mean": {"psnr_signal": entry(None)}}
     sentences = {j.key: j.sentence for j in judge(figures, LIMITS, 5).not_judged}
     assert set(sentences) == {"hallucinated", "missed", "psnr_gain"}
