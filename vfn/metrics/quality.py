@@ -30,7 +30,8 @@ Licences: brisque 0.2.0 and with it the model file is under Apache-2.0 (Copyrigh
 its LICENSE names no other terms for the model, and it has no NOTICE). The method and its training
 are the LIVE laboratory's (The University of Texas at Austin), whose release, by its readme, may be
 used, copied, changed and passed on for any purpose if its copyright notice goes along and
-publications cite it; the package does not repeat that notice, we do. Both stand in `brisque_svm.NOTICE` beside this file. No code of these programs is used.
+publications cite it; the package does not repeat that notice, we do. Both stand in
+`brisque_svm.NOTICE` beside this file. No code of these programs is used.
 """
 
 import math
