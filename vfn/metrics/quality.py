@@ -8,7 +8,7 @@ fluorescence, and what not.
 
 PIQE (Venkatanath et al., "Blind image quality evaluation using perception based features", NCC
 2015): the mean over blocks of 16x16 with structure of how much each is spoilt by artefacts or
-noise, 0 to 100. Written from the paper. Where it leaves details open, or differs, this follows
+noise, 0 to 100. Written afresh. Where the paper leaves details open, or they differ, this follows
 MATLAB's `piqe` as ported by pypiqe 1.2 (MIT), so that scores compare with published ones: the image
 is padded by reflection to whole blocks; of the surround of a block's two central columns (7 and 8,
 from 0) columns 7 and 9 are left out, not 7 and 8. One difference: pypiqe stretches each image to its
@@ -20,17 +20,18 @@ two scales, judged by a support vector regression that was trained on photograph
 database. About 0 to 100; neither end is a limit. The regression (770 support vectors) is the one
 that the Python package brisque 0.2.0 carries, `brisque_svm.npz`, made by `bench/brisque_model.py`.
 It is not that of the MATLAB release (774 support vectors), and fits other features: half size by
-OpenCV's bicubic without low-pass filter (the features of noisy photographs then lie at a distance of
-0.37 from the nearest support vector, with MATLAB's filter at 1.48; medians of 48), an asymmetric
-fit of the normalised pixels too, zeros beyond the border. Scores of MATLAB's `brisque` therefore differ. Products of exactly zero count for
-neither side, as in Mittal's code; the package counts them as positive, which moves images with
-clipped black or white areas by some points.
+OpenCV's bicubic without low-pass filter (the features of noisy photographs then lie at a distance
+of 0.37 from the nearest support vector, with MATLAB's filter at 1.48; medians of 48), an asymmetric
+fit of the normalised pixels too, zeros beyond the border. Scores of MATLAB's `brisque` therefore
+differ. Products of exactly zero count for neither side, as in Mittal's code; the package counts
+them as positive, which moves images with clipped black or white areas by some points.
 
 Licences: brisque 0.2.0 and with it the model file is under Apache-2.0 (Copyright 2024 Rehan Guha;
 its LICENSE names no other terms for the model, and it has no NOTICE). The method and its training
-are the LIVE laboratory's (The University of Texas at Austin), whose release may be used, copied,
-changed and passed on for any purpose if its copyright notice goes along and publications cite it.
-Both stand in `brisque_svm.NOTICE` beside this file. No code of these programs is used.
+are the LIVE laboratory's (The University of Texas at Austin), whose release, by its readme, may be
+used, copied, changed and passed on for any purpose if its copyright notice goes along and
+publications cite it; the package does not repeat that notice, we do. Both stand in
+`brisque_svm.NOTICE` beside this file. No code of these programs is used.
 """
 
 import math
