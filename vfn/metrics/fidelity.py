@@ -28,6 +28,7 @@ SSIM_K2 = 0.03
 # Wang et al. 2003, from the finest to the coarsest scale.
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_SIDE = SSIM_WINDOW * 2 ** (len(MS_SSIM_WEIGHTS) - 1)  # the coarsest scale holds one window
+STRIP = 1 << 17  # pixels that are filtered at a time on a CPU
 
 ERRORS = ("mae", "mse", "nrmse", "psnr")
 LINE = ("pearson", "gain", "offset", "r2")
@@ -289,9 +290,31 @@ def _similarity(prediction: Tensor, truth: Tensor, width: Tensor) -> tuple[Tenso
     # Variances do not change with an offset, but E[x^2] - E[x]^2 loses its digits on a bright
     # background: take the offset away first and give it back to the means.
     offset = truth.mean(dim=(-2, -1), keepdim=True)
+    height = truth.shape[-2] - 2 * SSIM_RADIUS
+    pixels = height * (truth.shape[-1] - 2 * SSIM_RADIUS)
+    # Strips of rows stay in the cache of a CPU; fetching fresh memory costs more than the arithmetic.
+    whole = truth.device.type != "cpu" or truth.requires_grad or prediction.requires_grad
+    step = height if whole else max(1, STRIP * truth.shape[-2] // truth.numel())
+    strips = [
+        slice(top, min(top + step, height) + 2 * SSIM_RADIUS) for top in range(0, height, step)
+    ]
+    sums = [
+        _similarity_sums(prediction[..., rows, :], truth[..., rows, :], offset, width)
+        for rows in strips
+    ]
+    similarity, contrast = torch.stack(sums).sum(dim=0) / pixels
+    defined = width > 0
+    return (
+        torch.where(defined, similarity, torch.nan),
+        torch.where(defined, contrast, torch.nan),
+    )
+
+
+def _similarity_sums(prediction: Tensor, truth: Tensor, offset: Tensor, width: Tensor) -> Tensor:
+    """Sums of SSIM and of its contrast-structure factor, (2, ...)."""
     p, t = prediction - offset, truth - offset
     mean_p, mean_t = _gaussian(p), _gaussian(t)
-    # In place where autograd allows it: fetching fresh memory costs more than the arithmetic.
+    # In place where autograd allows it.
     variances = _gaussian((p * p).addcmul_(t, t))
     variances.sub_((mean_p * mean_p).addcmul_(mean_t, mean_t))
     covariance = _gaussian(p * t).addcmul_(mean_p, mean_t, value=-1).mul_(2)
@@ -300,12 +323,8 @@ def _similarity(prediction: Tensor, truth: Tensor, width: Tensor) -> tuple[Tenso
     squares = (mean_p * mean_p).addcmul_(mean_t, mean_t)
     c1, c2 = ((k * width[..., None, None]) ** 2 for k in (SSIM_K1, SSIM_K2))
     contrast = (covariance + c2) / (variances + c2)
-    whole = contrast * ((product + c1) / (squares + c1))
-    defined = width > 0
-    return (
-        torch.where(defined, whole.mean(dim=(-2, -1)), torch.nan),
-        torch.where(defined, contrast.mean(dim=(-2, -1)), torch.nan),
-    )
+    similarity = contrast * ((product + c1) / (squares + c1))
+    return torch.stack([similarity.sum(dim=(-2, -1)), contrast.sum(dim=(-2, -1))])
 
 
 def _halve(image: Tensor) -> Tensor:
