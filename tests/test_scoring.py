@@ -78,14 +78,15 @@ def test_files(scored):
     figures = [
         f"figures/{c}_{k}.png" for c in ("dapi", "er") for k in ("overview", "scatter", "tolerance")
     ]
-    assert found == ["baselines.csv", *figures, "metrics.csv", "report.html", "summary.json"]
+    tables = ["metrics.csv", "objects.csv", "report.html", "summary.json"]
+    assert found == ["baselines.csv", *figures, *tables]
     assert all((output / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
 
 
 def test_metrics_csv(scored):
     output, _ = scored
     header = (output / "metrics.csv").read_text().splitlines()[0]
-    assert header == ",".join(["field", "channel", *COLUMNS, "note"])
+    assert header == ",".join(["field", "channel", *COLUMNS, "well", "note"])
     rows = read_csv(output / "metrics.csv")
     assert [(row["field"], row["channel"]) for row in rows] == [
         (f"f{i}", c) for i in range(3) for c in ("dapi", "er")
@@ -119,9 +120,11 @@ def test_summary_json(scored):
     assert "NaN" not in text
     assert set(summary) == {"dapi", "er"}
     part = summary["dapi"]
+    measured = set(COLUMNS) - set(INTERVAL_COLUMNS)  # no intervals were made
     assert set(part) == {
-        *COLUMNS, "range_full", "range_signal", "range_full_origin", "baselines", "verdict",
+        *measured, "amounts", "range_full", "range_signal", "range_full_origin", "baselines", "verdict",
     }  # fmt: skip
+    assert set(summary["er"]) == set(part) - set(OBJECT_COLUMNS)
     assert part["verdict"]["level"] in ("use", "care", "do not use")
     assert summary["er"]["verdict"]["criteria"]["psnr_gain"] == "do not use"
     assert part["range_full"] == [0, 65535]

@@ -164,7 +164,7 @@ def test_a_wrong_gain_lowers_psnr_and_shows():
 
 
 def test_every_column_has_its_words():
-    assert set(TITLES) == set(SPECS) == set(COLUMNS)
+    assert set(TITLES) == set(SPECS) == set(stain.COLUMNS)
     assert set(HIGHER_IS_BETTER) < set(COLUMNS)
     assert len(set(COLUMNS)) == len(COLUMNS)
 

@@ -8,6 +8,7 @@ import pytest
 from vfn.metrics.pairs import FieldPair
 from vfn.metrics.ranges import ChannelRanges, Range
 from vfn.metrics.rows import COLUMNS, Row
+from vfn.metrics.stain import Nuclei, measure
 from vfn.report.images import (
     DETAIL_SIDE,
     LONGEST_SIDE,
@@ -23,6 +24,14 @@ RANGES = ChannelRanges("uint16", Range(0, 65535), Range(100, 300), fields=1, pix
 
 def result(**kwargs):
     return ChannelResult("er", RANGES, **kwargs)
+
+
+def scored(truth, prediction, **kwargs):
+    """A channel with this one field (1, H, W)."""
+    pair = FieldPair("f", ("er",), truth, prediction, **kwargs)
+    channel = result()
+    channel.add(0, pair, 0, measure(pair, {"er": RANGES}, Nuclei())[0])
+    return channel
 
 
 def test_ranking_puts_the_undefined_first_then_the_worst():
@@ -48,16 +57,14 @@ def test_best_systems_look_in_the_right_direction():
 
 @pytest.mark.parametrize(("error", "scale"), [(0, 0.05), (9, 0.05), (15, 0.1), (70, 0.5), (900, 1)])
 def test_error_scale_holds_the_errors(error, scale):
-    truth = np.full((10, 10), 200, np.uint16)
-    channel = result()
-    channel.add(0, "f", truth + np.uint16(error), truth, {})
+    truth = np.full((1, 10, 10), 200, np.uint16)
+    channel = scored(truth, truth + np.uint16(error))
     assert channel.error_scale == scale
 
 
 def test_scatter_counts_every_pixel_in_its_range():
-    truth = np.linspace(100, 300, 100).astype(np.uint16).reshape(10, 10)
-    channel = result()
-    channel.add(0, "f", truth, truth, {})
+    truth = np.linspace(100, 300, 100).astype(np.uint16).reshape(1, 10, 10)
+    channel = scored(truth, truth)
     assert channel.scatter.sum() == np.trace(channel.scatter) == 100
     assert channel.scatter_share == 1.0
 
@@ -66,8 +73,7 @@ def test_truth_and_prediction_have_one_display_range_and_error_its_sign():
     truth = np.full((1, 20, 20), 200, np.uint16)
     prediction = truth.copy()
     prediction[0, :, :10], prediction[0, :, 10:] = 300, 100
-    channel = result()
-    channel.add(0, "f", prediction[0], truth[0], {})
+    channel = scored(truth, prediction)
     pair = FieldPair("f", ("er",), truth, prediction, pixel_size=0.5)
     strip = field_pictures(pair, channel).strip
     shown_truth, shown_prediction, error, _ = (panel.pixels for panel in strip.panels)
@@ -133,3 +139,17 @@ def test_whole_fields_are_reduced_and_details_are_not():
     assert columns.start <= 900 < 930 <= columns.stop <= 1000
     small = FieldPair("f", ("er",), truth[:, :99, :99], prediction[:, :99, :99])
     assert worst_region(small, "er") is None
+
+
+def test_intervals_are_counted():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(100, 300, (1, 40, 40)).astype(np.uint16)
+    prediction = truth + np.uint16(5)
+    halfwidth = np.full(truth.shape, 4, np.float32)
+    halfwidth[:, :10] = 5
+    channel = scored(truth, prediction, halfwidth=halfwidth, coverage=0.9)
+    part = channel.summary()
+    assert part["coverage"]["mean"] == 0.25
+    assert part["coverage_stated"] == 0.9
+    assert part["interval_width"]["mean"] == pytest.approx(2 * 4.25 / 200)
+    assert len(part["risk_coverage"]["risk"]) == len(part["risk_coverage"]["retained"])

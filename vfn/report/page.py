@@ -11,7 +11,7 @@ from vfn.report.blocks import Block, Place, chart
 from vfn.report.html import environment, plain_text, today, versions
 from vfn.report.images import LONGEST_SIDE, MASK_THRESHOLD, Pictures
 from vfn.report.results import MODEL, ChannelResult, best_systems, label
-from vfn.report.verdict import Level, Verdict
+from vfn.report.verdict import Verdict
 from vfn.report.wording import SPECS, TITLES, findings, number
 
 # What the tables show, the columns that a reader should go by first; metrics.csv has them all.
@@ -29,13 +29,6 @@ SHOWN_COLUMNS = (
 # Characters of all pictures together, which keeps the page below 15 MB whatever the images hold.
 PICTURES_LIMIT = 10e6
 OPEN_FIELDS = 3  # worst, median, best; the others open when they are chosen
-# Class in the page, word.
-MARKS: dict[Level | None, tuple[str, str]] = {
-    "use": ("use", "Use"),
-    "care": ("care", "Use with care"),
-    "do not use": ("not", "Do not use"),
-    None: ("none", "Not judged"),
-}
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,6 @@ def render(
             title=", ".join(result.name for result in results),
             fields=len({index for result in results for index in result.indices}),
             sections=sections,
-            marks=MARKS,
             picture_limit=PICTURES_LIMIT / max(_count_pictures(shown), 1),
             longest_side=LONGEST_SIDE,
             mask_threshold=MASK_THRESHOLD,

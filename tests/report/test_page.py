@@ -1,0 +1,93 @@
+"""The page as a file: its size, its guarantee to load nothing, its links, what is absent."""
+
+import re
+
+import numpy as np
+import pytest
+
+from vfn.metrics.pairs import FieldPair
+from vfn.report import page
+from vfn.report.blocks import Block, Table
+from vfn.report.html import environment
+from vfn.report.verdict import LEVELS, Judgement, Verdict
+from vfn.scoring import score
+
+LIMIT = 400_000
+
+
+class Noise:
+    """A hundred fields of what compresses worst."""
+
+    channels = ("dapi", "er")
+
+    def __len__(self):
+        return 100
+
+    def truth(self, index):
+        rng = np.random.default_rng(index)
+        return self.channels, rng.integers(0, 4096, (2, 96, 80)).astype(np.uint16)
+
+    def pair(self, index):
+        truth = self.truth(index)[1]
+        prediction = truth[:, ::-1].copy()
+        return FieldPair(f"well {index:03d}", self.channels, truth, prediction, truth, ("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "PICTURES_LIMIT", LIMIT)
+        score(Noise(), folder, {})
+    return (folder / "report.html").read_text()
+
+
+def test_pictures_keep_to_their_limit(text):
+    pictures = re.findall(r'"(data:image/webp[^"]*)"', text)
+    assert len(pictures) == 24 * 6
+    assert LIMIT / 4 < sum(map(len, pictures)) <= LIMIT
+    # The limit that ships leaves room for everything else, here 100 fields of two stains.
+    assert len(text) - sum(map(len, pictures)) + page.PICTURES_LIMIT < 15e6
+
+
+def test_nothing_may_be_loaded_and_every_link_has_its_end(text):
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)[1]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    ends = set(re.findall(r'(?:href="#|data-from=")([^"]+)"', text))
+    assert len(ends) > 70
+    assert ends <= set(ids)
+
+
+def parts():
+    return environment().get_template("report/parts.html.j2").module
+
+
+def test_levels_are_told_by_word_and_shape():
+    marks = parts().marks
+    assert set(marks) == {*LEVELS, None}
+    drawn = {level: str(parts().mark(level)) for level in marks}
+    shapes = {re.search(r"<(?:path|circle) [^>]+>", mark)[0] for mark in drawn.values()}
+    assert len(shapes) == len(marks)
+    assert all(word in drawn[level] for level, (_, word) in marks.items())
+
+
+def test_what_was_not_measured_leaves_no_trace(text):
+    assert '<ul class="places' not in text
+    assert 'class="mark ' not in text
+    assert "show-marks" not in text.split("</style>")[1].split("<script>")[0]
+
+
+def test_a_block_is_shown_as_it_is():
+    block = Block("Nuclei <1>", ("a & b",), table=Table(("F1", "note"), [("0.9", "x")], (1,)))
+    shown = str(parts().block(block, {}))
+    for words in ("<h3>Nuclei &lt;1&gt;</h3>", "<p>a &amp; b</p>", '<td class="words">x</td>'):
+        assert words in shown
+    assert "<ul" not in shown
+
+
+def test_a_remark_comes_before_the_reasons():
+    good = Judgement("gain", "brightness", "use", "1.00", "", "", "It is as bright.")
+    verdict = Verdict("care", (good,), "Not all is known.")
+    assert verdict.reasons == ["Not all is known.", "It is as bright."]
