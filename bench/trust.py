@@ -205,7 +205,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the real images")
-    parser.add_argument("--runs", type=Path, help="output of bench/real_images.py; without it, no models")
+    parser.add_argument(
+        "--runs", type=Path, help="output of bench/real_images.py; without it, no models"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/trust"))
     parser.add_argument("--max-time", default="00:00:05:00", help="of a training that is missing")
     parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced")
@@ -222,7 +224,9 @@ def main() -> None:
             if not (runs / name / "checkpoints" / "best.ckpt").exists():
                 run(name, data, runs, args.max_time, ["model.adam.lr_generator=1e-3"])
             target = runs / name
-            call("evaluate.py", f"ckpt={target}/checkpoints/best.ckpt", f"output={target}/evaluation")
+            call(
+                "evaluate.py", f"ckpt={target}/checkpoints/best.ckpt", f"output={target}/evaluation"
+            )
             summary = json.loads((target / "evaluation/summary.json").read_text(encoding="utf-8"))
             lines += [row(name, "-", part, "") for part in summary.values()]
         sets |= {f"model {name}": of_model(name, data, runs) for name in SPOILED_MODELS}

@@ -11,6 +11,8 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from vfn.errors import UserError
+from vfn.metrics.objects import COLUMNS as OBJECT_COLUMNS
+from vfn.metrics.stain import AMOUNT_COLUMNS, INTERVAL_COLUMNS, QUALITY_COLUMNS
 from vfn.scoring import FieldPair, file_names, score
 
 PROMISED = [
@@ -21,6 +23,7 @@ COLUMNS = [
     *PROMISED, "mse", "nrmse", "ms_ssim", "mse_signal", "nrmse_signal", "ms_ssim_signal",
     "gain", "offset", "r2", "frc_resolution", "power_ratio", "shift_rows", "shift_columns",
 ]  # fmt: skip
+BEYOND = [*QUALITY_COLUMNS, *OBJECT_COLUMNS, *AMOUNT_COLUMNS, *INTERVAL_COLUMNS]
 BASELINE_COLUMNS = [*PROMISED, "gain", "r2"]
 
 
@@ -86,7 +89,7 @@ def test_files(scored):
 def test_metrics_csv(scored):
     output, _ = scored
     header = (output / "metrics.csv").read_text().splitlines()[0]
-    assert header == ",".join(["field", "channel", *COLUMNS, "well", "note"])
+    assert header == ",".join(["field", "channel", *COLUMNS, *BEYOND, "well", "note"])
     rows = read_csv(output / "metrics.csv")
     assert [(row["field"], row["channel"]) for row in rows] == [
         (f"f{i}", c) for i in range(3) for c in ("dapi", "er")
@@ -120,7 +123,7 @@ def test_summary_json(scored):
     assert "NaN" not in text
     assert set(summary) == {"dapi", "er"}
     part = summary["dapi"]
-    measured = set(COLUMNS) - set(INTERVAL_COLUMNS)  # no intervals were made
+    measured = {*COLUMNS, *BEYOND} - set(INTERVAL_COLUMNS)  # no intervals were made
     assert set(part) == {
         *measured, "amounts", "range_full", "range_signal", "range_full_origin", "baselines", "verdict",
     }  # fmt: skip

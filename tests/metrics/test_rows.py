@@ -14,6 +14,7 @@ from scipy.stats import linregress
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vfn.data.simulated import simulate_field
+from vfn.metrics import stain
 from vfn.metrics.ranges import ChannelRanges, Range
 from vfn.metrics.rows import (
     BASELINE_COLUMNS,

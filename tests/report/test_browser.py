@@ -14,6 +14,7 @@ from PIL import Image
 from vfn.data.simulated import Specimen
 from vfn.metrics.pairs import FieldPair
 from vfn.metrics.ranges import channel_ranges
+from vfn.metrics.stain import Nuclei, measure
 from vfn.report.blocks import Block, Place, Table
 from vfn.report.images import detail_pictures, field_pictures
 from vfn.report.page import ShownField, render
@@ -128,6 +129,8 @@ def test_the_slider_follows_keys_and_pointer(visit, scored, tmp_path):
     assert clip(page, 1) == 50  # the other pictures stay
 
     # What is seen left and right of the line, pixel by pixel: the corner that the prediction lacks.
+    page.locator(".show-marks").first.uncheck()
+
     def corner():
         page.evaluate("document.querySelector('.stack').style.setProperty('--at', '0%')")
         stack.screenshot(path=tmp_path / "prediction.png")
@@ -249,7 +252,7 @@ def test_a_link_leads_to_the_place_of_a_missed_nucleus(visit, tmp_path):
     result = ChannelResult("dapi", ranges)
     pairs = [source.pair(index) for index in range(4)]
     for index, pair in enumerate(pairs):
-        result.add(index, pair.field, pair.prediction[0], pair.truth[0], {})
+        result.add(index, pair, 0, measure(pair, {"dapi": ranges}, Nuclei())[0])
     region = (slice(40, 140), slice(200, 300))
     shown = [
         ShownField(row, "", field_pictures(pair, result), detail_pictures(pair, result, region))
