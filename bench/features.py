@@ -108,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the real images")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--side", type=int, default=520, help="pixels of the square measured")
     parser.add_argument(
         "--fields", type=int, default=6, help="of the runs with one and two processes"
     )

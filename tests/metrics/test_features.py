@@ -213,6 +213,8 @@ def test_over_fields(by_fields):
     r = {(row.feature.name, row.feature.channels): row.r for row in by_fields.rows}
     assert r["Intensity_MeanIntensity", (DNA,)] > 0.8
     assert r["Area", (DNA,)] > 0.8
+    of_er = {row.feature.channels for row in by_fields.of_channel(ER)}
+    assert of_er == {(ER,), (ER, DNA)}  # shapes of nuclei are the affair of dna
     assert "objects segmented in real and hybrid channels apart" in by_fields.notes()[0]
 
 

@@ -190,8 +190,11 @@ class FeatureResult:
     left_out: Mapping[str, str]
 
     def of_channel(self, channel: str) -> tuple[FeatureRow, ...]:
-        """Features that depend on one predicted channel."""
-        return tuple(row for row in self.rows if channel in row.depends_on)
+        """Features measured in one predicted channel, or of outlines found in it.
+
+        What other channels show within outlines found in it is theirs; `depends_on` names it.
+        """
+        return tuple(row for row in self.rows if channel in row.feature.channels)
 
     def notes(self) -> list[str]:
         """How it was computed and what is missing, in sentences."""
