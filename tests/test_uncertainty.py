@@ -14,14 +14,19 @@ from hypothesis import strategies as st
 
 from tests.cli import run
 from tests.inference.test_predictor import grey, make_checkpoint
+from tests.planes import make_view
 from tests.test_resume import assert_same
+from vfn.calibration import miscoverage
 from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.data.base import DataConfig
 from vfn.data.illumination import FlatField
 from vfn.data.images import read_image
 from vfn.data.pixels import present, read_view
 from vfn.data.sets import make_data
+from vfn.data.store import PlaneStore
+from vfn.data.views import View
 from vfn.errors import UserError
+from vfn.evaluation import CheckpointPairs
 from vfn.inference.predictor import Predictor
 from vfn.metrics.coverage import coverage_reached
 from vfn.trained import recorded
@@ -247,6 +252,35 @@ def test_a_model_that_is_not_calibrated_says_what_to_run() -> None:
         predictor(make_checkpoint())
 
 
+def test_a_field_counts_once_and_for_the_targets_that_it_has() -> None:
+    checkpoint = calibrated(make_checkpoint(["a"], ["x", "y"]))
+    model = predictor(checkpoint, None)
+
+    def view(name: str, field: str, seed: int, *has: bool) -> View:
+        truth = [10 * grey(seed + i, SHAPE) if there else None for i, there in enumerate(has, 1)]
+        return replace(make_view(name, [grey(seed, SHAPE)], truth), field=field)
+
+    views = [
+        view("one_z0", "one", 0, True, False),
+        view("one_z2", "one", 10, True, False),
+        view("two", "two", 20, True, True),
+    ]
+    x, y = miscoverage(model, views, PlaneStore())
+    assert (x.fields, y.fields) == (2, 1)
+
+    def misses(view: View, target: int) -> np.ndarray:
+        stain, score = model.predict_scored([view.inputs[0].read()])
+        truth = view.targets[target]
+        assert truth is not None
+        return missed(stain[target], truth.read(), score[target])
+
+    planes = (misses(views[0], 0) + misses(views[1], 0)) / 2
+    np.testing.assert_allclose(x.misses, (planes + misses(views[2], 0)) / 2)
+    np.testing.assert_allclose(y.misses, misses(views[2], 1))
+    with pytest.raises(UserError, match="target y: none of the 2 validation views has it"):
+        miscoverage(model, views[:2], PlaneStore())
+
+
 # --- the commands ---
 
 RUN = [
@@ -327,6 +361,25 @@ def test_half_widths_in_the_file_hold_the_truth(trained: Path, tmp_path: Path) -
     assert [file.stat().st_mtime_ns for file in files] == times  # there already
     run("predict.py", *command, "uncertainty=0.95", cwd=tmp_path).ok()
     assert read_image(path).channels == ("dapi", "dapi_halfwidth95")
+
+
+def test_evaluation_predicts_intervals_of_a_calibrated_model(trained: Path, tmp_path: Path) -> None:
+    ckpt = trained / "checkpoints" / "best.ckpt"
+    run("evaluate.py", f"ckpt={ckpt}", "output=scores", "uncertainty=0.8", cwd=tmp_path).ok()
+    folder = tmp_path / "scores" / "predictions"
+    checkpoint = load_checkpoint(ckpt)
+    data = make_data(checkpoint.task, DataConfig.from_dict(checkpoint.recipe["data"]))
+    views = recorded(data, checkpoint, "test")
+    model = Predictor(checkpoint, "cpu", uncertainty=0.8)
+    pairs = CheckpointPairs(model, data, views, folder)
+    for i, view in enumerate(views):
+        kept = read_image(folder / f"{view.name}.ome.tif")
+        assert kept.channels == ("dapi", "dapi_halfwidth80")
+        pair = pairs.pair(i)
+        assert pair.coverage == 0.8
+        assert pair.halfwidth is not None
+        np.testing.assert_array_equal(pair.prediction, kept.array[:1])
+        np.testing.assert_array_equal(pair.halfwidth, kept.array[1:])
 
 
 def test_calibrating_again_gives_the_same(trained: Path, tmp_path: Path) -> None:

@@ -142,7 +142,6 @@ def fit_head(
             prediction = generator(image).float()
         error = (batch.target - prediction).abs()
         head.meet(error, batch.valid)
-        # In float32: the gradient of a dilated convolution in bf16 ends the process (torch 2.x, oneDNN).
         loss = laplace_loss(error, head(image, prediction), batch.valid)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
