@@ -77,6 +77,22 @@ def test_touching_nuclei_are_parted_and_large_ones_are_not():
     assert mean_iou(image, labels) > 0.9
 
 
+def test_a_furrow_parts_what_has_no_neck():
+    image, _ = draw(NUCLEI[:6], noise=4)
+    block = np.zeros(image.shape)
+    block[120:138, 60:97] = 800
+    block[120:138, 77:80] = 350  # still above the threshold
+    image = image + gaussian_filter(block, 1).astype(np.uint16)
+    labels = segment_nuclei(image)
+    assert labels.max() == 8
+    assert labels[129, 68] != labels[129, 88]
+
+
+def test_a_giant_is_one_and_does_not_hide_the_others():
+    image, labels = draw([*NUCLEI[:3], (105, 60, 28, 34, 0.4, 600), *NUCLEI[5:6]])
+    assert mean_iou(image, labels) > 0.93
+
+
 def test_nuclei_at_the_border_are_kept():
     image, labels = draw([*NUCLEI, (84, 0, 9, 9, 0, 800)])
     assert mean_iou(image, labels) > 0.92
@@ -262,6 +278,15 @@ def test_cells_grow_from_their_nuclei_and_keep_their_numbers():
     assert matching.mean_iou > 0.85
 
 
+def test_the_thin_edge_of_a_cell_belongs_to_it():
+    nuclei = disks([(40, 40, 6, 6, 0, 0)], (80, 80))
+    thin = disks([(40, 40, 24, 24, 0, 0)], (80, 80)) > 0
+    thick = disks([(40, 40, 14, 14, 0, 0)], (80, 80)) > 0
+    body = gaussian_filter(100.0 + 150 * thin + 1000 * thick, 1)
+    cells = segment_cells(nuclei, body, max_distance=40)
+    assert match(thin.astype(np.int32), cells).mean_iou > 0.9
+
+
 def test_touching_cells_are_parted_at_the_dim_line_between_them():
     nuclei = disks([(40, 40, 6, 6, 0, 0), (40, 70, 6, 6, 0, 0)], (80, 110))
     image = np.full((80, 110), 100.0)
@@ -280,6 +305,18 @@ def test_cells_reach_no_further_than_told():
     assert (np.hypot(rows - 40, columns - 40).max()) == pytest.approx(11, abs=0.5)
     assert (segment_cells(nuclei, body) > 0).sum() > (cells > 0).sum()
     assert not segment_cells(np.zeros_like(nuclei), body).any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 99), st.sampled_from(["u1", "f4"]))
+def test_no_image_is_too_small(height, width, seed, dtype):
+    image = np.random.default_rng(seed).integers(0, 255, (height, width)).astype(dtype)
+    image[: height // 2, : width // 2] //= 8
+    scores = score_objects(image, image)
+    assert scores.found == ()
+    assert scores.truth_labels.shape == image.shape
+    if scores.values["nuclei_truth"]:
+        assert scores.values["ap_90"] == 1
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ DIAMETER_BOUNDS = (4.0, 40.0)
 # Brightness above the ground, relative to the real nuclei, below which nothing is a nucleus. Otsu's
 # threshold lies at 0.25 to 0.40 of it in the real fields that we tried.
 FAINT = 0.1
-# Objects in pure noise reach 2.3 of these units, the flattest real field that we tried 8.
+# Otsu's two parts of white, correlated and log-normal noise lie 2.5 to 3.9 such units apart, those
+# of real fields in focus 12.5 upwards, those of crowded fields 32 um out of focus 3.0 to 9.2.
 _SEPARATION = 5.0
 # Of the upper quartile of an object's brightness above the ground; the median would sink with haze.
 _OUTLINE = 0.5
@@ -64,7 +65,7 @@ class Scale:
 def measure_scale(image: Image, pixel_size: float | None = None) -> Scale | None:
     """Estimate the nuclei's size and brightness from the image (H, W) itself.
 
-    The diameter is the median, weighted by area, of the inscribed circles of all bright bodies.
+    The diameter is the median, weighted by diameter, of the inscribed circles of all bright bodies.
 
     Args:
         image: any dtype, finite.
@@ -335,15 +336,18 @@ def _distance(mask: NDArray[np.bool_]) -> Plane:
 
 
 def _inscribed(mask: NDArray[np.bool_]) -> float:
-    """Median diameter of the largest circles within the bodies, weighted by their area; pixels."""
+    """Median diameter of the circles within the bodies; pixels.
+
+    Weighted by diameter: debris counts little, and one giant does not speak for all.
+    """
     distance = _distance(mask)
     smooth = _blur(distance, 1.5)
     peaks = (smooth == cv2.dilate(smooth, np.ones((7, 7), np.uint8))) & (distance >= 2)
     radii = np.sort(distance[peaks])
     if not radii.size:
         return 4.0
-    area = np.cumsum(radii**2)
-    return 2 * float(radii[np.searchsorted(area, area[-1] / 2)])
+    weight = np.cumsum(radii)
+    return 2 * float(radii[np.searchsorted(weight, weight[-1] / 2)])
 
 
 def _clip_diameter(diameter: float, pixel_size: float | None) -> float:
