@@ -75,6 +75,7 @@ class CheckpointPairs:
             view.inputs[0].pixel_size,
             halfwidth[there].astype(np.float32) if len(halfwidth) else None,
             self.predictor.coverage,
+            f"{view.plate} {view.well}".strip() if view.well else None,
         )
 
 
