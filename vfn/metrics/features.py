@@ -3,7 +3,7 @@
 As section 3.2 and figure 8 of the paper: features of nuclei, cells and cytoplasm are measured on the
 real channels and on a hybrid set, in which predicted channels stand for the real ones that they
 replace; Pearson's r of each feature then says how far an assay that reads it can be trusted. The
-measurements are cp-measure's (CellProfiler's algorithms; Muñoz et al. 2025), an extra.
+measurements are cp-measure's (CellProfiler's algorithms), an extra.
 
 Objects. A user of predicted stains has no real ones, so that nuclei and cells are segmented in each
 set's own channels, and features of a field are means over its objects: nothing needs matching. With
