@@ -73,6 +73,15 @@ STAIN = nuclei(0)
 LIGHT = phase_like(STAIN, 0)
 
 
+def test_planes_alike_are_placed_to_a_few_hundredths() -> None:
+    truth = features(noisy(cut(STAIN), 1))
+    assert error(measure_shift(truth, truth, alike=True), 0, 0) < 1e-3
+    for dy, dx in ((2, 0), (0, -2), (-3, 5)):
+        found = measure_shift(truth, features(noisy(cut(STAIN, dy, dx), 2)), alike=True)
+        assert found.sure
+        assert error(found, dy, dx) < 0.05
+
+
 def test_the_sign_is_that_of_the_docstring() -> None:
     found = measure(noisy(cut(STAIN), 1), noisy(cut(STAIN, 5, -3), 2))
     assert found.sure

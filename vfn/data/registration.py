@@ -117,15 +117,22 @@ def features(plane: npt.NDArray) -> Features:
     return Features((height, width), step, block, spectra)
 
 
-def measure_shift(reference: Features, moving: Features) -> Shift:
+def measure_shift(reference: Features, moving: Features, alike: bool = False) -> Shift:
     """Shift between two planes of one size, within +-`REACH` px. Thread-safe.
+
+    Args:
+        reference: features of one plane.
+        moving: features of the other one.
+        alike: both show the same stain, as a prediction and its truth do. Edges are then not compared
+            with grey values, which lie beside them by a part of a pixel.
 
     Raises:
         ValueError: planes of different size.
     """
     if reference.shape != moving.shape:
         raise ValueError(f"planes of different size: {reference.shape} and {moving.shape}")
-    found = {relation: _relate(reference, moving, *relation) for relation in RELATIONS}
+    relations = [relation for relation in RELATIONS if not alike or relation[0] == relation[1]]
+    found = {relation: _relate(reference, moving, *relation) for relation in relations}
     clear = {r: p for r, p in found.items() if p and p.distinct >= 0.5 and p.error < 2 * ERROR}
     if set(clear) <= {GREY_TO_GREY}:
         return NO_VERDICT

@@ -159,7 +159,8 @@ def score_image(
         values["power_ratio"] = curves.power_ratio
         reasons += curves.notes
     if "shift_rows" in columns:
-        shift = measure_shift(*(features(_plane(image)) for image in (truth, prediction)))
+        still, moving = (features(_plane(image)) for image in (truth, prediction))
+        shift = measure_shift(still, moving, alike=True)
         values["shift_rows"] = shift.dy if shift.sure else math.nan
         values["shift_columns"] = shift.dx if shift.sure else math.nan
         if not shift.sure:
