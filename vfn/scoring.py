@@ -15,13 +15,13 @@ from vfn.errors import UserError
 from vfn.files import make_folder, replacing, write_text
 from vfn.metrics.features import (
     SURVIVES,
-    FeatureResult,
+    ObjectChannels,
     compare_features,
     object_channels,
     require_cp_measure,
 )
 from vfn.metrics.pairs import FieldPair, FolderPairs, PairSource
-from vfn.metrics.ranges import channel_ranges
+from vfn.metrics.ranges import ChannelRanges, channel_ranges
 from vfn.metrics.stain import Measured, Nuclei, measure
 from vfn.progress import progress
 from vfn.report import figures, tables
@@ -91,11 +91,11 @@ def score(
         raise UserError("no field to score; check the folders and the split that was asked for")
     make_folder(output)
     settings = settings or Settings()
-    if settings.features is not None:
-        require_cp_measure()
-    results = list(_score_fields(source, settings.nuclei).values())
+    ranges = channel_ranges(source)
+    found_in = _object_channels(source, ranges, settings)
+    results = list(_score_fields(source, ranges, settings.nuclei).values())
     summary = {result.name: result.summary() for result in results}
-    features = _features(source, results, settings)
+    features = compare_features(source, found_in) if found_in else None
     if features is not None:
         for name, part in summary.items():
             own = replace(features, rows=features.of_channel(name))
@@ -122,8 +122,20 @@ def score(
     return summary
 
 
-def _score_fields(source: PairSource, nuclei: Nuclei) -> dict[str, ChannelResult]:
-    ranges = channel_ranges(source)
+def _object_channels(
+    source: PairSource, channels: Iterable[str], settings: Settings
+) -> ObjectChannels | None:
+    """Where the objects are found whose features are measured, if that was asked for."""
+    if settings.features is None:
+        return None
+    require_cp_measure()
+    inputs = source.pair(0).input_channels
+    return object_channels([*inputs, *channels], tuple(channels), *settings.features)
+
+
+def _score_fields(
+    source: PairSource, ranges: Mapping[str, ChannelRanges], nuclei: Nuclei
+) -> dict[str, ChannelResult]:
     results = {name: ChannelResult(name, own) for name, own in ranges.items()}
 
     def pairs() -> Iterator[FieldPair]:  # taken by one thread: a network may make them
@@ -140,21 +152,6 @@ def _score_fields(source: PairSource, nuclei: Nuclei) -> dict[str, ChannelResult
         for i, one in enumerate(measured):
             results[pair.channels[i]].add(index, pair, i, one)
     return results
-
-
-def _features(
-    source: PairSource, results: Sequence[ChannelResult], settings: Settings
-) -> FeatureResult | None:
-    """Feature fidelity, if it was asked for."""
-    if settings.features is None:
-        return None
-    pair = source.pair(0)
-    channels = object_channels(
-        [*pair.input_channels, *(result.name for result in results)],
-        [result.name for result in results],
-        *settings.features,
-    )
-    return compare_features(source, channels)
 
 
 def _check_pair(pair: FieldPair) -> None:

@@ -114,7 +114,7 @@ def matrix(
     ]
     columns = {key: i for i, key in enumerate((g, c) for g, names in groups for c in names)}
     height = 0.26 * len(lines) + 0.35
-    figure = new_figure(theme, (10.5, height * max(len(places), 1) + 1.5))
+    figure = new_figure(theme, (10.5, max(height * len(places) + 1.5, 3.2)))
     figure.suptitle(title, fontsize=10, color=theme.ink)
     if not columns:
         return figure
