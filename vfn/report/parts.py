@@ -13,6 +13,7 @@ from vfn.report.results import ChannelResult
 from vfn.report.wording import number
 
 SHOWN_SURVIVORS = 40
+ALIKE = (0.8, 1.25)  # power ratios that are called equal
 KINDS = {
     "missed": "real, but not in the prediction",
     "hallucinated": "predicted, but not real",
@@ -105,8 +106,8 @@ def _amounts(result: ChannelResult) -> list[Block]:
     low, high = (agreement.percent(v) for v in (agreement.lower, agreement.upper))
     sentence = (
         f"Summed over each of {agreement.n} {result.over} of the real fields, the prediction has "
-        f"{agreement.percent(agreement.bias):+.0f} % of stain against the truth on average; for 95 % of the "
-        f"{result.over} the difference lies between {low:+.0f} % and {high:+.0f} % (of the mean amount). "
+        f"{_signed(agreement.percent(agreement.bias))} % of stain against the truth on average; for 95 % of "
+        f"the {result.over} the difference lies between {_signed(low)} % and {_signed(high)} % (of the mean amount). "
         f"Slope {agreement.slope:.2f}, r = {agreement.r:.3f}."
     )
     drawn = chart(
@@ -117,6 +118,11 @@ def _amounts(result: ChannelResult) -> list[Block]:
     )
     note = "Grey values above the real ground, over the real objects in both images (Bland and Altman 1986)."
     return [Block("Amount of stain", [sentence], charts=[drawn], note=note)]
+
+
+def _signed(percent: float) -> str:
+    text = f"{percent:+.1f}"
+    return text if text.strip("+-0.") else "0.0"
 
 
 def _spectra(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
@@ -130,10 +136,11 @@ def _spectra(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
             f"Prediction and truth share details down to {resolution:.1f} px (2 px would be all)."
         )
     if ratio is not None:
-        what = "smooths" if ratio < 1 else "adds texture or noise"
+        what = "smooths" if ratio < ALIKE[0] else "adds texture or noise"
         sentences.append(
             f"In the finer half of what stands above the camera's noise, the prediction has {ratio:.2g} times the "
-            f"power of the truth: it {what}."
+            f"power of the truth"
+            + (": about as much." if ALIKE[0] <= ratio <= ALIKE[1] else f": it {what}.")
         )
     drawn = chart(
         lambda theme: trust_figures.spectra(result.name, fields, theme),
@@ -151,8 +158,8 @@ def _quality(summary: Mapping[str, Any]) -> list[Block]:
         for who, suffix in (("prediction", ""), ("truth", "_truth"))
     ]
     note = (
-        "Scores of a picture by itself, without its truth, made for photographs (lower is better). They tell blur "
-        "and noise, not whether a cell is where it is shown; a prediction can score better than its truth."
+        "Scores of a picture by itself, made for photographs (lower is better). A difference from the truth is a "
+        "sign of another texture, smoother or grainier. They tell neither focus nor whether a cell is real."
     )
     return [Block("Look of the picture", table=Table(["", "PIQE", "BRISQUE"], rows), note=note)]
 

@@ -50,7 +50,7 @@ def amounts(
     for level, style, words in (
         (agreement.bias, "-", "mean"), (agreement.lower, "--", "limits"), (agreement.upper, "--", ""),
     ):  # fmt: skip
-        percent = f"{agreement.percent(level):+.0f} %"
+        percent = f"{agreement.percent(level):+.1f} %"
         difference.axhline(level, color=theme.lines[1], linewidth=1.2, linestyle=style)
         difference.annotate(
             f"{words} {percent}".strip(), (1, level), (-2, 3), xycoords=("axes fraction", "data"),
