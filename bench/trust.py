@@ -146,15 +146,40 @@ def of_model(name: str, data: Path, runs: Path) -> tuple[str, list[Image], list[
     channel = name.split("_")[1]
     (path,) = (runs / name / "evaluation" / "predictions").glob("*.tif")
     prediction = tifffile.imread(path).squeeze()
-    token = next(
-        part.split(":")[1]
-        for part in RUNS[name][1][3].split("=")[1].strip("{}").split(",")
-        if part.startswith(f"{channel}:")
-    )
-    (file,) = (data / RUNS[name][0]).glob(f"*{token}*")
+    file = files_of(name, data)[channel]
     truth = tifffile.imread(file)[:, -prediction.shape[1] :]  # the right quarter
     cuts = [slice(i, i + TILE) for i in range(0, truth.shape[0] - TILE + 1, TILE)]
     return channel, [truth[cut] for cut in cuts], [prediction[cut] for cut in cuts]
+
+
+def files_of(name: str, data: Path) -> dict[str, Path]:
+    """Channel -> file of the field that a run trained on."""
+    tokens = (part.split(":") for part in RUNS[name][1][3].split("=")[1].strip("{}").split(","))
+    return {c: next((data / RUNS[name][0]).glob(f"*{token}*")) for c, token in tokens}
+
+
+def features(place: str, data: Path, runs: Path, output: Path) -> list[str]:
+    """Lines of the table of features: two real channels with three predicted ones, as figure 8."""
+    predictions = [
+        runs / f"{place}_{c}" / "evaluation" / "predictions" for c in ("dna", "er", "mito")
+    ]
+    (path,) = predictions[0].glob("*.tif")
+    (output / "truth").mkdir(parents=True, exist_ok=True)
+    for channel, file in files_of(f"{place}_dna", data).items():
+        image = tifffile.imread(file)[:, -tifffile.imread(path).shape[-1] :]  # the right quarter
+        tifffile.imwrite(output / "truth" / f"{path.name.split('.')[0]}_{channel}.tif", image)
+    call(
+        "evaluate.py", f"pred=[{','.join(map(str, predictions))}]", f"truth={output / 'truth'}",
+        "inputs=[golgi_actin,rna]", "features=true", f"output={output / 'evaluation'}",
+    )  # fmt: skip
+    summary = json.loads((output / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+    lines = []
+    for channel, part in summary.items():
+        found = part["features"]
+        counts = [str(found[key]) for key in ("objects", "n", "survive", "surely_survive")]
+        cells = [f"{found['median_r']:.3f}", cell(part, "pearson"), *counts]
+        lines.append(f"| {place} | {channel} | {' | '.join(cells)} |")
+    return lines
 
 
 def score(folder: Path, channel: str, truth: list[Image], prediction: list[Image]) -> dict:
@@ -245,6 +270,13 @@ def main() -> None:
         more, wrong = spoil(title, channel, truth, prediction, output / f"set{number}")
         lines, complaints = lines + more, complaints + wrong
     table = "\n".join([*head, *lines])
+    if args.runs:
+        survive = [
+            "| images | predicted | median r | r of the pixels | nuclei | features | r > 0.8 | interval > 0.8 |",
+            "|" + " --- |" * 8,
+            *(line for p in ("jump", "daoy") for line in features(p, data, runs, output / p)),
+        ]
+        table += "\n\n" + "\n".join(survive)
     print(table)
     if args.write:
         before, _, rest = args.write.read_text(encoding="utf-8").partition(START)
