@@ -152,4 +152,10 @@ def test_intervals_are_counted():
     assert part["coverage"]["mean"] == 0.25
     assert part["coverage_stated"] == 0.9
     assert part["interval_width"]["mean"] == pytest.approx(2 * 4.25 / 200)
+    pair = FieldPair("f", ("er",), truth, prediction, halfwidth=halfwidth, coverage=0.9)
+    panel = field_pictures(pair, channel).inputs[-1]
+    assert panel.title.startswith("half-width")
+    assert panel.pixels[0, 0] > panel.pixels[-1, 0] > 0
+    bare = field_pictures(FieldPair("g", ("er",), truth, prediction), channel).inputs[-1]
+    assert (bare.title, bare.pixels.max()) == (panel.title, 0)
     assert len(part["risk_coverage"]["risk"]) == len(part["risk_coverage"]["retained"])

@@ -150,6 +150,11 @@ def _pictures(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice
         for name, plane in zip(names, pair.inputs, strict=True):
             own = Range(*(float(q) for q in np.percentile(plane, (0.1, 99.9))))
             inputs.append(Panel(f"input: {name}", _grey(plane[region], own)))
+    if result.coverage is not None:  # a panel in every field, black where one has no intervals
+        widths = np.zeros(truth.shape) if pair.halfwidth is None else pair.halfwidth[index]
+        limit = result.error_scale * result.signal_width
+        title = f"half-width of the interval, black 0, white {limit:.3g} grey levels or more"
+        inputs.append(Panel(title, _grey(widths[region], Range(0, limit))))
     shown = _grey(prediction[region], signal)
     error = prediction[region].astype(np.float32) - truth[region].astype(np.float32)
     mask = error_mask(prediction[region], truth[region], MASK_THRESHOLD, result.signal_width)

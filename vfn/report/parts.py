@@ -105,10 +105,9 @@ def _amounts(result: ChannelResult) -> list[Block]:
         return [Block("Amount of stain", [f"Not judged: {agreement.reason}."])]
     low, high = (agreement.percent(v) for v in (agreement.lower, agreement.upper))
     sentence = (
-        f"Summed over each of {agreement.n} {result.over} of the real fields, the prediction has "
-        f"{_signed(agreement.percent(agreement.bias))} % of stain against the truth on average; for 95 % of "
-        f"the {result.over} the difference lies between {_signed(low)} % and {_signed(high)} % (of the mean amount). "
-        f"Slope {agreement.slope:.2f}, r = {agreement.r:.3f}."
+        f"Summed over each of {agreement.n} {result.over} of the real fields, the predicted amount of stain differs "
+        f"from the real one by {_signed(agreement.percent(agreement.bias))} % on average; for 95 % of the {result.over} "
+        f"by {_signed(low)} % to {_signed(high)} % (of the mean amount). Slope {agreement.slope:.2f}, r = {agreement.r:.3f}."
     )
     drawn = chart(
         lambda theme: trust_figures.amounts(
