@@ -153,7 +153,8 @@ def _pictures(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice
     if result.coverage is not None:  # a panel in every field, black where one has no intervals
         widths = np.zeros(truth.shape) if pair.halfwidth is None else pair.halfwidth[index]
         limit = result.error_scale * result.signal_width
-        title = f"half-width of the interval, black 0, white {limit:.3g} grey levels or more"
+        white = f"{limit:.0f}" if limit >= 10 else f"{limit:.3g}"
+        title = f"half-width of the interval: black 0, white {white} grey levels or more"
         inputs.append(Panel(title, _grey(widths[region], Range(0, limit))))
     shown = _grey(prediction[region], signal)
     error = prediction[region].astype(np.float32) - truth[region].astype(np.float32)
