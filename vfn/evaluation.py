@@ -22,7 +22,6 @@ from vfn.data.views import View
 from vfn.errors import UserError
 from vfn.files import make_folder
 from vfn.inference.predictor import Predictor
-from vfn.metrics.features import require_cp_measure
 from vfn.metrics.pairs import FieldPair, FolderPairs
 from vfn.metrics.stain import Nuclei
 from vfn.prediction import coverage, make_predictor, required
@@ -110,7 +109,6 @@ def _settings(config: DictConfig) -> Settings:
     nuclei = tuple(str(name) for name in config.nuclei)
     features = None
     if config.features:
-        require_cp_measure()
         cells = None if config.cells is None else str(config.cells)
         features = (nuclei[0] if nuclei else None, cells)
     if not 0 <= config.survives <= 1:

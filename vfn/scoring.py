@@ -91,6 +91,8 @@ def score(
         raise UserError("no field to score; check the folders and the split that was asked for")
     make_folder(output)
     settings = settings or Settings()
+    if settings.features is not None:
+        require_cp_measure()  # before the images are read
     ranges = channel_ranges(source)
     found_in = _object_channels(source, ranges, settings)
     results = list(_score_fields(source, ranges, settings.nuclei).values())
@@ -128,7 +130,6 @@ def _object_channels(
     """Where the objects are found whose features are measured, if that was asked for."""
     if settings.features is None:
         return None
-    require_cp_measure()
     inputs = source.pair(0).input_channels
     return object_channels([*inputs, *channels], tuple(channels), *settings.features)
 

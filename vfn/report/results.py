@@ -74,7 +74,8 @@ class ChannelResult:
         for name, row in measured.baselines.items():
             self.baselines.setdefault(name, []).append(row)
         if measured.found is not None:
-            self.found = [*(self.found or []), *((pair.field, fault) for fault in measured.found)]
+            self.found = self.found or []
+            self.found += [(pair.field, fault) for fault in measured.found]
         self.over = measured.over or self.over
         self._amounts.append((measured.truth_amounts, measured.predicted_amounts))
         prediction, truth = pair.prediction[i], pair.truth[i]
