@@ -75,6 +75,7 @@ class CheckpointPairs:
             halfwidth[there].astype(np.float32) if len(halfwidth) else None,
             self.predictor.coverage,
             f"{view.plate} {view.well}".strip() if view.well else None,
+            view.z if checkpoint.task.input_z else None,
         )
 
 

@@ -61,6 +61,18 @@ def train(config: DictConfig) -> Path:
     set_up_logging()
     _name_task(config)
     folder, config = _run_folder(config)
+    return fit(config, folder)
+
+
+def fit(config: DictConfig, folder: Path) -> Path:
+    """Train the model of a whole config into `folder`; `config.resume` goes on with what is there.
+
+    Returns:
+        The path of `best.ckpt`.
+
+    Raises:
+        UserError: see `train`.
+    """
     L.seed_everything(config.seed, workers=True, verbose=False)
     task = trainable_task(config.task)
     settings = plain(config.trainer)

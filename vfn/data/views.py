@@ -64,6 +64,7 @@ class View:
         region: rows and columns that belong to this split; None for the whole field.
         offsets: (dy, dx) px of each target, whose pixel (y + dy, x + dx) shows what the first
             input's (y, x) shows; empty where nothing was registered.
+        z: um of the inputs from the focal plane.
     """
 
     name: str
@@ -75,6 +76,7 @@ class View:
     well: str = ""
     site: str = ""
     offsets: tuple[tuple[float, float], ...] = ()
+    z: float = 0.0
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -157,7 +159,7 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
             View(
                 name, entry.name, tuple(entry.planes[key] for key in wanted),
                 tuple(entry.planes.get(key) for key in truths),
-                plate=entry.plate, well=entry.well, site=entry.site,
+                plate=entry.plate, well=entry.well, site=entry.site, z=z,
             )
         )  # fmt: skip
     return views

@@ -42,6 +42,7 @@ class FieldPair:
             NaN for a channel without; None if no channel has one.
         coverage: share of the truth that these intervals were made to cover, in (0, 1).
         well: name of the well that the field lies in, if known.
+        z: um of the inputs from the focal plane; None where the task has one plane a field.
     """
 
     field: str
@@ -55,6 +56,7 @@ class FieldPair:
     halfwidth: Array | None = None
     coverage: float | None = None
     well: str | None = None
+    z: float | None = None
 
 
 class PairSource(Protocol):
