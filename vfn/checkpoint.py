@@ -18,6 +18,7 @@ from vfn.data.survey import LinearMap
 from vfn.data.views import Task
 from vfn.errors import UserError
 from vfn.files import replacing
+from vfn.focus.scale import FocusScale
 from vfn.module import RECIPE
 from vfn.nets import UNetGenerator, make_generator
 from vfn.uncertainty import Uncertainty
@@ -48,6 +49,7 @@ class Checkpoint:
         envelopes: of each input, over the training fields.
         recipe: everything that was stored beside the weights, as plain data.
         uncertainty: None where the model is not calibrated (`python -m vfn.calibrate`).
+        focus: tells how far from focus an input is; None where training saw one plane a field.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class Checkpoint:
     baselines: LinearMap
     recipe: Mapping[str, Any]
     uncertainty: Uncertainty | None = None
+    focus: FocusScale | None = None
 
     @property
     def patch_size(self) -> int:
@@ -117,7 +120,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         generator.load_state_dict(weights)
     except RuntimeError as exc:
         raise UserError(f"ckpt={path}: weights do not fit its network; train anew") from exc
-    calibrated = recipe.get("uncertainty")
+    calibrated, focus = recipe.get("uncertainty"), recipe.get("focus")
     return Checkpoint(
         path,
         digest(weights),
@@ -131,6 +134,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         LinearMap.from_dict(recipe["baselines"]),
         recipe,
         None if calibrated is None else Uncertainty.from_dict(calibrated, len(task.inputs)),
+        None if focus is None else FocusScale.from_dict(focus),
     )
 
 

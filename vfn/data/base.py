@@ -30,6 +30,8 @@ from vfn.data.store import PlaneStore, cache_folder, store_name
 from vfn.data.survey import LinearMap, Survey, mean_images, survey
 from vfn.data.views import Split, SplitRule, Task, View, make_views, split_spatial, split_views
 from vfn.errors import UserError
+from vfn.focus.scale import FocusScale
+from vfn.focus.series import calibrate_on_views
 
 MIN_PATCHES = 400  # an epoch of a small data set is no shorter than this
 
@@ -162,6 +164,7 @@ class StainData(L.LightningDataModule):
             )
         self.store = PlaneStore()
         self.shifts = Shifts()
+        self.focus: FocusScale | None = None
         self.rank, self.world = 0, 1
         self._drawn = 0  # training batches before this call
 
@@ -251,6 +254,8 @@ class StainData(L.LightningDataModule):
         if self.config.illumination:
             means = mean_images(split.train, self.store, len(channels))
             self.flats = [FlatField.fit(mean) for mean in means]
+        if self.task.input_z:
+            self.focus = calibrate_on_views(split.train, self.task, self.store)
         measured = survey(split.train, [*split.val, *split.test], self.store, self.flats)
         self.measured, self.split = measured, split
         self.inputs, self.targets = self._fit(measured)
@@ -282,6 +287,8 @@ class StainData(L.LightningDataModule):
         ]
         if losses:
             text += f"; falloff of light corrected: {', '.join(losses)}"
+        if self.focus is not None:
+            text += f"; focus scale: {self.focus}"
         return text
 
     def _fit(self, measured: Survey) -> tuple[list[Intensity], list[Intensity]]:
@@ -399,6 +406,7 @@ class StainData(L.LightningDataModule):
             "flats": [None if flat is None else flat.to_dict() for flat in self.flats],
             "envelopes": [envelope.to_dict() for envelope in self.measured.envelopes],
             "shifts": self.shifts.to_dict(),
+            "focus": None if self.focus is None else self.focus.to_dict(),
             "baselines": self.baselines.to_dict(),
             "pixel_size": self.measured.pixel_size,
             "split": {

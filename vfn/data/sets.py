@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +11,8 @@ import numpy as np
 
 from vfn.data import simulated
 from vfn.data.base import DataConfig, StainData
-from vfn.data.discovery import Field, Layout
+from vfn.data.defocus import DefocusedPlane, Optics
+from vfn.data.discovery import Field, Layout, Plane
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
 from vfn.data.views import Task
 from vfn.errors import UserError
@@ -21,6 +22,46 @@ class FolderData(StainData):
     """Anybody's images: channels are tokens of the path, a pattern, or a manifest."""
 
     HAS_Z = True  # by the group `z` of data.pattern or the column z of a manifest
+
+
+class Defocused(StainData):
+    """Sharp fields in a folder, put out of focus by the physics of the microscope at every depth that
+    the task names; see `vfn.data.defocus`.
+
+    Extra keys: `na`, `wavelength` (um), `index` of the optics; `pixel_size` (um; None takes the
+    files'); `noise` (put back the camera's noise that blur removes).
+    """
+
+    HAS_Z = True
+
+    def find(self, damaged: list[UserError] | None = None) -> list[Field]:
+        """The fields of the folder, with the planes that the task names beside the sharp ones."""
+        fields = super().find(damaged)
+        missing = [d for d in self.task.depths if d]
+        return [replace(one, planes=self._with_depths(one, missing)) for one in fields]
+
+    def _with_depths(self, one: Field, depths: list[float]) -> dict[tuple[str, float], Plane]:
+        sharp = {channel: plane for (channel, z), plane in one.planes.items() if z == 0}
+        planes: dict[tuple[str, float], Plane] = {(c, 0.0): plane for c, plane in sharp.items()}
+        for channel, plane in sharp.items():
+            optics = self._optics(plane)
+            for z in depths:
+                planes[channel, z] = DefocusedPlane(
+                    plane, z, optics, bool(self.config.extra["noise"])
+                )
+        return planes
+
+    def _optics(self, plane: Plane) -> Optics:
+        extra = self.config.extra
+        pixel_size = extra["pixel_size"] or plane.pixel_size
+        if not pixel_size:
+            raise UserError(
+                f"{plane}: does not say how large a pixel is; give data.pixel_size=UM, "
+                "as 0.65 for a 20x objective on 13 um pixels"
+            )
+        keys = ("na", "wavelength", "index")
+        na, wavelength, index = (float(extra[key]) for key in keys)
+        return Optics(na, wavelength, float(pixel_size), index)
 
 
 class MDAMB231(StainData):
@@ -148,6 +189,7 @@ class Simulated(StainData):
 DATA_SETS: dict[str, type[StainData]] = {
     "simulated": Simulated,
     "folder": FolderData,
+    "defocused": Defocused,
     "mda_mb_231": MDAMB231,
     "u2os_af": U2OSAF,
     "u2os_cps": U2OSCPS,

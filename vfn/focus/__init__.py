@@ -1,0 +1,1 @@
+"""How far out of focus a field, or a part of it, is."""
