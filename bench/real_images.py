@@ -65,7 +65,8 @@ START, END = "<!-- table: bench/real_images.py -->", "<!-- end of table -->"
 
 def call(script: str, *overrides: str) -> None:
     """Run one of the entry points as a user would; its exit code must be 0."""
-    command = [sys.executable, str(REPOSITORY / script), *overrides]
+    what = [script] if script.startswith("-") else [str(REPOSITORY / script)]
+    command = [sys.executable, *what, *overrides]
     print("$ python", script, *overrides, flush=True)
     subprocess.run(command, cwd=REPOSITORY, check=True)
 

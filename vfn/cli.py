@@ -203,15 +203,16 @@ class _Stdout(logging.Handler):
         print(self.format(record).encode(errors="backslashreplace").decode(), flush=True)
 
 
-def set_up_logging(log_file: Path | None = None) -> None:
-    """Our lines on stdout (stderr is for errors and bars) and, if given, in the run's `log.txt`."""
+def set_up_logging(log_file: Path | None = None, quiet: bool = False) -> None:
+    """Our lines on stdout (stderr is for errors and bars), warnings alone if `quiet`, and, if given, in
+    the run's `log.txt`."""
     ours = logging.getLogger("vfn")
     ours.setLevel(logging.INFO)
     ours.propagate = False
     for handler in list(ours.handlers):
         ours.removeHandler(handler)
         handler.close()
-    handlers: list[logging.Handler] = [_Stdout()]
+    handlers: list[logging.Handler] = [_Stdout(logging.WARNING if quiet else logging.NOTSET)]
     if log_file is not None:
         to_file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

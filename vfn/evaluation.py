@@ -39,7 +39,7 @@ class CheckpointPairs:
     predictor: Predictor
     data: StainData
     views: list[View]
-    folder: Path  # of the predictions
+    folder: Path | None  # of the predictions; None keeps none
 
     def __len__(self) -> int:
         return len(self.views)
@@ -58,9 +58,12 @@ class CheckpointPairs:
         inputs = present(arrays[:count])
         channels, truth = true_targets(checkpoint, view, arrays[count:], self.data.store)
         there = [checkpoint.task.targets.index(channel) for channel in channels]
-        alarms = self.predictor.alarms(inputs)
-        path = self.folder / f"{view.name}.ome.tif"
-        predicted = self.predictor.predict_to_file(view, inputs, path, alarms)
+        if self.folder is None:
+            predicted = self.predictor.predict(inputs, view.region)
+        else:
+            alarms = self.predictor.alarms(inputs)
+            path = self.folder / f"{view.name}.ome.tif"
+            predicted = self.predictor.predict_to_file(view, inputs, path, alarms)
         prediction, halfwidth = np.split(predicted, [len(checkpoint.task.targets)])
         baselines = checkpoint.baselines.predict(inputs, [m.dtype for m in checkpoint.targets])
         return FieldPair(

@@ -64,8 +64,14 @@ def train(config: DictConfig) -> Path:
     return fit(config, folder)
 
 
-def fit(config: DictConfig, folder: Path) -> Path:
+def fit(
+    config: DictConfig, folder: Path, data: StainData | None = None, quiet: bool = False
+) -> Path:
     """Train the model of a whole config into `folder`; `config.resume` goes on with what is there.
+
+    Args:
+        data: set up already; None makes it as the config says.
+        quiet: nothing on the console; log.txt has it all.
 
     Returns:
         The path of `best.ckpt`.
@@ -77,21 +83,15 @@ def fit(config: DictConfig, folder: Path) -> Path:
     task = trainable_task(config.task)
     settings = plain(config.trainer)
     objective = Objective(**_known(plain(config.loss)))
-    # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.
-    data_config = plain(config.data)
-    for key in ("root", "manifest", "exclude", "cache_dir"):
-        if data_config.get(key):
-            data_config[key] = str(Path(data_config[key]).absolute())
-    data_config["seed"] = config.seed
-    data = make_data(task, DataConfig.from_dict(data_config), known_tasks())
-    trainer_args = _trainer_arguments(settings)
+    data = data or stain_data(config, task)
+    trainer_args = _trainer_arguments(settings, quiet)
     # Networks first: they are checked in a moment, reading the images takes longer.
     parts = _networks(config, task, objective, data)
     if config.init:
         _initialise(*parts, Path(config.init), task)
     with _new_folder(folder):
         data.setup()
-    set_up_logging(folder / "log.txt" if _is_first() else None)
+    set_up_logging(folder / "log.txt" if _is_first() else None, quiet)
     log.info(data.summary())
     module = VirtualStain(
         *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"])
@@ -105,7 +105,7 @@ def fit(config: DictConfig, folder: Path) -> Path:
     trainer = L.Trainer(
         **trainer_args,
         logger=_logger(folder, config) or False,
-        callbacks=_callbacks(settings, folder, data, task),
+        callbacks=_callbacks(settings, folder, data, task, quiet),
     )
     data.rank, data.world = trainer.global_rank, trainer.world_size
     log.info("training %s -> %s in %s", " + ".join(task.inputs), ", ".join(task.targets), folder)
@@ -125,6 +125,21 @@ def fit(config: DictConfig, folder: Path) -> Path:
     best = folder / "checkpoints" / BEST
     log.info("best validation MAE %.5f; checkpoint: %s", _best(trainer), best)
     return best
+
+
+def stain_data(config: DictConfig, task: Task) -> StainData:
+    """The data set of a whole config, not set up.
+
+    Raises:
+        UserError: see `make_data`.
+    """
+    data = plain(config.data)
+    # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.
+    for key in ("root", "manifest", "exclude", "cache_dir"):
+        if data.get(key):
+            data[key] = str(Path(data[key]).absolute())
+    data["seed"] = config.seed
+    return make_data(task, DataConfig.from_dict(data), known_tasks())
 
 
 def _best(trainer: L.Trainer) -> float:
@@ -253,7 +268,7 @@ def _initialise(
     log.info("weights from %s", path)
 
 
-def _trainer_arguments(settings: dict[str, Any]) -> dict[str, Any]:
+def _trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
     """Lightning's arguments from the trainer group; what it cannot do here is refused in a line."""
     accelerator = settings["accelerator"]
     gpu = torch.cuda.is_available()
@@ -287,7 +302,7 @@ def _trainer_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "num_sanity_val_steps": 0,
         "enable_checkpointing": False,
         "enable_model_summary": False,
-        "enable_progress_bar": sys.stderr.isatty(),
+        "enable_progress_bar": sys.stderr.isatty() and not quiet,
         "use_distributed_sampler": False,  # PatchLoader deals the patches out itself
         "benchmark": gpu,
     }
@@ -304,7 +319,7 @@ def _duration(text: str) -> timedelta:
 
 
 def _callbacks(
-    settings: dict[str, Any], folder: Path, data: StainData, task: Task
+    settings: dict[str, Any], folder: Path, data: StainData, task: Task, quiet: bool
 ) -> list[L.Callback]:
     patches = data.val_patches()
     count = min(SAMPLE_ROWS, len(patches))
@@ -318,7 +333,7 @@ def _callbacks(
     ]
     if settings["max_time"]:  # first, so that the others see that the run stops
         callbacks.insert(0, Budget(_duration(str(settings["max_time"]))))
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not quiet:
         callbacks.append(RichProgressBar())
     return callbacks
 

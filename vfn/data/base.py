@@ -49,6 +49,8 @@ class DataConfig:
         exclude: CSV of fields (and channels) to leave out, as the doctor writes it.
         register: correct the shift between the first input and each target.
         illumination: divide by a flat field that is estimated over the training fields.
+        refocus, refocus_beyond, refocus_channels, refocus_action, refocus_fields: see
+            `vfn.refocusing.RefocusSettings`.
         split, test_fraction, val_fraction, test_plates, test_fields, gap, split_seed: see
             `vfn.data.views.SplitRule`.
         range, percentiles, fixed, equalise: see `vfn.data.intensity.Intensity`; `fixed` maps channels
@@ -75,6 +77,11 @@ class DataConfig:
     exclude: str | None = None
     register: bool = False
     illumination: bool = False
+    refocus: str | None = None
+    refocus_beyond: float = 3.0
+    refocus_channels: Sequence[str] = ()
+    refocus_action: str = "refocus"
+    refocus_fields: str | None = None
     split: str = "auto"
     test_fraction: float = 0.2
     val_fraction: float = 0.2

@@ -153,7 +153,7 @@ def defocus(
     tangent = optics.na / math.sqrt(optics.index**2 - optics.na**2)
     margin = MARGIN + math.ceil(2 * abs(z) * tangent / optics.pixel_size)
     x = np.pad(image.astype(np.float32), margin, mode="symmetric")
-    size = [fft.next_fast_len(side, real=True) for side in x.shape]
+    size = [fft.next_fast_len(side, real=True) for side in x.shape]  # type: ignore[no-untyped-call]
     padding = [(0, want - side) for want, side in zip(size, x.shape, strict=True)]
     x = np.pad(x, padding, mode="symmetric")
     radius = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1]))

@@ -193,7 +193,8 @@ class SplitRule:
         test_plates, test_fields: names set apart for testing; they replace `test_fraction`. With
             neither, a split by plate sets the last one apart.
         gap: pixels left out between the parts of a spatial split.
-        seed: of the shuffle; the same groups and seed give the same split.
+        seed: of the shuffle; the same groups and seed give the same split. Of a spatial split: which side
+            of the fields is for testing, one of four.
     """
 
     by: str = "auto"
@@ -322,6 +323,9 @@ def split_spatial(
 ) -> Split:
     """Cut every view along its longer side: training | gap | validation | gap | test.
 
+    Other seeds than 0 make other splits of the same fields: 1 the other way round, 2 and 3 along
+    the shorter side, and so on.
+
     For labs with few fields. The parts of one field show other cells but the same day and dish, so
     scores are those of new areas, not of new experiments.
 
@@ -334,7 +338,7 @@ def split_spatial(
     _check_rule(rule)
     parts: dict[str, list[View]] = {"train": [], "val": [], "test": []}
     for view, shape in zip(views, shapes, strict=True):
-        axis = int(shape[1] >= shape[0])
+        axis = int(shape[1] >= shape[0]) ^ (rule.seed // 2 % 2)
         length = shape[axis]
         test = max(1, round(rule.test_fraction * length))
         val = max(1, round(rule.val_fraction * (length - test - rule.gap)))
@@ -349,6 +353,8 @@ def split_spatial(
                 f"gap of {rule.gap}; lower data.gap or data.test_fraction"
             )
         for part, (start, stop) in stops.items():
+            if rule.seed % 2:
+                start, stop = length - stop, length - start
             sides = [slice(0, side) for side in shape]
             sides[axis] = slice(start, stop)
             region = within(view.region, (sides[0], sides[1]))

@@ -1,0 +1,1 @@
+"""Which stains predict which: every input set and target of a user's channels under one budget."""

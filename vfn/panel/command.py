@@ -1,0 +1,181 @@
+"""From a config to a trained panel and its page."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from vfn.cli import plain, set_up_logging
+from vfn.data.base import StainData
+from vfn.data.sets import DATA_SETS
+from vfn.data.views import Task
+from vfn.errors import UserError
+from vfn.files import make_folder
+from vfn.panel.findings import Finding, Grades, collect
+from vfn.panel.page import write
+from vfn.panel.plan import Cell, Row, plan
+from vfn.panel.run import Cells
+from vfn.training import stain_data
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a panel is asked.
+
+    Attributes:
+        channels: all that are named, inputs first.
+        cells: the trainings.
+    """
+
+    channels: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    rows: tuple[Row, ...]
+    free: tuple[str, ...]
+    grades: Grades
+    wanted: float
+
+
+def make_panel(config: DictConfig) -> list[Finding] | None:
+    """Train what is missing of a panel, then write its results.
+
+    Returns:
+        What was found; None in a job of a sweep, which leaves the results to the last call.
+
+    Raises:
+        UserError: anything wrong in the config or the data.
+    """
+    set_up_logging()
+    if not config.output:
+        raise UserError("output: where shall the panel go? give output=DIR")
+    output = Path(str(config.output))
+    question = ask(config)
+    part, parts = int(config.part), int(config.parts)
+    if not 0 <= part < parts:
+        raise UserError(f"part={part} parts={parts}: give a part from 0 to parts - 1")
+    swept = HydraConfig.get().mode == RunMode.MULTIRUN
+    data = _data(config, question)
+    cells = Cells(config, make_folder(output), _digest(data))
+    mine = question.cells[part::parts]
+    results = _train(cells, mine)
+    if swept or parts > 1:
+        log.info(
+            "part %d of %d is trained; the same command without -m, part and parts writes the panel",
+            part, parts,
+        )  # fmt: skip
+        return None
+    findings = collect(results, question.grades)
+    write(output, question, findings, results, config)
+    return findings
+
+
+def ask(config: DictConfig) -> Question:
+    """What the config asks.
+
+    Raises:
+        UserError: channels that are not there, numbers out of range.
+    """
+    for key in ("inputs_up_to", "repeats", "steps", "parts"):
+        if config[key] < 1:
+            raise UserError(f"{key}={config[key]}: give 1 or more")
+    if not 0 < config.wanted < 1:
+        raise UserError(f"wanted={config.wanted}: give a correlation between 0 and 1")
+    if config.keep not in ("none", "best"):
+        raise UserError(f"keep={config.keep}: choose none or best")
+    rows = tuple(Row.from_dict(row) for row in plain(config.rows))
+    free = tuple(str(c) for c in config.free)
+    have = _channels(config)
+    if rows:
+        channels = tuple(dict.fromkeys(c for row in rows for c in (*row.inputs, row.target)))
+        targets: tuple[str, ...] = ()
+    else:
+        channels = tuple(str(c) for c in config.channels) or have
+        targets = tuple(str(c) for c in config.targets) or tuple(
+            c for c in channels if c not in free
+        )
+    named = tuple(dict.fromkeys((*channels, *targets)))
+    unknown = [c for c in named if have and c not in have]
+    if unknown:
+        raise UserError(
+            f"{', '.join(unknown)}: no channel of data={config.data.name}; it has {', '.join(have)}"
+        )
+    if not named:
+        raise UserError(
+            "channels: which are there? give channels=[dna,er,...], or name their files by "
+            "'data.channels={dna: TOKEN, er: TOKEN}'"
+        )
+    cells = plan(
+        channels, targets, int(config.inputs_up_to), int(config.repeats), bool(config.joint), rows
+    )
+    grades = Grades(float(config.grades.high), float(config.grades.average))
+    return Question(named, tuple(cells), rows, free, grades, float(config.wanted))
+
+
+def _channels(config: DictConfig) -> tuple[str, ...]:
+    """Channels that the data set has; empty where only the files could tell."""
+    given = plain(config.data).get("channels")
+    if given:
+        return tuple(str(c) for c in given)
+    kind = DATA_SETS.get(str(config.data.name))
+    return tuple(kind.CHANNELS or ()) if kind else ()
+
+
+def _data(config: DictConfig, question: Question) -> StainData:
+    """The data set with all channels, which no network sees at once: to look the images over."""
+    first, *others = question.channels
+    if not others:
+        raise UserError(f"channels={list(question.channels)}: a panel takes two channels or more")
+    return stain_data(config, Task("panel", (first,), tuple(others)))
+
+
+def _digest(data: StainData) -> str:
+    """Of the images: their paths, sizes and dates, or what they are drawn from."""
+    digest = hashlib.blake2b(digest_size=12)
+    for field in data.find():
+        for (channel, z), plane in sorted(field.planes.items(), key=lambda item: item[0]):
+            digest.update(f"{field.name} {channel} {z:g} {plane.key}\n".encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _train(cells: Cells, mine: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Figures of all cells of `mine`, in their order; trains those that have none."""
+    known = {cell: cells.read(cell) for cell in mine}
+    missing = [cell for cell in mine if known[cell] is None]
+    if len(missing) < len(mine):
+        log.info("%d of %d trainings are there already", len(mine) - len(missing), len(mine))
+    start, done = time.monotonic(), 0
+    # What another process is at comes last, when it is done there.
+    for wait in (False, True):
+        for cell in missing:
+            if known[cell] is not None:
+                continue
+            known[cell] = cells.train(cell, wait)
+            if known[cell] is None:
+                continue
+            done += 1
+            left = (time.monotonic() - start) / done * (len(missing) - done)
+            log.info("%d of %d: %s; %s left", done, len(missing), _line(known[cell]), _minutes(left))
+    return [result for cell in mine if (result := known[cell]) is not None]
+
+
+def _line(result: Any) -> str:
+    figures = ", ".join(
+        f"{target} {scores['prediction']['pearson']:.3f}"
+        for target, scores in result["targets"].items()
+        if scores["prediction"]["pearson"] is not None
+    )
+    return f"{' + '.join(result['inputs'])}, repeat {result['repeat']}: r of {figures}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+
+

@@ -1,0 +1,200 @@
+"""What the trained cells of a panel say: figures with intervals, grades, the smallest panel."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from vfn.errors import UserError
+
+LEVEL = 0.95  # of the intervals
+FIGURES = ("pearson", "psnr_signal", "ssim_signal", "mae_signal")
+GRADES = ("L", "A", "H")  # low, average, high
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure over the repeats: mean and 95 % interval; NaN where one repeat gives none."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One input set and target.
+
+    Attributes:
+        figures: column of `FIGURES` -> over the repeats.
+        gain: dB of PSNR on the signal range over the better baseline.
+        baseline: that is better, "mean" or "linear", and its `figures`.
+        grade: "H", "A", "L", or two of them where the interval holds the limit between.
+    """
+
+    inputs: tuple[str, ...]
+    target: str
+    figures: Mapping[str, Estimate]
+    gain: Estimate
+    baseline: str
+    baseline_figures: Mapping[str, Estimate]
+    grade: str
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Pearson's r from which a target counts as predicted with high or average quality.
+
+    Raises:
+        UserError: limits out of order or range.
+    """
+
+    high: float
+    average: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.average < self.high < 1:
+            raise UserError(
+                f"grades={{high: {self.high:g}, average: {self.average:g}}}: give correlations with "
+                "0 < average < high < 1"
+            )
+
+    def of(self, r: float) -> int:
+        """Number of the grade in `GRADES`."""
+        return int(r >= self.average) + int(r >= self.high)
+
+    def words(self, estimate: Estimate) -> str:
+        """The grade, or both where the interval spans a limit, the mean's last: "L-A", "H"."""
+        if math.isnan(estimate.mean):
+            return "-"
+        ends = [estimate.mean, estimate.low, estimate.high]
+        grades = sorted({self.of(end) for end in ends if not math.isnan(end)})
+        return "-".join(GRADES[i] for i in grades)
+
+
+def interval(values: Sequence[float | None], correlation: bool = False) -> Estimate:
+    """Mean and Student's 95 % interval over repeats; of correlations on Fisher's z scale.
+
+    Repeats share fields (or parts of them), so they are not independent: the interval tells of the
+    split, of seed and training, not of other plates. With n = 2 it is very wide by its nature.
+    """
+    x = np.array([v for v in values if v is not None], float)
+    if not len(x):
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    if correlation:
+        x = np.arctanh(np.clip(x, -0.999999, 0.999999))
+    mean, half = float(x.mean()), math.nan
+    if len(x) > 1:
+        spread = float(x.std(ddof=1)) / math.sqrt(len(x))
+        half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 1)) * spread
+    ends = [mean, mean - half, mean + half]
+    if correlation:
+        ends = [math.tanh(end) for end in ends]
+    return Estimate(ends[0], ends[1], ends[2], len(x))
+
+
+def collect(cells: Iterable[Mapping[str, Any]], grades: Grades) -> list[Finding]:
+    """Put the repeats of each input set and target together, in the order of their first cell."""
+    pairs: dict[tuple[tuple[str, ...], str], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        for target, scores in cell["targets"].items():
+            pairs.setdefault((tuple(cell["inputs"]), target), []).append(scores)
+    return [_finding(inputs, target, runs, grades) for (inputs, target), runs in pairs.items()]
+
+
+def _finding(
+    inputs: tuple[str, ...], target: str, runs: Sequence[Mapping[str, Any]], grades: Grades
+) -> Finding:
+    def over(system: str) -> dict[str, Estimate]:
+        return {
+            column: interval([run[system][column] for run in runs], column == "pearson")
+            for column in FIGURES
+        }
+
+    baselines = {name: over(name) for name in ("linear", "mean")}
+    best = max(baselines, key=lambda name: baselines[name]["psnr_signal"].mean)
+    pairs = [(run["prediction"]["psnr_signal"], run[best]["psnr_signal"]) for run in runs]
+    gain = interval([None if None in pair else pair[0] - pair[1] for pair in pairs])
+    figures = over("prediction")
+    grade = grades.words(figures["pearson"])
+    return Finding(inputs, target, figures, gain, best, baselines[best], grade)
+
+
+@dataclass(frozen=True)
+class Stained:
+    """A choice of stains that are made, the others predicted from them.
+
+    Attributes:
+        stains: that are made; `free` channels cost nothing and are not listed.
+        sources: predicted channel -> the best input set within the stains (and the free channels), and
+            its r; an r of NaN and no inputs where none was trained.
+        enough: every predicted channel reaches the wanted r.
+    """
+
+    stains: tuple[str, ...]
+    sources: Mapping[str, tuple[tuple[str, ...], float]]
+    enough: bool
+
+    @property
+    def worst(self) -> float:
+        """The smallest r among the predicted channels; -1 where one has none."""
+        values = [r for _, r in self.sources.values()]
+        return min((-1.0 if math.isnan(r) else r for r in values), default=math.inf)
+
+
+def smallest_panels(
+    quality: Mapping[tuple[tuple[str, ...], str], float],
+    channels: Sequence[str],
+    free: Sequence[str],
+    wanted: float,
+) -> list[Stained]:
+    """For each number of stains from 0 the best choice, up to the first number that is enough.
+
+    Of equally many stains that is the best whose worst predicted channel is predicted best; where
+    several are enough, all of them come, the best first.
+
+    Args:
+        quality: (input set, target) -> r.
+        channels: all; those of `free` (transmitted light) cost no stain and are not predicted.
+        wanted: r that every predicted channel must reach.
+    """
+    stains = [channel for channel in channels if channel not in free]
+    found: list[Stained] = []
+    for size in range(len(stains)):
+        choices = sorted(
+            (_stained(chosen, quality, stains, free, wanted) for chosen in combinations(stains, size)),
+            key=lambda choice: -choice.worst,
+        )
+        enough = [choice for choice in choices if choice.enough]
+        if enough:
+            return found + enough
+        found.append(choices[0])
+    return found
+
+
+def _stained(
+    chosen: tuple[str, ...],
+    quality: Mapping[tuple[tuple[str, ...], str], float],
+    stains: Sequence[str],
+    free: Sequence[str],
+    wanted: float,
+) -> Stained:
+    there = {*chosen, *free}
+    sources: dict[str, tuple[tuple[str, ...], float]] = {}
+    for target in stains:
+        if target in chosen:
+            continue
+        known = [
+            (r, inputs)
+            for (inputs, name), r in quality.items()
+            if name == target and set(inputs) <= there and not math.isnan(r)
+        ]
+        r, inputs = max(known, key=lambda pair: pair[0], default=(math.nan, ()))
+        sources[target] = (inputs, r)
+    enough = all(r >= wanted for _, r in sources.values())  # NaN is not
+    return Stained(chosen, sources, enough)

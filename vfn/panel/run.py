@@ -1,0 +1,154 @@
+"""One cell of a panel: train, predict the test fields, score them; done once, kept as JSON."""
+
+import gc
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from vfn import __version__
+from vfn.checkpoint import load_checkpoint
+from vfn.cli import plain
+from vfn.evaluation import CheckpointPairs
+from vfn.files import make_folder, write_text
+from vfn.inference.predictor import Predictor
+from vfn.metrics.pairs import FieldPair
+from vfn.metrics.ranges import ChannelRanges, channel_ranges
+from vfn.metrics.rows import pixel_figures
+from vfn.panel.findings import FIGURES
+from vfn.panel.plan import Cell
+from vfn.report.results import finite
+from vfn.training import fit, stain_data
+
+log = logging.getLogger(__name__)
+
+
+class Cells:
+    """The cells of one panel in a folder.
+
+    Args:
+        config: of `python -m vfn.panel`.
+        folder: of the panel; cells lie in `cells/`, checkpoints in `models/`.
+        data: a digest of the images that all cells learn from.
+    """
+
+    def __init__(self, config: DictConfig, folder: Path, data: str) -> None:
+        self.config, self.folder, self.data = config, make_folder(folder / "cells"), data
+        self.models = folder / "models"
+
+    def training(self, cell: Cell) -> DictConfig:
+        """The config of `train.py` for a cell."""
+        config = self.config
+        data = {**plain(config.data)}
+        data["split_seed"] = int(data["split_seed"]) + cell.repeat
+        data["patches_per_epoch"] = int(config.steps) * int(data["batch_size"])
+        return OmegaConf.create(
+            {
+                "data": data,
+                "task": cell.task.to_dict(),
+                "loss": plain(config.loss),
+                "model": plain(config.model),
+                "trainer": {**plain(config.trainer), "max_epochs": 1, "sample_every_n_epochs": 10**6},
+                "logger": {"name": "csv"},
+                "run": cell.name,
+                "seed": int(config.seed) + cell.repeat,
+                "init": None,
+                "freeze": "none",
+                "resume": None,
+            }
+        )
+
+    def digest(self, cell: Cell) -> str:
+        """Of everything that a cell's figures depend on."""
+        settings = plain(self.training(cell))
+        for key in ("cache_dir", "num_workers", "root"):  # where, not what
+            settings["data"].pop(key)
+        text = json.dumps([settings, self.data, __version__], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+    def read(self, cell: Cell) -> dict[str, Any] | None:
+        """What is known of a cell; None where it is not trained, or with other settings or images."""
+        path = self.folder / f"{cell.name}.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            log.warning("%s is damaged: trained again", path)
+            return None
+        return dict(known) if known.get("digest") == self.digest(cell) else None
+
+    def train(self, cell: Cell, wait: bool) -> dict[str, Any] | None:
+        """Train and score a cell, unless that is done.
+
+        Args:
+            wait: for another process that is at it; else None is returned then.
+        """
+        lock = FileLock(self.folder / f"{cell.name}.lock")
+        try:
+            with lock.acquire(timeout=-1 if wait else 0):
+                return self.read(cell) or self._train(cell)
+        except Timeout:
+            return None
+
+    def _train(self, cell: Cell) -> dict[str, Any]:
+        start = time.monotonic()
+        config, folder = self.training(cell), self.folder / cell.name
+        shutil.rmtree(folder, ignore_errors=True)  # of a training that was cut off
+        data = stain_data(config, cell.task)
+        data.setup()
+        checkpoint = load_checkpoint(fit(config, folder, data, quiet=True))
+        trained = time.monotonic()
+        assert data.split is not None
+        predictor = Predictor(checkpoint)
+        targets = _score(CheckpointPairs(predictor, data, data.split.test, None))
+        result = {
+            "inputs": list(cell.inputs),
+            "targets": targets,
+            "repeat": cell.repeat,
+            "split": data.split.by,
+            "fields": len(data.split.test),
+            "seconds": round(time.monotonic() - start, 2),
+            "training_seconds": round(trained - start, 2),
+            "digest": self.digest(cell),
+        }
+        if self.config.keep == "best":
+            make_folder(self.models)
+            checkpoint.path.replace(self.models / f"{cell.name}.ckpt")
+        write_text(self.folder / f"{cell.name}.json", json.dumps(result, indent=1))
+        shutil.rmtree(folder)
+        gc.collect()  # Lightning's cycles hold the images of a cell
+        return result
+
+
+def _score(pairs: CheckpointPairs) -> dict[str, dict[str, dict[str, float | None]]]:
+    """target -> prediction, linear, mean -> figure, each the mean over the test fields."""
+    ranges = channel_ranges(pairs)
+    values: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in ranges}
+    for index in range(len(pairs)):
+        pair = pairs.pair(index)
+        for i, channel in enumerate(pair.channels):
+            for system, figures in _figures(pair, i, ranges[channel]).items():
+                values[channel].setdefault(system, []).append(figures)
+    return {
+        channel: {
+            system: {c: finite(sum(f[c] for f in fields) / len(fields)) for c in FIGURES}
+            for system, fields in systems.items()
+        }
+        for channel, systems in values.items()
+    }
+
+
+def _figures(pair: FieldPair, i: int, ranges: ChannelRanges) -> Mapping[str, dict[str, float]]:
+    images = {"prediction": pair.prediction, **pair.baselines}
+    return {
+        system: pixel_figures(image[i], pair.truth[i], ranges, FIGURES)
+        for system, image in images.items()
+    }
