@@ -16,6 +16,7 @@ from vfn.data.input_shift import Envelope
 from vfn.data.intensity import Intensity
 from vfn.data.survey import LinearMap
 from vfn.data.views import Task
+from vfn.deconvolution import Deconvolution
 from vfn.errors import UserError
 from vfn.files import replacing
 from vfn.focus.scale import FocusScale
@@ -50,6 +51,7 @@ class Checkpoint:
         recipe: everything that was stored beside the weights, as plain data.
         uncertainty: None where the model is not calibrated (`python -m vfn.calibrate`).
         focus: tells how far from focus an input is; None where training saw one plane a field.
+        deconvolution: the classical baseline of a refocusing model; None of any other.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class Checkpoint:
     recipe: Mapping[str, Any]
     uncertainty: Uncertainty | None = None
     focus: FocusScale | None = None
+    deconvolution: Deconvolution | None = None
 
     @property
     def patch_size(self) -> int:
@@ -121,6 +124,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except RuntimeError as exc:
         raise UserError(f"ckpt={path}: weights do not fit its network; train anew") from exc
     calibrated, focus = recipe.get("uncertainty"), recipe.get("focus")
+    classical = recipe.get("deconvolution")
     return Checkpoint(
         path,
         digest(weights),
@@ -135,6 +139,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         recipe,
         None if calibrated is None else Uncertainty.from_dict(calibrated, len(task.inputs)),
         None if focus is None else FocusScale.from_dict(focus),
+        None if classical is None else Deconvolution.from_dict(classical),
     )
 
 

@@ -23,7 +23,7 @@ from vfn.report.html import versions
 log = logging.getLogger(__name__)
 
 UNITS = ("auto", "field", "well")
-WORDS = ("field", "channel", "plate", "well", "site", "note")  # columns that are no figures
+WORDS = ("field", "channel", "plate", "well", "site", "z", "note")  # columns that are no figures
 RANGES = ("range_full", "range_signal")
 NAMED = 3  # fields that a message names
 CSV_HEADER = (

@@ -66,6 +66,9 @@ class CheckpointPairs:
             predicted = self.predictor.predict_to_file(view, inputs, path, alarms)
         prediction, halfwidth = np.split(predicted, [len(checkpoint.task.targets)])
         baselines = checkpoint.baselines.predict(inputs, [m.dtype for m in checkpoint.targets])
+        if checkpoint.deconvolution is not None:  # refocusing: one channel, in and out
+            baselines["input"] = inputs[0][None]
+            baselines["wiener"] = checkpoint.deconvolution.apply(inputs[0], view.z)[None]
         return FieldPair(
             view.name,
             channels,

@@ -24,7 +24,8 @@ from vfn.metrics.pairs import FieldPair, FolderPairs, PairSource
 from vfn.metrics.ranges import ChannelRanges, channel_ranges
 from vfn.metrics.stain import Measured, Nuclei, measure
 from vfn.progress import progress
-from vfn.report import figures, tables
+from vfn.report import depths, figures, tables
+from vfn.report.blocks import Block
 from vfn.report.console import channel_table, make_console
 from vfn.report.feature_figures import write_features
 from vfn.report.images import Strip, detail_pictures, field_pictures, worst_region
@@ -109,11 +110,15 @@ def score(
         summary[name]["verdict"] = verdict.as_dict()
     shown = _pictures(source, results)
     parts = {r.name: blocks(r, summary[r.name], features, settings.survives) for r in results}
+    drawn = _depths(source, results, summary, parts)
     tables.write_metrics(output / "metrics.csv", results)
     tables.write_baselines(output / "baselines.csv", results)
     tables.write_csv(output / "objects.csv", OBJECTS_HEADER, found_rows(results))
     tables.write_summary(output / "summary.json", summary)
-    _write_figures(make_folder(output / "figures"), results, shown)
+    if drawn:
+        lines = [line for one in drawn.values() for line in one.table.lines()]
+        tables.write_csv(output / "depths.csv", depths.HEADER, lines)
+    _write_figures(make_folder(output / "figures"), results, shown, drawn)
     write_text(output / "report.html", render(results, summary, shown, verdicts, provenance, parts))
     console = make_console()
     for name, part in summary.items():
@@ -165,6 +170,32 @@ def _check_pair(pair: FieldPair) -> None:
             )
 
 
+@dataclass(frozen=True)
+class _Refocused:
+    """A channel whose inputs lie out of focus."""
+
+    table: depths.Depths
+    series: depths.Series
+
+
+def _depths(
+    source: PairSource,
+    results: Sequence[ChannelResult],
+    summary: dict[str, Any],
+    parts: dict[str, list[Block]],
+) -> dict[str, _Refocused]:
+    """What is known by depth, where inputs lie out of focus; goes into `summary` and `parts` too."""
+    found = {}
+    for result in results:
+        by_depth, series = depths.Depths.of(result), depths.series(source, result)
+        if by_depth is None or series is None or "input" not in result.baselines:
+            continue
+        found[result.name] = _Refocused(by_depth, series)
+        summary[result.name]["depths"] = by_depth.summary()
+        parts[result.name].insert(0, depths.block(by_depth, series))
+    return found
+
+
 def _pictures(source: PairSource, results: Sequence[ChannelResult]) -> dict[str, list[ShownField]]:
     """Pictures of the chosen fields; each field is read once, whatever number of channels show it."""
     limit = max(3, min(SHOWN_FIELDS, SHOWN_IN_ALL // len(results)))
@@ -187,7 +218,10 @@ def _pictures(source: PairSource, results: Sequence[ChannelResult]) -> dict[str,
 
 
 def _write_figures(
-    folder: Path, results: Sequence[ChannelResult], shown: Mapping[str, Sequence[ShownField]]
+    folder: Path,
+    results: Sequence[ChannelResult],
+    shown: Mapping[str, Sequence[ShownField]],
+    by_depth: Mapping[str, "_Refocused"],
 ) -> None:
     for slug, result in zip(file_names(r.name for r in results), results, strict=True):
         strips: list[tuple[str, Strip]] = [
@@ -199,6 +233,10 @@ def _write_figures(
             "tolerance": figures.tolerance_curve(result),
             "scatter": figures.scatter(result),
         }
+        if result.name in by_depth:
+            one = by_depth[result.name]
+            drawn["depths"] = depths.series_figure(one.series)
+            drawn["quality"] = depths.quality_figure(one.table)
         for kind, figure in drawn.items():
             with replacing(folder / f"{slug}_{kind}.png") as temporary:
                 temporary.write_bytes(figures.png_bytes(figure))

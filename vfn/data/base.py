@@ -29,6 +29,7 @@ from vfn.data.shifts import Shifts
 from vfn.data.store import PlaneStore, cache_folder, store_name
 from vfn.data.survey import LinearMap, Survey, mean_images, survey
 from vfn.data.views import Split, SplitRule, Task, View, make_views, split_spatial, split_views
+from vfn.deconvolution import Deconvolution
 from vfn.errors import UserError
 from vfn.focus.scale import FocusScale
 from vfn.focus.series import calibrate_on_views
@@ -172,6 +173,7 @@ class StainData(L.LightningDataModule):
         self.store = PlaneStore()
         self.shifts = Shifts()
         self.focus: FocusScale | None = None
+        self.deconvolution: Deconvolution | None = None
         self.rank, self.world = 0, 1
         self._drawn = 0  # training batches before this call
 
@@ -263,6 +265,7 @@ class StainData(L.LightningDataModule):
             self.flats = [FlatField.fit(mean) for mean in means]
         if self.task.input_z:
             self.focus = calibrate_on_views(split.train, self.task, self.store)
+            self.deconvolution = Deconvolution.fit_views(split.train, self.task, self.store)
         measured = survey(split.train, [*split.val, *split.test], self.store, self.flats)
         self.measured, self.split = measured, split
         self.inputs, self.targets = self._fit(measured)
@@ -414,6 +417,7 @@ class StainData(L.LightningDataModule):
             "envelopes": [envelope.to_dict() for envelope in self.measured.envelopes],
             "shifts": self.shifts.to_dict(),
             "focus": None if self.focus is None else self.focus.to_dict(),
+            "deconvolution": None if self.deconvolution is None else self.deconvolution.to_dict(),
             "baselines": self.baselines.to_dict(),
             "pixel_size": self.measured.pixel_size,
             "split": {

@@ -49,6 +49,8 @@ COLUMNS = (
 )
 # What a baseline is scored by: it is there to be compared with, not to be looked into.
 BASELINE_COLUMNS = (*PROMISED, "gain", "r2")
+# What it gets besides where its inputs are out of focus: there it is a rival.
+RIVAL_COLUMNS = (*BASELINE_COLUMNS, "frc_resolution", "power_ratio")
 # Columns that are neither (gain, offset, power ratio, shift) are best at one value.
 HIGHER_IS_BETTER = {
     "mae": False,
@@ -112,6 +114,7 @@ class Row:
         tolerance: the tolerance curve, None where the full range is empty.
         spectra: the curves over spatial frequency, None for a baseline.
         well: that the field lies in; empty where unknown.
+        z: um of the inputs from the focal plane; None where the task has one plane a field.
     """
 
     field: str
@@ -121,6 +124,7 @@ class Row:
     tolerance: Tolerance | None = dataclass_field(default=None, repr=False)
     spectra: Spectra | None = dataclass_field(default=None, repr=False)
     well: str = ""
+    z: float | None = None
 
 
 def score_image(

@@ -8,6 +8,7 @@ cell, the cells being grown from the real nuclei on the real stain.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from vfn.metrics.objects import ObjectScores, is_nuclear, score_objects, segment
 from vfn.metrics.pairs import FieldPair
 from vfn.metrics.quality import quality
 from vfn.metrics.ranges import ChannelRanges
-from vfn.metrics.rows import BASELINE_COLUMNS, Row, score_image
+from vfn.metrics.rows import BASELINE_COLUMNS, RIVAL_COLUMNS, Row, score_image
 
 Float = NDArray[np.float64]
 Labels = NDArray[np.int32]
@@ -164,10 +165,21 @@ def _measure(
             mean_width(pair.halfwidth[i], signal.width) if signal.width > 0 else math.nan
         )
     baselines = {
-        name: score_image(pair.field, channel, images[i], truth, ranges, BASELINE_COLUMNS)
+        name: _baseline(pair, channel, images[i], truth, ranges)
         for name, images in pair.baselines.items()
     }
     note = "; ".join(filter(None, notes))
-    row = replace(row, values=values, note=note, well=pair.well or "")
+    row = replace(row, values=values, note=note, well=pair.well or "", z=pair.z)
     faults = None if scores is None else scores.found
     return Measured(row, baselines, faults, *amounts, over)
+
+
+def _baseline(
+    pair: FieldPair, channel: str, image: NDArray[Any], truth: NDArray[Any], ranges: ChannelRanges
+) -> Row:
+    if pair.z is None:
+        return score_image(pair.field, channel, image, truth, ranges, BASELINE_COLUMNS)
+    row = score_image(pair.field, channel, image, truth, ranges, RIVAL_COLUMNS)
+    seen = quality(image, ranges.signal.low, ranges.signal.high)
+    values = {**row.values, "piqe": seen.piqe, "brisque": seen.brisque}
+    return replace(row, values=values, z=pair.z)

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,11 @@ from vfn.errors import UserError
 from vfn.files import make_folder
 from vfn.panel.findings import Finding, Grades, collect
 from vfn.panel.page import write
-from vfn.panel.plan import Cell, Row, plan
+from vfn.panel.plan import Cell, Question, Row, plan
 from vfn.panel.run import Cells
 from vfn.training import stain_data
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a panel is asked.
-
-    Attributes:
-        channels: all that are named, inputs first.
-        cells: the trainings.
-    """
-
-    channels: tuple[str, ...]
-    cells: tuple[Cell, ...]
-    rows: tuple[Row, ...]
-    free: tuple[str, ...]
-    grades: Grades
-    wanted: float
 
 
 def make_panel(config: DictConfig) -> list[Finding] | None:
@@ -162,7 +144,9 @@ def _train(cells: Cells, mine: Sequence[Cell]) -> list[dict[str, Any]]:
                 continue
             done += 1
             left = (time.monotonic() - start) / done * (len(missing) - done)
-            log.info("%d of %d: %s; %s left", done, len(missing), _line(known[cell]), _minutes(left))
+            log.info(
+                "%d of %d: %s; %s left", done, len(missing), _line(known[cell]), _minutes(left)
+            )
     return [result for cell in mine if (result := known[cell]) is not None]
 
 
@@ -177,5 +161,3 @@ def _line(result: Any) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-
-

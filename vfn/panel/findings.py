@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from vfn.errors import UserError
 
@@ -69,10 +69,15 @@ class Grades:
         return int(r >= self.average) + int(r >= self.high)
 
     def words(self, estimate: Estimate) -> str:
-        """The grade, or both where the interval spans a limit, the mean's last: "L-A", "H"."""
+        """The grade, or both where the interval spans a limit: "H", "L-A".
+
+        The interval of two repeats is so wide that it would say nothing: there the mean decides.
+        """
         if math.isnan(estimate.mean):
             return "-"
-        ends = [estimate.mean, estimate.low, estimate.high]
+        ends = [estimate.mean]
+        if estimate.n > 2:
+            ends += [estimate.low, estimate.high]
         grades = sorted({self.of(end) for end in ends if not math.isnan(end)})
         return "-".join(GRADES[i] for i in grades)
 
@@ -91,7 +96,7 @@ def interval(values: Sequence[float | None], correlation: bool = False) -> Estim
     mean, half = float(x.mean()), math.nan
     if len(x) > 1:
         spread = float(x.std(ddof=1)) / math.sqrt(len(x))
-        half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 1)) * spread
+        half = float(special.stdtrit(len(x) - 1, (1 + LEVEL) / 2)) * spread  # Student's quantile
     ends = [mean, mean - half, mean + half]
     if correlation:
         ends = [math.tanh(end) for end in ends]
@@ -167,7 +172,10 @@ def smallest_panels(
     found: list[Stained] = []
     for size in range(len(stains)):
         choices = sorted(
-            (_stained(chosen, quality, stains, free, wanted) for chosen in combinations(stains, size)),
+            (
+                _stained(chosen, quality, stains, free, wanted)
+                for chosen in combinations(stains, size)
+            ),
             key=lambda choice: -choice.worst,
         )
         enough = [choice for choice in choices if choice.enough]

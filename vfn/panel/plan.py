@@ -7,6 +7,7 @@ from typing import Any
 
 from vfn.data.views import Task
 from vfn.errors import UserError
+from vfn.panel.findings import Grades
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,31 @@ class Cell:
     @property
     def task(self) -> Task:
         """For the data set and the network."""
-        return Task(f"{'_'.join(self.targets)}_from_{'_'.join(self.inputs)}", self.inputs, self.targets)
+        return Task(
+            f"{'_'.join(self.targets)}_from_{'_'.join(self.inputs)}", self.inputs, self.targets
+        )
 
     @property
     def name(self) -> str:
         """Of the cell's files."""
         return f"{'+'.join(self.inputs)}_to_{'+'.join(self.targets)}_{self.repeat}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a panel is asked.
+
+    Attributes:
+        channels: all that are named, inputs first.
+        cells: the trainings.
+    """
+
+    channels: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    rows: tuple[Row, ...]
+    free: tuple[str, ...]
+    grades: Grades
+    wanted: float
 
 
 def plan(

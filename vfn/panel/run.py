@@ -55,7 +55,11 @@ class Cells:
                 "task": cell.task.to_dict(),
                 "loss": plain(config.loss),
                 "model": plain(config.model),
-                "trainer": {**plain(config.trainer), "max_epochs": 1, "sample_every_n_epochs": 10**6},
+                "trainer": {
+                    **plain(config.trainer),
+                    "max_epochs": 1,
+                    "sample_every_n_epochs": 10**6,
+                },
                 "logger": {"name": "csv"},
                 "run": cell.name,
                 "seed": int(config.seed) + cell.repeat,

@@ -24,6 +24,8 @@ LABELS = {
     MODEL: "prediction",
     "linear": "linear map of the inputs",
     "mean": "mean of the training target",
+    "input": "input as it is",
+    "wiener": "Wiener filter",
 }
 SCATTER_BINS = 160
 # Scales of the error map, fractions of the signal range: the smallest that holds 99 % of the pixels.

@@ -12,8 +12,8 @@ from vfn.metrics.rows import BASELINE_COLUMNS, Row
 from vfn.metrics.stain import COLUMNS
 from vfn.report.results import ChannelResult
 
-METRICS_HEADER = ("field", "channel", *COLUMNS, "well", "note")
-BASELINES_HEADER = ("field", "channel", "baseline", *BASELINE_COLUMNS, "note")
+METRICS_HEADER = ("field", "channel", *COLUMNS, "z", "well", "note")
+BASELINES_HEADER = ("field", "channel", "baseline", *BASELINE_COLUMNS, "z", "note")
 
 
 def write_metrics(path: Path, results: Iterable[ChannelResult]) -> None:
@@ -21,7 +21,8 @@ def write_metrics(path: Path, results: Iterable[ChannelResult]) -> None:
     rows = [(i, row) for r in results for i, row in zip(r.indices, r.rows, strict=True)]
     rows.sort(key=lambda pair: pair[0])  # stable: channels keep their order within a field
     lines = [
-        [row.field, row.channel, *_numbers(row, COLUMNS), row.well, row.note] for _, row in rows
+        [row.field, row.channel, *_numbers(row, COLUMNS), _depth(row), row.well, row.note]
+        for _, row in rows
     ]
     write_csv(path, METRICS_HEADER, lines)
 
@@ -29,7 +30,7 @@ def write_metrics(path: Path, results: Iterable[ChannelResult]) -> None:
 def write_baselines(path: Path, results: Iterable[ChannelResult]) -> None:
     """One row per field, channel and baseline; the header alone where there are none."""
     lines = [
-        [row.field, row.channel, name, *_numbers(row, BASELINE_COLUMNS), row.note]
+        [row.field, row.channel, name, *_numbers(row, BASELINE_COLUMNS), _depth(row), row.note]
         for result in results
         for name, rows in result.baselines.items()
         for row in rows
@@ -46,6 +47,10 @@ def _numbers(row: Row, columns: Iterable[str]) -> list[str]:
     """Figures of a row; empty where nothing was measured, "nan" where it is undefined."""
     # 9 significant digits: more than any image carries, and still readable.
     return [f"{row.values[c]:.9g}" if c in row.values else "" for c in columns]
+
+
+def _depth(row: Row) -> str:
+    return "" if row.z is None else f"{row.z:g}"
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
