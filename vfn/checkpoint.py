@@ -110,7 +110,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: see `read_raw`; or weights that do not fit the network they name.
     """
     raw = read_raw(path)
-    recipe = raw[RECIPE]
+    return from_recipe(raw[RECIPE], submodule(raw["state_dict"], "generator"), path)
+
+
+def from_recipe(
+    recipe: Mapping[str, Any], weights: dict[str, torch.Tensor], path: Path
+) -> Checkpoint:
+    """A checkpoint from its parts: what `load_checkpoint` does once the file is read.
+
+    Args:
+        weights: of the generator.
+        path: where they came from.
+
+    Raises:
+        UserError: weights that do not fit the network they name.
+    """
     task = Task(
         str(recipe["task"]["name"]),
         tuple(recipe["task"]["inputs"]),
@@ -118,7 +132,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tuple(float(z) for z in recipe["task"]["input_z"]),
     )
     generator = make_generator(recipe["generator"], len(task.inputs), len(task.targets))
-    weights = submodule(raw["state_dict"], "generator")
     try:
         generator.load_state_dict(weights)
     except RuntimeError as exc:

@@ -25,6 +25,7 @@ from vfn.inference.predictor import Predictor
 from vfn.metrics.pairs import FieldPair, FolderPairs
 from vfn.metrics.stain import Nuclei
 from vfn.prediction import coverage, make_predictor, required
+from vfn.refocusing import is_refocused, refocusing_of, restored
 from vfn.report.verdict import read_limits
 from vfn.scoring import Settings, score
 from vfn.trained import recorded, trained_data, true_targets
@@ -82,7 +83,14 @@ class CheckpointPairs:
             self.predictor.coverage,
             f"{view.plate} {view.well}".strip() if view.well else None,
             view.z if checkpoint.task.input_z else None,
+            self._unrefocused(view)[there] if is_refocused(view) else None,
         )
+
+    def _unrefocused(self, view: View) -> np.ndarray:
+        """What the model makes of the view's inputs as they lie on the disk."""
+        inputs = present(read_view(replace(restored(view), targets=()), self.data.store))
+        stain = self.predictor.predict(inputs, view.region)
+        return stain[: len(self.predictor.checkpoint.task.targets)]
 
 
 def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, list[View]]:
@@ -99,7 +107,9 @@ def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, lis
         if trained.same_split and split["by"] != "spatial"
         else []
     )
-    views = views or data.divide().test
+    if not views:
+        views, step = data.divide().test, refocusing_of(checkpoint)
+        views = views if step is None else step.apply(views, data.store)
     # Fields of another data set may bear the same names by chance.
     seen = overlap(views, [*split["train"], *split["val"]]) if trained.same_images else []
     if seen:

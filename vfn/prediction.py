@@ -7,8 +7,11 @@ from omegaconf import DictConfig
 
 from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.cli import set_up_logging
+from vfn.data.store import PlaneStore
+from vfn.data.views import View
 from vfn.errors import UserError
 from vfn.inference.predictor import Predictor, run
+from vfn.refocusing import refocusing_of
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,14 @@ def predict(config: DictConfig) -> list[Path]:
     if predictor.coverage is not None and checkpoint.uncertainty is not None:
         for line in checkpoint.uncertainty.promise(predictor.coverage, checkpoint.task.targets):
             log.info(line)
-    paths = run(predictor, source, output, str(config.format))
+    step = refocusing_of(checkpoint)
+
+    def refocus(views: list[View], store: PlaneStore) -> list[View]:
+        assert step is not None
+        log.info("%s", step.summary(views, store))
+        step.record(output / "refocus.csv", {"": views}, store)
+        return step.apply(views, store)
+
+    paths = run(predictor, source, output, str(config.format), None if step is None else refocus)
     log.info("%d field(s) in %s", len(paths), output)
     return paths

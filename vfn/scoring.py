@@ -24,7 +24,7 @@ from vfn.metrics.pairs import FieldPair, FolderPairs, PairSource
 from vfn.metrics.ranges import ChannelRanges, channel_ranges
 from vfn.metrics.stain import Measured, Nuclei, measure
 from vfn.progress import progress
-from vfn.report import depths, figures, tables
+from vfn.report import depths, figures, refocus_gain, tables
 from vfn.report.blocks import Block
 from vfn.report.console import channel_table, make_console
 from vfn.report.feature_figures import write_features
@@ -109,12 +109,19 @@ def score(
     for name, verdict in verdicts.items():
         summary[name]["verdict"] = verdict.as_dict()
     shown = _pictures(source, results)
+    gains = {r.name: gain for r in results if (gain := refocus_gain.RefocusGain.of(r)) is not None}
     parts = {r.name: blocks(r, summary[r.name], features, settings.survives) for r in results}
+    for name, gain in gains.items():
+        summary[name]["refocus"] = gain.summary()
+        parts[name].insert(0, gain.block())
     drawn = _depths(source, results, summary, parts)
     tables.write_metrics(output / "metrics.csv", results)
     tables.write_baselines(output / "baselines.csv", results)
     tables.write_csv(output / "objects.csv", OBJECTS_HEADER, found_rows(results))
     tables.write_summary(output / "summary.json", summary)
+    if gains:
+        lines = [line for gain in gains.values() for line in gain.lines()]
+        tables.write_csv(output / "refocus_gain.csv", refocus_gain.HEADER, lines)
     if drawn:
         lines = [line for one in drawn.values() for line in one.table.lines()]
         tables.write_csv(output / "depths.csv", depths.HEADER, lines)
@@ -125,6 +132,11 @@ def score(
         console.print(channel_table(name, part))
         reasons = " ".join(verdicts[name].reasons)
         console.print(f"verdict on {name}: {verdicts[name].level}. {reasons}", markup=False)
+        if name in gains:
+            console.print(gains[name].sentence(), markup=False)
+        if name in drawn:
+            for sentence in depths.sentences(drawn[name].table):
+                console.print(sentence, markup=False)
     console.print(f"report: {output / 'report.html'}", soft_wrap=True, markup=False)
     return summary
 

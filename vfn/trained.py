@@ -17,6 +17,7 @@ from vfn.data.shifts import Shifts
 from vfn.data.store import PlaneStore
 from vfn.data.views import View
 from vfn.errors import UserError
+from vfn.refocusing import refocusing_of
 
 log = logging.getLogger(__name__)
 SPLIT_KEYS = (
@@ -72,7 +73,9 @@ def recorded(data: StainData, checkpoint: Checkpoint, part: str) -> list[View]:
         log.warning(
             "%d of the %d %s fields of the training are here", len(views), len(regions), part
         )
-    return [_cut(view, regions[view.name]) for view in data.registered(views)]
+    cut = [_cut(view, regions[view.name]) for view in data.registered(views)]
+    step = refocusing_of(checkpoint)
+    return cut if step is None else step.apply(cut, data.store)
 
 
 def _cut(view: View, region: Sequence[Sequence[int]] | None) -> View:

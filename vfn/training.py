@@ -101,6 +101,7 @@ def fit(
     last = folder / "checkpoints" / LAST
     resumed = last if config.resume else None
     if _is_first():
+        data.record_refocusing(folder / "refocus.csv")
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     trainer = L.Trainer(
         **trainer_args,
@@ -135,7 +136,7 @@ def stain_data(config: DictConfig, task: Task) -> StainData:
     """
     data = plain(config.data)
     # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.
-    for key in ("root", "manifest", "exclude", "cache_dir"):
+    for key in ("root", "manifest", "exclude", "cache_dir", "refocus", "refocus_fields"):
         if data.get(key):
             data[key] = str(Path(data[key]).absolute())
     data["seed"] = config.seed

@@ -21,10 +21,10 @@ SIZE = {"fields": 6, "height": 50, "width": 61, "dtype": "uint16", "first_seed":
 @pytest.mark.parametrize(
     ("task", "fitting"),
     [
-        (DNA, {"simulated", "folder", "u2os_cps"}),
-        (DAPI, {"simulated", "folder", "mda_mb_231"}),
-        (REFOCUS, {"simulated", "folder", "u2os_af"}),
-        (OWN, {"folder"}),
+        (DNA, {"simulated", "folder", "defocused", "u2os_cps"}),
+        (DAPI, {"simulated", "folder", "defocused", "mda_mb_231"}),
+        (REFOCUS, {"simulated", "folder", "defocused", "u2os_af"}),
+        (OWN, {"folder", "defocused"}),
     ],
 )
 def test_which_task_fits_which_data(task: Task, fitting: set[str]) -> None:
@@ -49,7 +49,7 @@ def test_a_wrong_pair_names_the_tasks_that_fit() -> None:
 
 
 def test_unknown_data_set() -> None:
-    with pytest.raises(UserError, match=r"data=bbbc: unknown; .*simulated, folder"):
+    with pytest.raises(UserError, match=r"data=bbbc: unknown; .*simulated, folder, defocused"):
         make_data(DNA, DataConfig("bbbc"))
 
 

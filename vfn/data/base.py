@@ -33,6 +33,7 @@ from vfn.deconvolution import Deconvolution
 from vfn.errors import UserError
 from vfn.focus.scale import FocusScale
 from vfn.focus.series import calibrate_on_views
+from vfn.refocusing import Refocusing, RefocusSettings, read_fields
 
 MIN_PATCHES = 400  # an epoch of a small data set is no shorter than this
 
@@ -173,6 +174,7 @@ class StainData(L.LightningDataModule):
         self.store = PlaneStore()
         self.shifts = Shifts()
         self.focus: FocusScale | None = None
+        self.refocusing: Refocusing | None = None
         self.deconvolution: Deconvolution | None = None
         self.rank, self.world = 0, 1
         self._drawn = 0  # training batches before this call
@@ -252,6 +254,8 @@ class StainData(L.LightningDataModule):
             name = store_name(self.root) if self.root else self.config.name
             self.store = PlaneStore(cache_folder(self.config.cache_dir) / name)
         split = self.divide()
+        if self.config.refocus:
+            split = self._refocused(split)
         channels = self.task.inputs + self.task.targets
         for target, name in enumerate(self.task.targets):
             if not any(view.targets[target] is not None for view in split.train):
@@ -270,6 +274,34 @@ class StainData(L.LightningDataModule):
         self.measured, self.split = measured, split
         self.inputs, self.targets = self._fit(measured)
         self.normaliser = Normaliser(self.inputs, self.targets)
+
+    def _refocused(self, split: Split) -> Split:
+        """The split with its blurred fields refocused, or whatever `data.refocus_action` says."""
+        config = self.config
+        if config.cache == "off":
+            raise UserError(
+                "data.refocus: with data.cache=off every patch would be refocused anew; "
+                "leave data.cache=disk"
+            )
+        fields = config.refocus_fields
+        settings = RefocusSettings(
+            config.refocus_beyond, tuple(config.refocus_channels), config.refocus_action,
+            None if fields is None else read_fields(Path(fields)),
+        )  # fmt: skip
+        step = Refocusing.fit(
+            Path(str(config.refocus)), settings, self.task, split.train, self.store
+        )
+        self.refocusing, self.undivided = step, split
+        split = step.divided(split, self.store)
+        parts = [*split.train, *split.val, *split.test]
+        self.store.prepare(plane for view in parts for plane in view.planes)
+        return split
+
+    def record_refocusing(self, path: Path) -> None:
+        """Write which fields were blurred, and what was done, if anything was looked for."""
+        if self.refocusing is not None:
+            whole = {part: getattr(self.undivided, part) for part in ("train", "val", "test")}
+            self.refocusing.record(path, whole, self.store)
 
     def summary(self) -> str:
         """One line: how many views each part has, and which grey values become -1 and 1."""
@@ -299,6 +331,9 @@ class StainData(L.LightningDataModule):
             text += f"; falloff of light corrected: {', '.join(losses)}"
         if self.focus is not None:
             text += f"; focus scale: {self.focus}"
+        if self.refocusing is not None:
+            whole = [*self.undivided.train, *self.undivided.val, *self.undivided.test]
+            text += f"; {self.refocusing.summary(whole, self.store)}"
         return text
 
     def _fit(self, measured: Survey) -> tuple[list[Intensity], list[Intensity]]:
@@ -416,6 +451,7 @@ class StainData(L.LightningDataModule):
             "flats": [None if flat is None else flat.to_dict() for flat in self.flats],
             "envelopes": [envelope.to_dict() for envelope in self.measured.envelopes],
             "shifts": self.shifts.to_dict(),
+            "refocus": None if self.refocusing is None else self.refocusing.to_dict(),
             "focus": None if self.focus is None else self.focus.to_dict(),
             "deconvolution": None if self.deconvolution is None else self.deconvolution.to_dict(),
             "baselines": self.baselines.to_dict(),

@@ -112,6 +112,12 @@ class U2OSCPS(StainData):
     )
 
 
+BLUR = (4.0, 10.0)  # um, of fields that are out of focus by accident
+BLUR_SEED = 1_000_003
+# Keys that checkpoints of earlier versions do not have.
+PLAIN = {"blurred": 0.0, "blurred_channels": (), "treatment": "none", "treated": 1.0}
+
+
 @dataclass(frozen=True)
 class SimulatedPlane:
     """One channel of a simulated field."""
@@ -121,10 +127,13 @@ class SimulatedPlane:
     z: float
     shape: tuple[int, int]
     dtype: str
+    treatment: str = "none"
+    treated: float = 1.0
 
     def read(self) -> np.ndarray:
         """Pixels (H, W)."""
-        return _specimen(self.seed, self.shape).render(self.channel, self.z, self.dtype)
+        specimen = _specimen(self.seed, self.shape, self.treatment, self.treated)
+        return specimen.render(self.channel, self.z, self.dtype)
 
     @property
     def pixel_size(self) -> float:
@@ -141,8 +150,8 @@ class SimulatedPlane:
 
 
 @lru_cache(maxsize=8)  # the planes of one field are asked for together
-def _specimen(seed: int, shape: tuple[int, int]) -> Specimen:
-    return Specimen(seed, shape)
+def _specimen(seed: int, shape: tuple[int, int], treatment: str, treated: float) -> Specimen:
+    return Specimen(seed, shape, PIXEL_SIZE, treatment, treated)
 
 
 @lru_cache(maxsize=1)
@@ -154,7 +163,8 @@ class Simulated(StainData):
     """Cells drawn from a model (see `vfn.data.simulated`): any channels, any plane, no download.
 
     Extra keys: `fields` (how many), `height`, `width` (px), `dtype` (uint8 or uint16),
-    `first_seed` (of the first field).
+    `first_seed` (of the first field), `treatment` and `treated` (see `Specimen`), `blurred` (share of
+    the fields whose `blurred_channels`, where they are inputs alone, lie 4 to 10 um out of focus).
     """
 
     CHANNELS: ClassVar[Mapping[str, str]] = {channel: channel for channel in CHANNELS}
@@ -167,16 +177,28 @@ class Simulated(StainData):
 
     def find(self, damaged: list[UserError] | None = None) -> list[Field]:
         """One field a seed; none is ever damaged."""
-        extra = self.config.extra
+        extra = {**PLAIN, **self.config.extra}
         count, shape = int(extra["fields"]), (int(extra["height"]), int(extra["width"]))
         if count < 1 or min(shape) < 1:
             raise UserError(f"data.fields={count} of {shape[0]}x{shape[1]} pixels: give 1 or more")
+        if not 0 <= extra["blurred"] <= 1:
+            raise UserError(f"data.blurred={extra['blurred']}: give a share of the fields, 0 to 1")
         first, dtype = int(extra["first_seed"]), str(extra["dtype"])
+        treatment, treated = str(extra["treatment"]), float(extra["treated"])
+        Specimen(0, shape, PIXEL_SIZE, treatment, treated)  # refuses what cannot be drawn
         fields = [
             Field(
                 f"sim{seed:04d}",
                 {
-                    (channel, z): SimulatedPlane(seed, channel, z, shape, dtype)
+                    (channel, z): SimulatedPlane(
+                        seed,
+                        channel,
+                        z + self._off_focus(seed, channel),
+                        shape,
+                        dtype,
+                        treatment,
+                        treated,
+                    )
                     for channel in self.task.channels
                     for z in self.task.depths
                 },
@@ -184,6 +206,17 @@ class Simulated(StainData):
             for seed in range(first, first + count)
         ]
         return self._kept(fields)
+
+    def _off_focus(self, seed: int, channel: str) -> float:
+        """How far (um) a channel of a field lies out of focus by accident."""
+        extra = {**PLAIN, **self.config.extra}
+        inputs = set(self.task.inputs) - set(self.task.targets)
+        if channel not in inputs or channel not in extra["blurred_channels"]:
+            return 0.0
+        rng = np.random.default_rng([seed, BLUR_SEED])
+        if rng.random() >= extra["blurred"]:
+            return 0.0
+        return float(rng.choice([-1, 1]) * rng.uniform(*BLUR))
 
 
 DATA_SETS: dict[str, type[StainData]] = {

@@ -231,6 +231,7 @@ class Predictor:
             raise UserError(f"field {view.name}: {exc}") from exc
         pixel_size = view.inputs[0].pixel_size
         remarks = [f"{channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()]
+        remarks += [f"input {plane}" for plane in view.inputs if "(refocused)" in str(plane)]
         if is_tiff:
             write_ome(path, predicted, self.channels, pixel_size, identity, remarks)
         else:
@@ -320,12 +321,17 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 def run(
-    predictor: Predictor, source: Path, output: Path, file_format: str = "ome_tiff"
+    predictor: Predictor,
+    source: Path,
+    output: Path,
+    file_format: str = "ome_tiff",
+    prepare: Callable[[list[View], PlaneStore], list[View]] | None = None,
 ) -> list[Path]:
     """Predict every field of `source` into `output`; a field that cannot be predicted stops no other.
 
     Args:
         file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
+        prepare: what is done with the fields before the network sees them (refocusing).
 
     Returns:
         The paths, in order.
@@ -353,6 +359,8 @@ def run(
     if file_format == "ome_zarr":
         paths = field_paths(output, views)
     store = PlaneStore()  # every field is read once: nothing is kept
+    if prepare is not None:
+        views = prepare(views, store)
     alarms: dict[str, dict[str, list[str]]] = {}
     refused: list[UserError] = []
     for view in progress(views, len(views), "predicting"):

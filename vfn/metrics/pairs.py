@@ -43,6 +43,8 @@ class FieldPair:
         coverage: share of the truth that these intervals were made to cover, in (0, 1).
         well: name of the well that the field lies in, if known.
         z: um of the inputs from the focal plane; None where the task has one plane a field.
+        unrefocused: (C, H, W), the same model's prediction from the blurred inputs as they are, where they
+            were refocused; else None.
     """
 
     field: str
@@ -57,6 +59,7 @@ class FieldPair:
     coverage: float | None = None
     well: str | None = None
     z: float | None = None
+    unrefocused: Array | None = None
 
 
 class PairSource(Protocol):

@@ -76,6 +76,8 @@ class Measured:
         truth_amounts: (n,), integrated intensity of every nucleus (or cell), grey levels.
         predicted_amounts: (n,), over the same pixels.
         over: "nuclei" or "cells"; empty without a channel of nuclei.
+        unrefocused: figures of the prediction from blurred inputs as they are; None where nothing was
+            refocused.
     """
 
     row: Row
@@ -84,6 +86,7 @@ class Measured:
     truth_amounts: Float
     predicted_amounts: Float
     over: str
+    unrefocused: Row | None = None
 
 
 def measure(
@@ -171,7 +174,12 @@ def _measure(
     note = "; ".join(filter(None, notes))
     row = replace(row, values=values, note=note, well=pair.well or "", z=pair.z)
     faults = None if scores is None else scores.found
-    return Measured(row, baselines, faults, *amounts, over)
+    unrefocused = None
+    if pair.unrefocused is not None:
+        unrefocused = score_image(
+            pair.field, channel, pair.unrefocused[i], truth, ranges, BASELINE_COLUMNS
+        )
+    return Measured(row, baselines, faults, *amounts, over, unrefocused)
 
 
 def _baseline(

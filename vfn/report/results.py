@@ -48,6 +48,7 @@ class ChannelResult:
         over: what amounts of stain were summed over, "nuclei" or "cells"; empty if over nothing.
         coverage: what the intervals of the prediction promise to hold, if there are any.
         risk: how these intervals rank errors.
+        unrefocused: number of a row -> figures of the prediction from the blurred inputs as they are.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ChannelResult:
     over: str = ""
     coverage: float | None = None
     risk: RiskCoverage | None = None
+    unrefocused: dict[int, Row] = field(default_factory=dict)
     _amounts: list[tuple[Float, Float]] = field(default_factory=list)
     _errors: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_ERROR_BINS + 1, np.int64))
 
@@ -71,6 +73,8 @@ class ChannelResult:
         Args:
             index: number of the field in the source.
         """
+        if measured.unrefocused is not None:
+            self.unrefocused[len(self.rows)] = measured.unrefocused
         self.indices.append(index)
         self.rows.append(measured.row)
         for name, row in measured.baselines.items():
