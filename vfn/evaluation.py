@@ -14,10 +14,12 @@ from omegaconf import DictConfig, ListConfig
 
 from vfn import __version__
 from vfn.checkpoint import load_checkpoint
-from vfn.cli import plain, set_up_logging
+from vfn.cli import known_tasks, plain, set_up_logging
 from vfn.comparing import compare
-from vfn.data.base import StainData, overlap
+from vfn.conditions.compare import Source, compare_conditions
+from vfn.data.base import DataConfig, StainData, overlap
 from vfn.data.pixels import present, read_view
+from vfn.data.sets import make_data
 from vfn.data.views import View
 from vfn.errors import UserError
 from vfn.files import make_folder
@@ -147,6 +149,111 @@ def _wells(pattern: str | None) -> re.Pattern[str] | None:
     return compiled
 
 
+def _second(config: DictConfig) -> dict[str, Any]:
+    """What the keys `data2` say; empty where none is given.
+
+    Raises:
+        UserError: neither a folder nor keys.
+    """
+    given = plain(config.data2)
+    if isinstance(given, str):
+        return {"root": given}
+    if not isinstance(given, dict):
+        raise UserError(f"data2={given}: give a folder, or data2.root=DIR, data2.match=REGEX")
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _matching(views: list[View], pattern: str | None, key: str) -> list[View]:
+    """Views of fields whose names hold `pattern`.
+
+    Raises:
+        UserError: no regular expression, or it picks nothing.
+    """
+    if pattern is None:
+        return views
+    try:
+        wanted = re.compile(pattern)
+    except re.error as exc:
+        raise UserError(f"{key}={pattern}: is no regular expression ({exc})") from exc
+    found = [view for view in views if wanted.search(view.name)]
+    if not found:
+        raise UserError(
+            f"{key}={pattern}: matches none of {len(views)} fields (as {views[0].name})"
+        )
+    return found
+
+
+def _conditions(
+    config: DictConfig,
+    second: dict[str, Any],
+    settings: Settings,
+    provenance: dict[str, Any],
+    output: Path,
+) -> dict[str, Any]:
+    """Control against treated fields."""
+    checkpoint = load_checkpoint(Path(str(config.ckpt)))
+    predictor = make_predictor(config, checkpoint)
+    data, views = _test_data(config, predictor)
+    views = _matching(views, config.match, "match")
+    known = (
+        recorded(data, checkpoint, "val") if trained_data(config, checkpoint).same_images else []
+    )
+    if not known:
+        # The fields that say what to expect may not be those whose false alarms are counted.
+        known, views = views[::2], views[1::2]
+        log.warning(
+            "the model's validation fields are not here: every other control field says what to expect"
+        )
+    if not views:
+        raise UserError(
+            "control: one field alone is there; two are needed, or the validation fields"
+        )
+    match = second.pop("match", None)
+    node = {**data.config.to_dict(), **data.config.extra, **second}
+    unknown = set(second) - set(data.config.to_dict()) - set(data.config.extra)
+    if unknown:
+        raise UserError(
+            f"data2.{min(unknown)}: data={data.config.name} has no such setting; see conf/data"
+        )
+    node["extra"] = {k: v for k, v in node.items() if k in data.config.extra}
+    treated = make_data(checkpoint.task, DataConfig.from_dict(node), known_tasks())
+    others = _matching(treated.registered(treated.views()), match, "data2.match")
+    if "root" not in second and "first_seed" not in second:
+        split = checkpoint.recipe["split"]
+        seen = overlap(others, [*split["train"], *split["val"]]) if not second else []
+        if seen or not (match or second):
+            raise UserError(
+                f"data2: {len(seen)} of its fields were trained on; give another folder (data2.root) or "
+                "pick the treated fields by data2.match"
+            )
+    step = refocusing_of(checkpoint)
+    if step is not None:
+        others = step.apply(others, treated.store)
+    folders = [
+        make_folder(make_folder(output) / "predictions" / name) for name in ("control", "treated")
+    ]
+    sources = [
+        Source(CheckpointPairs(predictor, one, some, folder), _alarmed(predictor, some, one))
+        for one, some, folder in ((data, views, folders[0]), (treated, others, folders[1]))
+    ]
+    provenance |= {
+        "model": f"{checkpoint.recipe['model']} {checkpoint.identity}",
+        "control": f"{len(views)} test fields of {data.config.name}",
+        "expectation": f"{len(known)} control fields that the weights were not fitted on",
+        "treated": f"{len(others)} fields of {treated.root or treated.config.name}",
+    }
+    reference = CheckpointPairs(predictor, data, known, None)
+    return compare_conditions(reference, *sources, settings.nuclei, output, provenance)
+
+
+def _alarmed(predictor: Predictor, views: list[View], data: StainData) -> dict[str, bool]:
+    """Whether the inputs of each view lie outside what the model was trained on."""
+    return {
+        view.name: bool(predictor.alarms(present(read_view(replace(view, targets=()), data.store))))
+        for view in views
+    }
+
+
 def evaluate(config: DictConfig) -> dict[str, Any]:
     """Score a checkpoint (`ckpt`) or a folder (`pred`, `truth`), or `compare` runs, into `output`.
 
@@ -173,6 +280,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if given == ["compare"]:
         runs = config.compare if isinstance(config.compare, ListConfig) else [config.compare]
         return compare([Path(str(run)) for run in runs], output, str(config.unit), provenance)
+    treated = _second(config)
+    if treated and given != ["ckpt"]:
+        raise UserError("data2: compares two conditions by a model of the first; give ckpt=CKPT")
+    if config.match is not None and not treated:
+        raise UserError(
+            f"match={config.match}: picks control fields beside data2; give data2.match too"
+        )
+    if treated:
+        return _conditions(config, treated, settings, provenance, output)
     if given == ["ckpt"]:
         checkpoint = load_checkpoint(Path(str(config.ckpt)))
         wanted = coverage(config) if checkpoint.uncertainty is not None else None

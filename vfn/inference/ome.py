@@ -37,7 +37,7 @@ def write_ome(
     metadata: dict[str, object] = {
         "axes": "CYX",
         "Channel": {"Name": list(channels)},
-        "Description": "\n".join([note, *(f"{SHIFT}: {remark}" for remark in remarks)]),
+        "Description": "\n".join([note, *remarks]),
     }
     if pixel_size is not None:
         for axis in "XY":

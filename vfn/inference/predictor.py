@@ -21,7 +21,7 @@ from vfn.data.store import PlaneStore
 from vfn.data.views import Region, View, make_views
 from vfn.errors import UserError
 from vfn.files import make_folder, write_text
-from vfn.inference.ome import is_whole, write_ome
+from vfn.inference.ome import SHIFT, is_whole, write_ome
 from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
 from vfn.inference.tiles import predict_tiled
 from vfn.precision import autocast, pick_device, pick_precision
@@ -230,7 +230,9 @@ class Predictor:
         except UserError as exc:
             raise UserError(f"field {view.name}: {exc}") from exc
         pixel_size = view.inputs[0].pixel_size
-        remarks = [f"{channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()]
+        remarks = [
+            f"{SHIFT}: {channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()
+        ]
         remarks += [f"input {plane}" for plane in view.inputs if "(refocused)" in str(plane)]
         if is_tiff:
             write_ome(path, predicted, self.channels, pixel_size, identity, remarks)

@@ -1,0 +1,1 @@
+"""Control against treated cells, by a model of the control (paper, discussion: third application)."""
