@@ -155,12 +155,13 @@ def _second(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: neither a folder nor keys.
     """
-    given = plain(config.data2)
-    if isinstance(given, str):
-        return {"root": given}
-    if not isinstance(given, dict):
-        raise UserError(f"data2={given}: give a folder, or data2.root=DIR, data2.match=REGEX")
-    return {key: value for key, value in given.items() if value is not None}
+    if isinstance(config.data2, str):
+        return {"root": config.data2}
+    if not isinstance(config.data2, DictConfig):
+        raise UserError(
+            f"data2={config.data2}: give a folder, or data2.root=DIR, data2.match=REGEX"
+        )
+    return {key: value for key, value in plain(config.data2).items() if value is not None}
 
 
 def _matching(views: list[View], pattern: str | None, key: str) -> list[View]:
@@ -220,11 +221,11 @@ def _conditions(
     others = _matching(treated.registered(treated.views()), match, "data2.match")
     if "root" not in second and "first_seed" not in second:
         split = checkpoint.recipe["split"]
-        seen = overlap(others, [*split["train"], *split["val"]]) if not second else []
-        if seen or not (match or second):
+        seen = overlap(others, [*split["train"], *split["val"]])
+        if seen:
             raise UserError(
-                f"data2: {len(seen)} of its fields were trained on; give another folder (data2.root) or "
-                "pick the treated fields by data2.match"
+                f"data2: {len(seen)} of {len(others)} fields (first {seen[0]}) were trained on; give another "
+                "folder by data2.root, or pick the treated fields by data2.match"
             )
     step = refocusing_of(checkpoint)
     if step is not None:
@@ -232,10 +233,10 @@ def _conditions(
     folders = [
         make_folder(make_folder(output) / "predictions" / name) for name in ("control", "treated")
     ]
-    sources = [
+    control, second_source = (
         Source(CheckpointPairs(predictor, one, some, folder), _alarmed(predictor, some, one))
         for one, some, folder in ((data, views, folders[0]), (treated, others, folders[1]))
-    ]
+    )
     provenance |= {
         "model": f"{checkpoint.recipe['model']} {checkpoint.identity}",
         "control": f"{len(views)} test fields of {data.config.name}",
@@ -243,7 +244,9 @@ def _conditions(
         "treated": f"{len(others)} fields of {treated.root or treated.config.name}",
     }
     reference = CheckpointPairs(predictor, data, known, None)
-    return compare_conditions(reference, *sources, settings.nuclei, output, provenance)
+    return compare_conditions(
+        reference, control, second_source, settings.nuclei, output, provenance
+    )
 
 
 def _alarmed(predictor: Predictor, views: list[View], data: StainData) -> dict[str, bool]:

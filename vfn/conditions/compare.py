@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfn.conditions.expect import FALSE_ALARMS, Expectation, departures, robust_scale
-from vfn.conditions.page import Shown, render
+from vfn.conditions.expect import FALSE_ALARMS, Expectation, departures
+from vfn.conditions.page import NAMES, Shown, render
 from vfn.conditions.statistics import TwoGroups, cliffs_delta, two_groups
 from vfn.errors import UserError
 from vfn.files import make_folder, replacing, write_text
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 Labels = NDArray[np.int32]
 
 CONTROL, TREATED = "control", "treated"
-TESTED = ("mae_signal", "bias_signal", "pearson")
-COLUMNS = (*TESTED, "psnr_signal", "departure")
+TESTED = ("mae_signal", "bias_signal", "pearson", "departure")
+COLUMNS = (*TESTED, "psnr_signal")
 FIELDS_HEADER = ("condition", "field", "well", "channel", *COLUMNS, "cells", "departing", "alarms")
 CELLS_HEADER = (
     "condition", "field", "channel", "label", "row", "column", "area", "mae_signal", "bias_signal",
@@ -151,7 +151,7 @@ def _each(source: PairSource, label: str) -> Iterator[FieldPair]:
 def _expectation(
     reference: PairSource, channel: str, ranges: ChannelRanges, nuclei: Nuclei
 ) -> Expectation:
-    """Fitted on the reference fields: residuals, then the spread of the smoothed maps, then of cells."""
+    """Fitted on the reference fields: residuals, then the departures of cells."""
 
     def pairs() -> Iterator[tuple[FieldPair, int]]:
         for pair in _each(reference, f"what to expect of {channel}"):
@@ -159,11 +159,9 @@ def _expectation(
                 yield pair, pair.channels.index(channel)
 
     width = ranges.signal.width or 1.0
-    expected = Expectation.fit(((p.prediction[i], p.truth[i]) for p, i in pairs()), width)
-    scale = robust_scale(
-        expected.map(p.prediction[i], p.truth[i], p.pixel_size) for p, i in pairs()
+    expected = Expectation.fit(
+        ((p.prediction[i], p.truth[i], p.pixel_size) for p, i in pairs()), width
     )
-    expected = replace(expected, scale=scale)
     values = [
         departures(expected.map(p.prediction[i], p.truth[i], p.pixel_size), cells)
         for p, i in pairs()
@@ -300,12 +298,11 @@ def _summary(fields: Sequence[Field], expected: Mapping[str, Expectation]) -> di
         }
         wells = all(f.well for group in own.values() for f in group)
         entry: dict[str, Any] = {"unit": "well" if wells else "field", "figures": {}, "cells": {}}
-        for column in (*TESTED, "departure"):
+        for column in TESTED:
             found = two_groups(*(_units(group, column) for group in own.values()))
             entry["figures"][column] = {k: finite(v) for k, v in found.__dict__.items()}
-            if column in TESTED:
-                tests.append(found)
-                places.append((channel, column))
+            tests.append(found)
+            places.append((channel, column))
         for name, group in own.items():
             cells = [cell for field in group for cell in field.cells]
             departing = sum(_departs(cell, expectation) for cell in cells)
@@ -331,32 +328,38 @@ def _summary(fields: Sequence[Field], expected: Mapping[str, Expectation]) -> di
 
 def sentences(channel: str, entry: Mapping[str, Any]) -> list[str]:
     """What can be said of a channel, the caution last."""
-    mae, unit = entry["figures"]["mae_signal"], entry["unit"]
+    found, unit = entry["figures"]["departure"], entry["unit"]
+    mae = entry["figures"]["mae_signal"]
     control, treated = entry["cells"][CONTROL], entry["cells"][TREATED]
     said = []
     head = (
-        f"{channel}: mean error {100 * mae['treated']:.2g} % of the signal range in treated, "
-        f"{100 * mae['control']:.2g} % in control {unit}s (n = {mae['n_treated']} and {mae['n_control']}"
+        f"{channel}: departure from what the control model expects {found['treated']:.2g} SD in treated, "
+        f"{found['control']:.2g} SD in control {unit}s (n = {found['n_treated']} and {found['n_control']}; mean error "
+        f"{100 * mae['treated']:.2g} and {100 * mae['control']:.2g} % of the signal range"
     )
-    if mae["p"] is None:
+    if found["p"] is None:
         said.append(f"{head}); too few {unit}s for a test.")
     else:
-        shown = mae["p_holm"] is not None and mae["p_holm"] < ALPHA
+        shown = [
+            f"{NAMES[column]} (p = {p:.2g})"
+            for column, one in entry["figures"].items()
+            if (p := one["p_holm"]) is not None and p < ALPHA
+        ]
+        better = mae["delta"] < 0 and found["delta"] < 0
+        where = f"shown in {', '.join(shown)}"
         verdict = (
-            "the treatment changes the stain beyond what the inputs tell"
-            if shown and mae["delta"] > 0
-            else "treated cells are predicted BETTER than control ones: look at the control"
+            f"treated cells are predicted BETTER than control ones, {where}: look at the control"
+            if shown and better
+            else f"the treatment changes the stain beyond what the inputs tell, {where}"
             if shown
-            else "no difference can be shown"
+            else "no difference can be shown in any figure"
         )
         g = (
             ""
-            if mae["g"] is None
-            else f", Hedges' g = {mae['g']:+.2f} ({mae['g_low']:+.2f} to {mae['g_high']:+.2f})"
+            if found["g"] is None
+            else f", Hedges' g = {found['g']:+.2f} ({found['g_low']:+.2f} to {found['g_high']:+.2f})"
         )
-        said.append(
-            f"{head}; Cliff's delta = {mae['delta']:+.2f}{g}; p = {mae['p_holm']:.2g} after Holm): {verdict}."
-        )
+        said.append(f"{head}; Cliff's delta = {found['delta']:+.2f}{g}): {verdict}.")
     if control["n"] and treated["n"]:
         said.append(
             f"{channel}: {treated['departing']} of {treated['n']} treated cells ({treated['share']:.0%}) depart from "

@@ -1,11 +1,10 @@
 """What the model of the control lets expect of a stain, pixel by pixel, and where cells depart from it.
 
-A network errs more where a stain is bright, and in its own way for each grey value. So a pixel's
-residual, truth minus prediction, is taken relative to what residuals of control fields are where the
-prediction has the same grey value: minus their median, over their spread (1.4826 times the median absolute
-deviation). That map is smoothed at the scale of a part of a cell, since biology departs by regions
-and noise by pixels, and divided by the spread that control fields have after the same smoothing: its
-units are standard deviations of the control.
+Prediction and truth are first smoothed at the scale of a part of a cell, since biology departs by
+regions, noise and unpredictable texture by pixels. A network errs more where a stain is bright, and
+in its own way for each grey value. So the residual, truth minus prediction, is taken relative to what
+residuals of control fields are where the prediction has the same grey value: minus their median, over
+their spread (1.4826 times the median absolute deviation). Units are standard deviations of the control.
 
 A cell's departure is the root mean square of the map over the cell. More or less stain, or stain in
 another place, all count.
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 Float = NDArray[np.float32]
 
 BINS = 24  # of predicted grey value, as many pixels in each
-SMOOTH_UM = 2.0  # standard deviation of the smoothing
-SMOOTH_PX = 3.0  # where pixels have no known size
+SMOOTH_UM = 3.0  # standard deviation of the smoothing
+SMOOTH_PX = 4.0  # where pixels have no known size
 SAMPLES = 20_000  # pixels taken of each field
 FALSE_ALARMS = 0.05  # share of control cells that are let depart
 MAD = 1.4826  # makes the median absolute deviation a standard deviation of normal numbers
@@ -36,30 +35,28 @@ class Expectation:
     Attributes:
         edges: (BINS - 1,) grey values between the bins of the prediction.
         median, spread: (BINS,) of the residuals in each, grey values.
-        scale: standard deviation of the smoothed map in the control.
         threshold: departure that 5 % of the control cells exceed; NaN without cells.
     """
 
     edges: Float
     median: Float
     spread: Float
-    scale: float = 1.0
     threshold: float = float("nan")
 
     @classmethod
-    def fit(cls, pairs: Iterable[tuple[Float, Float]], width: float) -> "Expectation":
+    def fit(cls, pairs: Iterable[tuple[Float, Float, float | None]], width: float) -> "Expectation":
         """Residuals by predicted grey value.
 
         Args:
-            pairs: prediction and truth (H, W) of each control field.
+            pairs: prediction, truth (H, W), and um a pixel, of each control field.
             width: of the signal range.
         """
         predictions, residuals = [], []
-        for prediction, truth in pairs:
+        for prediction, truth, pixel_size in pairs:
             step = max(1, prediction.size // SAMPLES)
-            p = prediction.ravel()[::step].astype(np.float32)
+            p, t = (_smooth(image, pixel_size).ravel()[::step] for image in (prediction, truth))
             predictions.append(p)
-            residuals.append(truth.ravel()[::step].astype(np.float32) - p)
+            residuals.append(t - p)
         p, r = np.concatenate(predictions), np.concatenate(residuals)
         edges = np.quantile(p, np.linspace(0, 1, BINS + 1)[1:-1])
         place = np.searchsorted(edges, p, side="right")
@@ -80,12 +77,15 @@ class Expectation:
     def map(self, prediction: Float, truth: Float, pixel_size: float | None) -> Float:
         """Departure of every pixel (H, W), in standard deviations of the control; above 0 there is more stain
         than expected."""
-        p = prediction.astype(np.float32)
+        p, t = (_smooth(image, pixel_size) for image in (prediction, truth))
         place = np.searchsorted(self.edges, p, side="right")
-        z = (truth.astype(np.float32) - p - self.median[place]) / self.spread[place]
-        sigma = SMOOTH_UM / pixel_size if pixel_size else SMOOTH_PX
-        smooth = cv2.GaussianBlur(z, (0, 0), max(0.5, sigma), borderType=cv2.BORDER_REFLECT)
-        return np.asarray(smooth / np.float32(self.scale), np.float32)
+        return np.asarray((t - p - self.median[place]) / self.spread[place], np.float32)
+
+
+def _smooth(image: Float, pixel_size: float | None) -> Float:
+    sigma = max(0.5, SMOOTH_UM / pixel_size) if pixel_size else SMOOTH_PX
+    x = image.astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(x, (0, 0), sigma, borderType=cv2.BORDER_REFLECT))
 
 
 def departures(z: Float, labels: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -95,9 +95,3 @@ def departures(z: Float, labels: NDArray[np.integer]) -> NDArray[np.float64]:
     there = np.flatnonzero(count)
     there = there[there > 0]
     return np.asarray(np.sqrt(squares[there] / count[there]))
-
-
-def robust_scale(maps: Iterable[Float]) -> float:
-    """Spread of smoothed maps of the control, by their median absolute values over all fields."""
-    values = [float(np.median(np.abs(z))) for z in maps]
-    return max(MAD * float(np.median(values)), 1e-6) if values else 1.0
