@@ -226,5 +226,8 @@ def set_up_logging(log_file: Path | None = None, quiet: bool = False) -> None:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings(
+        "ignore", ".*module.s. in eval mode.*"
+    )  # a frozen encoder is meant to be
+    warnings.filterwarnings(
         "ignore", ".*The number of training batches.*smaller than the logging.*"
     )

@@ -67,7 +67,12 @@ class VirtualStain(L.LightningModule):
         """Adam for G, then for D if there is one."""
         betas = (self.adam.betas[0], self.adam.betas[1])
         optimisers = [
-            torch.optim.Adam(self.generator.parameters(), self.adam.lr_generator, betas, fused=True)
+            torch.optim.Adam(
+                (p for p in self.generator.parameters() if p.requires_grad),
+                self.adam.lr_generator,
+                betas,
+                fused=True,
+            )
         ]
         if self.discriminator is not None:
             optimisers.append(
@@ -128,7 +133,9 @@ class VirtualStain(L.LightningModule):
             loss = loss + weights.adversarial * adversarial
             terms["adversarial"] = adversarial
         if weights.weight_l1:
-            norm = weight_l1(self.generator.parameters(), weights.weight_l1_reduction)
+            # Of what is trained: a frozen encoder's weights would only add a constant.
+            trained = [p for p in self.generator.parameters() if p.requires_grad]
+            norm = weight_l1(trained, weights.weight_l1_reduction)
             loss = loss + weights.weight_l1 * norm
             terms["weight_l1"] = norm
         optimiser.zero_grad()

@@ -87,8 +87,10 @@ def fit(
     trainer_args = _trainer_arguments(settings, quiet)
     # Networks first: they are checked in a moment, reading the images takes longer.
     parts = _networks(config, task, objective, data)
+    fresh = True
     if config.init:
-        _initialise(*parts, Path(config.init), task)
+        fresh = _initialise(*parts, Path(config.init), task)
+    _freeze(parts[0], config)
     with _new_folder(folder):
         data.setup()
     set_up_logging(folder / "log.txt" if _is_first() else None, quiet)
@@ -96,7 +98,7 @@ def fit(
     module = VirtualStain(
         *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"])
     )
-    if not config.init:
+    if fresh:
         parts[0].start_at(data.target_level())
     last = folder / "checkpoints" / LAST
     resumed = last if config.resume else None
@@ -248,25 +250,59 @@ def _recipe(config: DictConfig, data: StainData) -> dict[str, Any]:
 
 def _initialise(
     generator: torch.nn.Module, discriminator: torch.nn.Module | None, path: Path, task: Task
-) -> None:
-    """Start from the weights of another model (`init=CKPT`)."""
+) -> bool:
+    """Start from the weights of another model (`init=CKPT`).
+
+    With the same inputs but other targets all layers but the last are taken.
+
+    Returns:
+        Whether the last layer is as it was.
+
+    Raises:
+        UserError: another network, or another number of inputs.
+    """
     raw = read_raw(path)
-    try:
-        generator.load_state_dict(submodule(raw["state_dict"], "generator"))
-    except RuntimeError as exc:
-        theirs = raw[RECIPE]["task"]
+    theirs = submodule(raw["state_dict"], "generator")
+    ours = generator.state_dict()
+    other = [
+        name
+        for name, value in ours.items()
+        if getattr(theirs.get(name), "shape", None) != value.shape
+    ]
+    if theirs.keys() != ours.keys() or any(not name.startswith("last.") for name in other):
+        task_there = raw[RECIPE]["task"]
         raise UserError(
-            f"init={path}: its generator ({len(theirs['inputs'])} input(s), "
-            f"{len(theirs['targets'])} target(s), {raw[RECIPE]['generator']}) is not the one of this run "
-            f"({len(task.inputs)}, {len(task.targets)}); choose the same model and number of channels"
-        ) from exc
+            f"init={path}: its generator ({len(task_there['inputs'])} input(s), "
+            f"{len(task_there['targets'])} target(s), {raw[RECIPE]['generator']}) is not the one of this run "
+            f"({len(task.inputs)}, {len(task.targets)}); choose the same model and number of inputs"
+        )
+    generator.load_state_dict({**theirs, **{name: ours[name] for name in other}})
     # A discriminator is taken along if it fits; it is no loss if it does not.
     theirs_d = submodule(raw["state_dict"], "discriminator")
     if discriminator is not None and {
         k: v.shape for k, v in discriminator.state_dict().items()
     } == {k: v.shape for k, v in theirs_d.items()}:
         discriminator.load_state_dict(theirs_d)
-    log.info("weights from %s", path)
+    log.info(
+        "weights from %s%s", path, "; the last layer starts anew (other targets)" if other else ""
+    )
+    return bool(other)
+
+
+def _freeze(generator: UNetGenerator, config: DictConfig) -> None:
+    """Do what `freeze` says.
+
+    Raises:
+        UserError: an unknown word, or nothing learnt that could be kept.
+    """
+    freeze = str(config.get("freeze", "none"))  # run folders of earlier versions do not say
+    if freeze not in ("none", "encoder"):
+        raise UserError(f"freeze={freeze}: choose none or encoder")
+    if freeze == "none":
+        return
+    if not (config.init or config.resume):
+        raise UserError("freeze=encoder: a new network has nothing to keep; give init=CKPT")
+    generator.freeze_encoder()
 
 
 def _trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class UNetGenerator(nn.Module):
         bottleneck_norm: bool = True,
     ) -> None:
         super().__init__()
+        self.frozen = False
         self.stride = 2**depth
         widths = [min(width * 2**level, max_width) for level in range(depth)]
         self.first = nn.Conv2d(in_channels, widths[0], kernel_size, 2, 1)
@@ -79,6 +80,21 @@ class UNetGenerator(nn.Module):
         """
         assert self.last.bias is not None
         self.last.bias.copy_(torch.atanh(level))
+
+    def freeze_encoder(self) -> None:
+        """Keep the weights and batch statistics of the encoder as they are, whatever is trained."""
+        self.frozen = True
+        for part in (self.first, self.down):
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "UNetGenerator":
+        """As of any module, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            for part in (self.first, self.down):
+                part.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Ci, H, W) in [-1, 1] -> (B, Ct, H, W) in [-1, 1], float32; H, W multiples of `stride`."""
