@@ -279,7 +279,7 @@ class Refocusing:
                     "is in focus; raise it"
                 )
             scales[i] = scale
-            refocusers[i] = Refocuser(model, _range(sharp, model, store))
+            refocusers[i] = Refocuser(model, range_of(sharp, model, store))
         return cls(settings, task, model, scales, refocusers)
 
     def look(self, view: View, i: int, store: PlaneStore) -> Looked:
@@ -403,7 +403,7 @@ class Refocusing:
         return cls(settings, task, model, scales, refocusers)
 
 
-def _range(planes: Sequence[Plane], model: Checkpoint, store: PlaneStore) -> Intensity:
+def range_of(planes: Sequence[Plane], model: Checkpoint, store: PlaneStore) -> Intensity:
     """Of the grey values of planes in focus, by the rule of the model's training."""
     histogram = Histogram(store.read(planes[0]).dtype)
     for plane in progress(planes, len(planes), "grey values in focus"):

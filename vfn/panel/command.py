@@ -20,6 +20,7 @@ from vfn.files import make_folder
 from vfn.panel.findings import Finding, Grades, collect
 from vfn.panel.page import write
 from vfn.panel.plan import Cell, Question, Row, plan
+from vfn.panel.refocus import across
 from vfn.panel.run import Cells
 from vfn.training import stain_data
 
@@ -55,7 +56,10 @@ def make_panel(config: DictConfig) -> list[Finding] | None:
         )  # fmt: skip
         return None
     findings = collect(results, question.grades)
-    write(output, question, findings, results, config)
+    refocused = (
+        [] if config.refocus is None else across(config, question, Path(str(config.refocus)))
+    )
+    write(output, question, findings, results, config, refocused)
     return findings
 
 

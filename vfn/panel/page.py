@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vfn.panel.findings import (
     smallest_panels,
 )
 from vfn.panel.plan import Question
+from vfn.panel.refocus import Across
 from vfn.report.blocks import Chart, chart
 from vfn.report.figures import LIGHT, Theme, new_figure, png_bytes
 from vfn.report.html import environment, today, versions
@@ -41,6 +43,7 @@ def write(
     findings: Sequence[Finding],
     results: Sequence[Mapping[str, Any]],
     config: DictConfig,
+    refocused: Sequence[Across] = (),
 ) -> None:
     """Write all files of a panel and print what it says.
 
@@ -48,13 +51,16 @@ def write(
         output: folder.
         findings: one for each input set and target.
         results: one for each training.
+        refocused: channels that a refocusing model was tried on.
     """
     panels = [] if question.rows else smallest(question, findings)
-    said = sentences(question, findings, panels)
+    said = [*sentences(question, findings, panels), *(one.sentence for one in refocused)]
     budget = _budget(config, results)
     header = ("inputs", "target", "repeat", "system", *FIGURES, "split", "fields", "seconds")
     write_csv(output / "panel.csv", header, _lines(results))
-    text = json.dumps(_as_dict(question, findings, panels, said, budget), indent=1, allow_nan=False)
+    found = _as_dict(question, findings, panels, said, budget)
+    found["refocus"] = [asdict(one) for one in refocused]
+    text = json.dumps(found, indent=1, allow_nan=False)
     write_text(output / "panel.json", text + "\n")
     with replacing(output / "panel.png") as temporary:
         temporary.write_bytes(png_bytes(heat_map(question, findings)))

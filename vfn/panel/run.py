@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vfn import __version__
 from vfn.checkpoint import load_checkpoint
-from vfn.cli import plain
+from vfn.cli import plain, set_up_logging
 from vfn.evaluation import CheckpointPairs
 from vfn.files import make_folder, write_text
 from vfn.inference.predictor import Predictor
@@ -108,7 +108,9 @@ class Cells:
         shutil.rmtree(folder, ignore_errors=True)  # of a training that was cut off
         data = stain_data(config, cell.task)
         data.setup()
-        checkpoint = load_checkpoint(fit(config, folder, data, quiet=True))
+        path = fit(config, folder, data, quiet=True)
+        set_up_logging()  # the training wrote to its own log.txt
+        checkpoint = load_checkpoint(path)
         trained = time.monotonic()
         assert data.split is not None
         predictor = Predictor(checkpoint)
