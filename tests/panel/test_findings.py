@@ -47,7 +47,7 @@ def test_one_repeat_has_no_interval_and_none_no_mean() -> None:
         (0.95, 0.92, 0.97, 3, "H"),
         (0.92, 0.85, 0.96, 3, "A-H"),
         (0.72, 0.6, 0.8, 3, "L-A"),
-        (0.8, 0.1, 0.99, 3, "L-A-H"),
+        (0.8, 0.1, 0.99, 3, "A?"),
         (0.8, 0.1, 0.99, 2, "A"),
         (0.9, math.nan, math.nan, 1, "H"),
         (0.2, math.nan, math.nan, 1, "L"),

@@ -25,10 +25,16 @@ Float = NDArray[np.float64]
 TILE = 128  # px, side of the windows
 MIN_SIDE = 64  # px; the coarsest band needs a period of that length
 FLOOR_FROM = 0.42  # cycles a pixel; from here to the corners of the spectrum lies the noise
-REST = 0.02  # part of the noise floor below which what is left of a band cannot be told from 0
 # Edges of the bands, cycles a pixel; structure of 64 to 32 px first, which all others are relative to.
 EDGES: Float = np.array([1 / 64, 1 / 32, 1 / 21, 1 / 14, 1 / 9.5, 1 / 6.5, 1 / 4.5, 1 / 3])
 BANDS = len(EDGES) - 2
+LOST = -7.0  # decades; less than any camera tells apart
+SURE = (
+    1.0,
+    4.0,
+)  # standard errors of the noise from which a band begins to count, and counts in full
+INDEPENDENT = (18 / 35) ** 2 / 2  # of the frequencies under a Hann window, half of them mirrored
+OVERLAP = 0.4  # tiles that overlap by half hold so many independent ones for each
 SHOWS = 20.0  # times the noise: a coarse band below it shows no specimen
 
 
@@ -36,12 +42,14 @@ class Spectrum(NamedTuple):
     """Mean power in bands, the noise taken off.
 
     Attributes:
-        bands: (..., len(EDGES) - 1) above 0.
+        bands: (..., len(EDGES) - 1), about 0 (below, too) where nothing stands above the noise.
         floor: (...,) power of the white noise.
+        samples: (len(EDGES) - 1,) independent frequencies that each band is the mean of.
     """
 
     bands: Float
     floor: Float
+    samples: Float
 
     @property
     def shows(self) -> NDArray[np.bool_]:
@@ -50,8 +58,15 @@ class Spectrum(NamedTuple):
 
     @property
     def features(self) -> Float:
-        """(..., BANDS) decades by which each finer band lies below the coarsest."""
-        return np.asarray(np.log10(self.bands[..., 1:] / self.bands[..., :1]))
+        """(..., BANDS) decades by which each finer band lies below the coarsest.
+
+        A band that drowns in the noise is `LOST`, whatever the coarsest has: else an image far out of
+        focus, whose coarse structure is fading too, would seem to come back into focus.
+        """
+        error = np.maximum(self.floor[..., None] / np.sqrt(self.samples[1:]), 1e-12)
+        clear = np.clip((self.bands[..., 1:] / error - SURE[0]) / (SURE[1] - SURE[0]), 0, 1)
+        share = np.maximum(self.bands[..., 1:], 0) / np.maximum(self.bands[..., :1], 1e-12)
+        return np.asarray(np.log10(share * clear + 10.0**LOST))
 
 
 def tile_spectra(image: NDArray[np.generic], tile: int = TILE) -> Spectrum:
@@ -81,20 +96,15 @@ def tile_spectra(image: NDArray[np.generic], tile: int = TILE) -> Spectrum:
             # Of exponentially distributed powers the mean is the median over ln 2.
             floors[i, j] = np.median(one[outer]) / math.log(2)
             bands[i, j] = sums / number
-    return _above_noise(bands, floors)
+    return Spectrum(bands - floors[..., None], floors, np.asarray(number * INDEPENDENT))
 
 
 def mean_spectrum(tiles: Spectrum) -> Spectrum:
     """The spectrum of the whole field: the mean over its tiles, (bands,)."""
-    floor = tiles.floor.mean()
-    # The noise was taken off each tile, down to a rest; put together it must not fall below it again.
+    count = tiles.floor.size
     bands = tiles.bands.reshape(-1, tiles.bands.shape[-1]).mean(0)
-    return Spectrum(bands, np.asarray(floor))
-
-
-def _above_noise(bands: Float, floor: Float) -> Spectrum:
-    rest = np.maximum(REST * floor, 1e-12)[..., None]
-    return Spectrum(np.maximum(bands - floor[..., None], rest), floor)
+    independent = 1 + OVERLAP * (count - 1)
+    return Spectrum(bands, np.asarray(tiles.floor.mean()), tiles.samples * independent)
 
 
 def tile_corners(shape: tuple[int, ...], tile: int) -> tuple[list[int], list[int], int]:

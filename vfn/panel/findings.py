@@ -34,7 +34,7 @@ class Finding:
         figures: column of `FIGURES` -> over the repeats.
         gain: dB of PSNR on the signal range over the better baseline.
         baseline: that is better, "mean" or "linear", and its `figures`.
-        grade: "H", "A", "L", or two of them where the interval holds the limit between.
+        grade: see `Grades.words`.
     """
 
     inputs: tuple[str, ...]
@@ -69,7 +69,8 @@ class Grades:
         return int(r >= self.average) + int(r >= self.high)
 
     def words(self, estimate: Estimate) -> str:
-        """The grade, or both where the interval spans a limit: "H", "L-A".
+        """The grade, both where the interval spans a limit ("L-A"), the mean's with a question mark
+        where it spans two.
 
         The interval of two repeats is so wide that it would say nothing: there the mean decides.
         """
@@ -79,6 +80,8 @@ class Grades:
         if estimate.n > 2:
             ends += [estimate.low, estimate.high]
         grades = sorted({self.of(end) for end in ends if not math.isnan(end)})
+        if len(grades) == len(GRADES):
+            return f"{GRADES[self.of(estimate.mean)]}?"
         return "-".join(GRADES[i] for i in grades)
 
 

@@ -1,0 +1,200 @@
+"""`python -m vfn.focus`: score fields by a scale of focus, or make one from defocus series."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from vfn.checkpoint import load_checkpoint
+from vfn.cli import set_up_logging, trainable_task
+from vfn.data.discovery import Layout, discover, split_plane, whole_images
+from vfn.data.pixels import present, read_view
+from vfn.data.store import PlaneStore, in_parallel
+from vfn.data.views import Task, View, make_views
+from vfn.errors import UserError
+from vfn.files import make_folder, replacing, write_text
+from vfn.focus.figures import calibration_figure, focus_figure
+from vfn.focus.measures import (
+    Spectrum,
+    mean_spectrum,
+    normalised_variance,
+    power_log_log_slope,
+    tile_spectra,
+    variance_of_laplacian,
+)
+from vfn.focus.scale import FocusMap, FocusScale, FocusScore
+from vfn.focus.series import calibrate_on_views
+from vfn.inference.predictor import find_views
+from vfn.prediction import required
+from vfn.report.figures import png_bytes
+from vfn.report.tables import write_csv
+from vfn.training import stain_data
+
+log = logging.getLogger(__name__)
+MEASURES = ("power_log_log_slope", "variance_of_laplacian", "normalised_variance")
+FIELDS_HEADER = ("field", "um", "low", "high", "blurred", "tiles_blurred", *MEASURES)
+TILES_HEADER = ("field", "top", "left", "um", "low", "high")
+CALIBRATION_HEADER = ("of", "depth", "mean_absolute_error", "mean_error")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One field."""
+
+    name: str
+    score: FocusScore
+    tiles: FocusMap
+    measures: tuple[float, float, float]
+
+
+def focus(config: DictConfig) -> None:
+    """Score the fields of `input`, or calibrate a scale on the data set.
+
+    Raises:
+        UserError: anything wrong in the config or the images.
+    """
+    set_up_logging()
+    output = required(config, "output", "DIR")
+    if config.input is None:
+        if config.ckpt is not None or config.scale is not None:
+            raise UserError("input: which images are to be scored? give input=DIR")
+        _calibrate(config, output)
+        return
+    if (config.ckpt is None) == (config.scale is None):
+        raise UserError(
+            "give ckpt=CKPT of a refocusing model, or scale=DIR/focus.json: one of them"
+        )
+    if not config.beyond > 0:
+        raise UserError(f"beyond={config.beyond}: give micrometres above 0")
+    scale, views = _scale_and_views(config, Path(str(config.input)))
+    if config.anchor:
+        spectra = list(in_parallel(_spectrum, views, "focus", len(views)))
+        scale = scale.anchored(spectra)
+    fields = list(in_parallel(lambda view: _score(view, scale), views, "focus", len(views)))
+    _write(fields, scale, float(config.beyond), make_folder(output))
+
+
+def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list[View]]:
+    if config.ckpt is not None:
+        checkpoint = load_checkpoint(Path(str(config.ckpt)))
+        if checkpoint.focus is None:
+            raise UserError(
+                f"ckpt={config.ckpt}: carries no scale of focus; give a model of task=refocus"
+            )
+        return checkpoint.focus, find_views(checkpoint, source)
+    path = Path(str(config.scale))
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise UserError(f"scale={path}: cannot be read ({exc}); give a focus.json") from exc
+    if not isinstance(stored, dict):
+        raise UserError(f"scale={path}: is no scale of focus; give a focus.json")
+    task = trainable_task(config.task)
+    if not source.exists():
+        raise UserError(f"input={source}: does not exist; give a folder of images or one image")
+    alone = Task(task.name, task.inputs[:1], ())
+    channel = split_plane(task.inputs[0])[0]
+    try:
+        fields = discover(source, Layout(), (channel,))
+    except UserError:
+        log.warning(
+            "input=%s: no %s in the paths, so each image is taken as it is", source, channel
+        )
+        fields = whole_images(source, alone.inputs)
+    return FocusScale.from_dict(stored), make_views(fields, alone, targets=False)
+
+
+def _image(view: View) -> NDArray[np.generic]:
+    return present(read_view(view, PlaneStore()))[0]
+
+
+def _spectrum(view: View) -> Spectrum:
+    return mean_spectrum(tile_spectra(_image(view)))
+
+
+def _score(view: View, scale: FocusScale) -> Scored:
+    image = _image(view)
+    try:
+        score, tiles = scale.score(image), scale.tiles(image)
+    except ValueError as exc:
+        raise UserError(
+            f"field {view.name}: {exc}; focus cannot be told of so small an image"
+        ) from exc
+    measures = (
+        power_log_log_slope(image),
+        variance_of_laplacian(image),
+        normalised_variance(image),
+    )
+    return Scored(view.name, score, tiles, measures)
+
+
+def _share_blurred(field: Scored, beyond: float) -> float:
+    """Of the tiles that show something; NaN where none does."""
+    known = field.tiles.um[np.isfinite(field.tiles.um)]
+    return float((known > beyond).mean()) if known.size else float("nan")
+
+
+def _write(fields: Sequence[Scored], scale: FocusScale, beyond: float, output: Path) -> None:
+    lines = [
+        [
+            f.name, *(_number(v) for v in f.score), str(f.score.um > beyond).lower(),
+            _number(_share_blurred(f, beyond)), *(_number(v) for v in f.measures),
+        ]
+        for f in fields
+    ]  # fmt: skip
+    write_csv(output / "focus.csv", FIELDS_HEADER, lines)
+    tiles = [
+        [
+            f.name, str(top), str(left),
+            *(_number(float(part[i, j])) for part in (f.tiles.um, f.tiles.low, f.tiles.high)),
+        ]
+        for f in fields
+        for i, top in enumerate(f.tiles.tops)
+        for j, left in enumerate(f.tiles.lefts)
+    ]  # fmt: skip
+    write_csv(output / "tiles.csv", TILES_HEADER, tiles)
+    with replacing(output / "focus.png") as temporary:
+        temporary.write_bytes(
+            png_bytes(focus_figure([(f.name, f.score.um, f.tiles.um) for f in fields], beyond))
+        )
+    blurred = sum(f.score.um > beyond for f in fields)
+    empty = sum(np.isnan(f.score.um) for f in fields)
+    print(
+        f"{blurred} of {len(fields)} field(s) lie more than {beyond:g} um from focus"
+        + (f", {empty} show nothing" if empty else "")
+        + f"; the scale: {scale}"
+    )
+    print(f"tables and figure: {output}")
+
+
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.4g}"
+
+
+def _calibrate(config: DictConfig, output: Path) -> None:
+    """Make a scale from the data set's planes of known depth."""
+    task = trainable_task(config.task)
+    if not task.input_z:
+        raise UserError("task.input_z: a scale needs planes at known depths; give task=refocus")
+    data = stain_data(config, task)
+    views = data.views()
+    scale = calibrate_on_views(views, task, data.store)
+    if scale is None:
+        raise UserError("no scale could be made; see above")
+    output = make_folder(output)
+    write_text(output / "focus.json", json.dumps(scale.to_dict()) + "\n")
+    lines = [
+        [of, f"{depth:g}", f"{absolute:.4g}", f"{off:.4g}"]
+        for of, tiles in (("fields", False), ("tiles", True))
+        for depth, (absolute, off) in scale.errors(tiles).items()
+    ]
+    write_csv(output / "calibration.csv", CALIBRATION_HEADER, lines)
+    with replacing(output / "calibration.png") as temporary:
+        temporary.write_bytes(png_bytes(calibration_figure(scale)))
+    print(f"scale of focus of {task.inputs[0]}: {scale}; tiles +- {scale.mean_error(True):.2g} um")
+    print(f"scale=...: {output / 'focus.json'}")
