@@ -16,6 +16,7 @@
 import argparse
 import csv
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -61,9 +62,9 @@ def prepare(data: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     for number, source in enumerate(SHARP):
         for path in sorted((data / source).iterdir()):
-            parts = path.stem.replace("__", "_").split("_")
-            well, site = (parts[4], parts[5]) if "aligned" in path.name else (parts[1], parts[2])
-            field = f"{('006', '022')[number]}_{well}_{site}"
+            found = re.search(r"_([A-Pa-p]\d\d)_+(s\d)_", path.name)
+            assert found, path
+            field = f"{('006', '022')[number]}_{found[1]}_{found[2]}"
             shutil.copyfile(path, folder / f"{field}_dna{path.suffix}")
 
 

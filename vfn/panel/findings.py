@@ -80,7 +80,7 @@ class Grades:
         if estimate.n > 2:
             ends += [estimate.low, estimate.high]
         grades = sorted({self.of(end) for end in ends if not math.isnan(end)})
-        if len(grades) == len(GRADES):
+        if grades[-1] - grades[0] > 1:
             return f"{GRADES[self.of(estimate.mean)]}?"
         return "-".join(GRADES[i] for i in grades)
 

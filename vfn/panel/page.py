@@ -323,7 +323,8 @@ def _render(
     ]
     return environment().get_template("panel/panel.html.j2").render(
         sentences=said, chart=drawn, rows=rows, panels=shown, budget=budget, date=today(),
-        versions=versions(), grades=question.grades, wanted=question.wanted, free=question.free,
+        versions=versions(), grades=question.grades, wanted=question.wanted,
+        free=[c for c in question.channels if c in question.free],
         grade_words=[(letter, WORDS[letter]) for letter in reversed(GRADES)],
         repeats=max((f.figures["pearson"].n for f in findings), default=0),
     )  # fmt: skip
