@@ -269,13 +269,13 @@ def test_few_wells_with_many_fields_may_be_shared_on_request() -> None:
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     height=st.integers(1, 300), width=st.integers(1, 300), gap=st.integers(0, 60),
-    test=st.floats(0.01, 0.9), val=st.floats(0.01, 0.9),
+    test=st.floats(0.01, 0.9), val=st.floats(0.01, 0.9), seed=st.integers(0, 7),
 )  # fmt: skip
 def test_spatial_parts_keep_their_distance(
-    height: int, width: int, gap: int, test: float, val: float
+    height: int, width: int, gap: int, test: float, val: float, seed: int
 ) -> None:
     views = make_plates(1, 1, 2, 2, named=True)
-    rule = SplitRule("spatial", test, val, gap=gap)
+    rule = SplitRule("spatial", test, val, gap=gap, seed=seed)
     shapes = [(height, width)] * len(views)
     try:
         split = split_spatial(views, shapes, rule)
@@ -284,7 +284,7 @@ def test_spatial_parts_keep_their_distance(
         assert f"{height}x{width}" in message
         assert "data.gap" in message
         # Only where there is no room: half a pixel a part is lost to rounding.
-        length = max(height, width)
+        length = (min if seed // 2 % 2 else max)(height, width)
         assert (length * (1 - test) - gap) * (1 - val) - gap < 2.5
         return
     image = np.arange(height * width).reshape(height, width)
@@ -306,6 +306,16 @@ def test_spatial_parts_keep_their_distance(
                 max(a.min() - b.max(), b.min() - a.max()) for a, b in zip(one, other, strict=True)
             )
             assert apart > gap  # `gap` whole pixels lie between
+
+
+def test_four_seeds_make_four_spatial_splits() -> None:
+    views = make_plates(1, 1, 1, 1, named=False)
+    tests = [
+        split_spatial(views, [(200, 300)], SplitRule("spatial", seed=seed)).test[0].region
+        for seed in range(5)
+    ]
+    assert len({repr(region) for region in tests[:4]}) == 4
+    assert tests[4] == tests[0]
 
 
 def test_spatial_shares() -> None:
