@@ -200,3 +200,74 @@ def test_what_refocusing_gains_downstream_is_said(chained: Path) -> None:
     assert sorted(line["field"] for line in gain if line["inputs"] == "as they are") == done
     assert part["refocus"]["fields_refocused"] == len(done)
     assert part["refocus"]["fields_in_focus"] == len(fields) - len(done)
+
+
+def test_blurred_fields_can_be_left_out_or_kept(folder: Path) -> None:
+    tail = [f"data.refocus={CKPT}", "data.refocus_beyond=5"]
+    for action, trained in (("leave_out", "5 train"), ("keep", "8 train")):
+        keys = [*CHAIN[:3], *tail, "data.split=field", f"data.refocus_action={action}"]
+        result = run("train.py", *keys, *TINY, f"run={action}", cwd=folder).ok()
+        assert trained in result.out, result.out
+        table = lines(folder / "outputs" / action / "refocus.csv")
+        assert len(table) == 12
+        assert len(blurred(table)) == 4
+        assert {line["refocused"] for line in table} == {"false"}
+
+
+def test_blurred_fields_can_be_named_by_hand(folder: Path) -> None:
+    """The paper's way (sec. 3.1)."""
+    (folder / "mine.csv").write_text("field\n20585_B01_s1\n20585_C02_s1\n")
+    keys = [*CHAIN, "data.refocus_fields=mine.csv"]
+    result = run("train.py", *keys, *TINY, "run=by_hand", cwd=folder).ok()
+    assert "2 of 12 fields are blurred in golgi_actin (by name), refocused" in result.out
+    table = lines(folder / "outputs" / "by_hand" / "refocus.csv")
+    assert blurred(table) == {"20585_B01_s1", "20585_C02_s1"}
+
+
+def test_intervals_and_resume_go_through_the_chain(chained: Path) -> None:
+    ckpt = "outputs/chain/checkpoints/best.ckpt"
+    run("vfn.calibrate", f"ckpt={ckpt}", "steps=2", cwd=chained).ok()
+    keys = [f"ckpt={ckpt}", "input=cps", "output=with_width", "uncertainty=0.5"]
+    result = run("predict.py", *keys, "format=ome_zarr", cwd=chained).ok()
+    assert "4 of 12 fields are blurred" in result.out
+    again = run("train.py", "resume=outputs/chain", "trainer.max_epochs=2", cwd=chained).ok()
+    assert "4 of 12 fields are blurred" in again.out
+
+
+def test_only_blurred_pixels_are_touched(chained: Path, tmp_path: Path) -> None:
+    """The files stay, and a field in focus is predicted as without the chain."""
+    before = {path: path.read_bytes() for path in (chained / "cps").rglob("*.tif")}
+    ckpt = chained / "outputs/chain/checkpoints/best.ckpt"
+    run("predict.py", f"ckpt={ckpt}", f"input={chained / 'cps'}", "output=a", cwd=tmp_path).ok()
+    raw = torch.load(ckpt, weights_only=True)
+    raw[RECIPE]["refocus"] = None
+    torch.save(raw, tmp_path / "plain.ckpt")
+    run("predict.py", "ckpt=plain.ckpt", f"input={chained / 'cps'}", "output=b", cwd=tmp_path).ok()
+    done = blurred(lines(tmp_path / "a" / "refocus.csv"))
+    for path in sorted((tmp_path / "a").glob("*.ome.tif")):
+        same = np.array_equal(tifffile.imread(path), tifffile.imread(tmp_path / "b" / path.name))
+        assert same == (path.name.removesuffix(".ome.tif") not in done)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["data.refocus=nowhere.ckpt"], ["nowhere.ckpt", "no such file"]),
+        (["data.refocus_action=burn"], ["refocus_action=burn", "leave_out"]),
+        (["data.refocus_beyond=0"], ["refocus_beyond=0"]),
+        (["data.refocus_channels=[nope]"], ["refocus_channels", "nope", "golgi_actin, rna"]),
+        (["data.refocus_fields=cps"], ["refocus_fields", "cannot be read"]),
+        (["data.refocus_fields=odd.csv"], ["refocus_fields", "no column named field"]),
+        (["data.cache=off"], ["data.refocus", "data.cache=disk"]),
+        (["data.refocus=other.ckpt"], ["other.ckpt", "task=refocus"]),
+    ],
+)
+def test_what_cannot_be_refocused_is_refused(
+    chained: Path, keys: list[str], words: list[str]
+) -> None:
+    (chained / "odd.csv").write_text("name\nx\n")
+    source = chained / "outputs/chain/checkpoints/best.ckpt"
+    (chained / "other.ckpt").write_bytes(source.read_bytes())
+    run("train.py", *CHAIN, *TINY, "run=bad", *keys, cwd=chained).refused(*words)
+    assert not (chained / "outputs" / "bad").exists()
