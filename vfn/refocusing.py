@@ -199,6 +199,11 @@ class RefocusedPlane:
         """Of the blurred plane, and of the model with its settings."""
         return f"{self.blurred.key} refocused by {self.refocuser.identity}"
 
+    @property
+    def remark(self) -> str:
+        """What a reader of a prediction should know."""
+        return f"Input {self}"
+
     def __str__(self) -> str:
         return f"{self.blurred} (refocused)"
 

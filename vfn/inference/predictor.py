@@ -233,7 +233,8 @@ class Predictor:
         remarks = [
             f"{SHIFT}: {channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()
         ]
-        remarks += [f"input {plane}" for plane in view.inputs if "(refocused)" in str(plane)]
+        # What was done to an input on its way from the file, such as refocusing.
+        remarks += [said for plane in view.inputs if (said := getattr(plane, "remark", ""))]
         if is_tiff:
             write_ome(path, predicted, self.channels, pixel_size, identity, remarks)
         else:
