@@ -180,3 +180,20 @@ def test_unknown_names_and_options_are_refused() -> None:
         make_generator({"name": "resnet"}, 1, 1)
     with pytest.raises(UserError, match=r"model.discriminator.*wings"):
         make_discriminator({"name": "patchgan", "wings": 2}, 2, 64)
+
+
+def test_a_residual_network_starts_as_its_input() -> None:
+    net = UNetGenerator(2, 2, width=4, depth=3, residual=True).eval()
+    net.start_at(torch.tensor([-0.5, 0.5]))
+    x = torch.rand(1, 2, 16, 16) * 1.98 - 0.99
+    torch.testing.assert_close(net(x), x, atol=1e-5, rtol=0)
+    assert net(torch.ones(1, 2, 8, 8)).max() < 1  # the ends of the range stay within reach
+    net(x).square().sum().backward()
+    assert net.last.weight.grad is not None
+    assert net.last.weight.grad.abs().sum() > 0
+
+
+def test_a_residual_network_needs_an_input_for_each_target() -> None:
+    spec = {"name": "unet", "width": 4, "depth": 3, "residual": True}
+    with pytest.raises(UserError, match="residual=true"):
+        make_generator(spec, 2, 1)

@@ -89,7 +89,7 @@ def test_files(scored):
 def test_metrics_csv(scored):
     output, _ = scored
     header = (output / "metrics.csv").read_text().splitlines()[0]
-    assert header == ",".join(["field", "channel", *COLUMNS, *BEYOND, "well", "note"])
+    assert header == ",".join(["field", "channel", *COLUMNS, *BEYOND, "z", "well", "note"])
     rows = read_csv(output / "metrics.csv")
     assert [(row["field"], row["channel"]) for row in rows] == [
         (f"f{i}", c) for i in range(3) for c in ("dapi", "er")
@@ -109,7 +109,7 @@ def test_metrics_csv(scored):
 def test_baselines_csv(scored):
     output, _ = scored
     header = (output / "baselines.csv").read_text().splitlines()[0]
-    assert header == ",".join(["field", "channel", "baseline", *BASELINE_COLUMNS, "note"])
+    assert header == ",".join(["field", "channel", "baseline", *BASELINE_COLUMNS, "z", "note"])
     rows = read_csv(output / "baselines.csv")
     assert len(rows) == 3 * 2 * 2
     mean = next(row for row in rows if row["baseline"] == "mean")

@@ -33,8 +33,13 @@ def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int)
     """The generator that `spec` names (`name` and its options).
 
     Raises:
-        UserError: unknown name or option.
+        UserError: unknown name or option; residual with other targets than inputs.
     """
+    if spec.get("residual") and in_channels != out_channels:
+        raise UserError(
+            f"model.generator.residual=true: adds to the inputs, so it takes as many targets as inputs; "
+            f"here are {in_channels} and {out_channels}"
+        )
     generator: UNetGenerator = _make(
         "generator", GENERATORS, spec, in_channels=in_channels, out_channels=out_channels
     )

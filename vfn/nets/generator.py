@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+EDGE = 0.995  # of [-1, 1]; a residual network takes its inputs for no more extreme than this
 LEAK = 0.2  # slope of LeakyReLU; not given in the paper, pix2pix's value
 
 
@@ -23,6 +24,8 @@ class UNetGenerator(nn.Module):
         depth: halvings of the image.
         dropout: probability in the first three decoder steps.
         bottleneck_norm: BN at the smallest size.
+        residual: the network learns what to add to its inputs (before the tanh), so that it starts as
+            the identity: for refocusing, where input and target are the same stain.
     """
 
     def __init__(
@@ -35,9 +38,11 @@ class UNetGenerator(nn.Module):
         kernel_size: int = 3,
         dropout: float = 0.0,
         bottleneck_norm: bool = True,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.frozen = False
+        self.residual = residual
         self.stride = 2**depth
         widths = [min(width * 2**level, max_width) for level in range(depth)]
         self.first = nn.Conv2d(in_channels, widths[0], kernel_size, 2, 1)
@@ -65,6 +70,8 @@ class UNetGenerator(nn.Module):
             skip = widths[level - 1]
         self.last = self._transposed(widths[0] + skip, out_channels, kernel_size, bias=True)
         self.apply(init_weights)
+        if residual:
+            nn.init.zeros_(self.last.weight)
 
     @staticmethod
     def _transposed(cin: int, cout: int, kernel_size: int, bias: bool) -> nn.ConvTranspose2d:
@@ -79,6 +86,8 @@ class UNetGenerator(nn.Module):
         thousands of steps on moving one bias there.
         """
         assert self.last.bias is not None
+        if self.residual:  # it starts as its input
+            return
         self.last.bias.copy_(torch.atanh(level))
 
     def freeze_encoder(self) -> None:
@@ -98,6 +107,7 @@ class UNetGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Ci, H, W) in [-1, 1] -> (B, Ct, H, W) in [-1, 1], float32; H, W multiples of `stride`."""
+        start = x
         x = self.first(x)
         skips = [x]
         for block in self.down:
@@ -108,7 +118,10 @@ class UNetGenerator(nn.Module):
             x = torch.cat([block(x), skips.pop()], dim=1)
         # Under autocast bf16 would leave 8 bits of grey: the last layer runs in float32.
         with torch.autocast(x.device.type, enabled=False):
-            return torch.tanh(self.last(torch.relu(x.float())))
+            y: Tensor = self.last(torch.relu(x.float()))
+            if self.residual:
+                y = y + torch.atanh(start.float().clamp(-EDGE, EDGE))
+            return torch.tanh(y)
 
 
 def init_weights(layer: nn.Module) -> None:
