@@ -213,7 +213,7 @@ def _fields(
             figures = {
                 **figures,
                 "bias_signal": float(error.mean()),
-                "departure": float(np.sqrt(np.square(z, dtype=np.float64).mean())),
+                "departure": float(np.median(np.abs(z))),
             }
             cells = () if labels is None else tuple(_measure_cells(labels, error, z))
             alarm = source.alarms.get(pair.field, False)
