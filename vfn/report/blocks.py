@@ -66,6 +66,7 @@ class Block:
         table: numbers.
         places: a list whose entries lead to the pictures.
         note: small print at the end.
+        wide: charts one below the other over the whole width, not side by side.
     """
 
     title: str
@@ -74,3 +75,4 @@ class Block:
     table: Table | None = None
     places: Sequence[Place] = ()
     note: str = ""
+    wide: bool = False

@@ -299,7 +299,13 @@ def block(depths: Depths, shown: Series) -> Block:
         "distance, which it is told. PIQE and BRISQUE judge pictures, not focus."
     )
     return Block(
-        "Refocusing, by depth", sentences(depths), charts, Table(header, rows, (1,)), (), note
+        "Refocusing, by depth",
+        sentences(depths),
+        charts,
+        Table(header, rows, (1,)),
+        (),
+        note,
+        wide=True,
     )
 
 
