@@ -256,6 +256,7 @@ def test_only_blurred_pixels_are_touched(chained: Path, tmp_path: Path) -> None:
         (["data.refocus=nowhere.ckpt"], ["nowhere.ckpt", "no such file"]),
         (["data.refocus_action=burn"], ["refocus_action=burn", "leave_out"]),
         (["data.refocus_beyond=0"], ["refocus_beyond=0"]),
+        (["data.refocus_channels=nope"], ["refocus_channels", "nope", "golgi_actin, rna"]),
         (["data.refocus_channels=[nope]"], ["refocus_channels", "nope", "golgi_actin, rna"]),
         (["data.refocus_fields=cps"], ["refocus_fields", "cannot be read"]),
         (["data.refocus_fields=odd.csv"], ["refocus_fields", "no column named field"]),

@@ -283,9 +283,10 @@ class StainData(L.LightningDataModule):
                 "data.refocus: with data.cache=off every patch would be refocused anew; "
                 "leave data.cache=disk"
             )
-        fields = config.refocus_fields
+        fields, named = config.refocus_fields, config.refocus_channels
+        named = [named] if isinstance(named, str) else named
         settings = RefocusSettings(
-            config.refocus_beyond, tuple(config.refocus_channels), config.refocus_action,
+            config.refocus_beyond, tuple(named), config.refocus_action,
             None if fields is None else read_fields(Path(fields)),
         )  # fmt: skip
         step = Refocusing.fit(
