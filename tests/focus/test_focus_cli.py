@@ -3,7 +3,9 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from tests.cli import run
 from tests.test_refocus_cli import TINY
@@ -77,3 +79,22 @@ def test_what_cannot_be_scored_is_refused(folder: Path, keys: list[str], words: 
 
 def test_an_output_is_needed(tmp_path: Path) -> None:
     run("vfn.focus", "input=images", cwd=tmp_path).refused("output")
+
+
+@pytest.mark.parametrize("anchor", ["true", "false"])
+def test_too_small_an_image_is_refused(folder: Path, tmp_path: Path, anchor: str) -> None:
+    write_fields(tmp_path / "small", [1], ["actin"], (60, 200))
+    keys = [f"scale={folder / 'scale' / 'focus.json'}", "input=small", f"anchor={anchor}"]
+    run("vfn.focus", *keys, "output=out", cwd=tmp_path).refused("sim0001", "60x200", "64 pixels")
+
+
+def test_an_empty_field_is_called_neither_sharp_nor_blurred(folder: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(200, 5, (160, 200)).astype(np.uint16)
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "e_actin.tif", noise)
+    keys = [f"scale={folder / 'scale' / 'focus.json'}", "input=images"]
+    result = run("vfn.focus", *keys, "output=out", cwd=tmp_path).ok()
+    (line,) = lines(tmp_path / "out" / "focus.csv")
+    assert (line["um"], line["blurred"]) == ("", "")
+    assert "1 show nothing" in result.out
+    run("vfn.focus", *keys, "anchor=true", "output=b", cwd=tmp_path).refused("no field shows")

@@ -20,6 +20,7 @@ from vfn.errors import UserError
 from vfn.files import make_folder, replacing, write_text
 from vfn.focus.figures import calibration_figure, focus_figure
 from vfn.focus.measures import (
+    MIN_SIDE,
     Spectrum,
     mean_spectrum,
     normalised_variance,
@@ -110,7 +111,13 @@ def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list
 
 
 def _image(view: View) -> NDArray[np.generic]:
-    return present(read_view(view, PlaneStore()))[0]
+    image = present(read_view(view, PlaneStore()))[0]
+    if min(image.shape) < MIN_SIDE:
+        raise UserError(
+            f"field {view.name}: {image.shape[0]}x{image.shape[1]} pixels are too few to tell focus; "
+            f"give images of {MIN_SIDE} pixels a side or more"
+        )
+    return image
 
 
 def _spectrum(view: View) -> Spectrum:
@@ -119,12 +126,7 @@ def _spectrum(view: View) -> Spectrum:
 
 def _score(view: View, scale: FocusScale) -> Scored:
     image = _image(view)
-    try:
-        score, tiles = scale.score(image), scale.tiles(image)
-    except ValueError as exc:
-        raise UserError(
-            f"field {view.name}: {exc}; focus cannot be told of so small an image"
-        ) from exc
+    score, tiles = scale.score(image), scale.tiles(image)
     measures = (
         power_log_log_slope(image),
         variance_of_laplacian(image),
@@ -142,7 +144,8 @@ def _share_blurred(field: Scored, beyond: float) -> float:
 def _write(fields: Sequence[Scored], scale: FocusScale, beyond: float, output: Path) -> None:
     lines = [
         [
-            f.name, *(_number(v) for v in f.score), str(f.score.um > beyond).lower(),
+            f.name, *(_number(v) for v in f.score),
+            "" if np.isnan(f.score.um) else str(f.score.um > beyond).lower(),
             _number(_share_blurred(f, beyond)), *(_number(v) for v in f.measures),
         ]
         for f in fields
