@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,6 +25,7 @@ from vfn.data.views import Task
 from vfn.errors import UserError
 
 WRONG_INPUT, INTERRUPTED = 2, 130
+CONF = Path(__file__).resolve().parent.parent / "conf"
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,16 @@ def run_cli(main: Callable[[], Any]) -> None:
         _leave("interrupted", INTERRUPTED)
 
 
+def run_module(config_name: str, work: Callable[[DictConfig], Any]) -> None:
+    """Run `work` as the command of a module (`python -m vfn.NAME`), with `conf/CONFIG_NAME.yaml`."""
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    def main(config: DictConfig) -> None:
+        guarded(work, config)
+
+    run_cli(main)
+
+
 def _leave(message: str, code: int) -> None:
     print(f"error: {message}" if code == WRONG_INPUT else message, file=sys.stderr, flush=True)
     sys.exit(code)
@@ -115,7 +127,7 @@ def _config_message(exc: Exception) -> str:
 
 def _keys(path: str) -> list[str]:
     """Keys beside the last one of `path`, over all configs; for the nearest right name."""
-    folder = Path(__file__).resolve().parent.parent / "conf"
+    folder = CONF
     group = path.split(".")[0] if "." in path else ""
     files = [*folder.glob(f"{group}/*.yaml")] if group else [*folder.glob("*.yaml")]
     keys: set[str] = set() if group else {p.name for p in folder.iterdir() if p.is_dir()}
@@ -160,8 +172,8 @@ def explicit(stored: DictConfig, composed: DictConfig, skip: tuple[str, ...] = (
 
 def known_tasks() -> list[Task]:
     """Every task of `conf/task`, for messages that name the ones that fit."""
-    folder = Path(__file__).resolve().parent.parent / "conf" / "task"
-    tasks = [make_task(plain(OmegaConf.load(file))) for file in sorted(folder.glob("*.yaml"))]
+    files = sorted((CONF / "task").glob("*.yaml"))
+    tasks = [make_task(plain(OmegaConf.load(file))) for file in files]
     return [task for task in tasks if task.inputs]
 
 

@@ -16,7 +16,7 @@ from vfn import __version__
 from vfn.checkpoint import load_checkpoint
 from vfn.cli import known_tasks, plain, set_up_logging
 from vfn.comparing import compare
-from vfn.conditions.compare import Source, compare_conditions
+from vfn.conditions.compare import compare_conditions
 from vfn.data.base import DataConfig, StainData, overlap
 from vfn.data.pixels import present, read_view
 from vfn.data.sets import make_data
@@ -27,10 +27,10 @@ from vfn.inference.predictor import Predictor
 from vfn.metrics.pairs import FieldPair, FolderPairs
 from vfn.metrics.stain import Nuclei
 from vfn.prediction import coverage, make_predictor, required
-from vfn.refocusing import is_refocused, refocusing_of, restored
+from vfn.refocusing import is_refocused, refocused, restored
 from vfn.report.verdict import read_limits
 from vfn.scoring import Settings, score
-from vfn.trained import recorded, trained_data, true_targets
+from vfn.trained import TrainedData, recorded, trained_data, true_targets
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,10 @@ class CheckpointPairs:
         inputs = present(arrays[:count])
         channels, truth = true_targets(checkpoint, view, arrays[count:], self.data.store)
         there = [checkpoint.task.targets.index(channel) for channel in channels]
+        alarms = self.predictor.alarms(inputs)
         if self.folder is None:
             predicted = self.predictor.predict(inputs, view.region)
         else:
-            alarms = self.predictor.alarms(inputs)
             path = self.folder / f"{view.name}.ome.tif"
             predicted = self.predictor.predict_to_file(view, inputs, path, alarms)
         prediction, halfwidth = np.split(predicted, [len(checkpoint.task.targets)])
@@ -86,6 +86,7 @@ class CheckpointPairs:
             f"{view.plate} {view.well}".strip() if view.well else None,
             view.z if checkpoint.task.input_z else None,
             self._unrefocused(view)[there] if is_refocused(view) else None,
+            alarms,
         )
 
     def _unrefocused(self, view: View) -> np.ndarray:
@@ -95,7 +96,7 @@ class CheckpointPairs:
         return stain[: len(self.predictor.checkpoint.task.targets)]
 
 
-def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, list[View]]:
+def _test_data(config: DictConfig, predictor: Predictor) -> tuple[TrainedData, list[View]]:
     """The data set of the checkpoint with what the user said on top, and its test views.
 
     Raises:
@@ -109,9 +110,7 @@ def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, lis
         if trained.same_split and split["by"] != "spatial"
         else []
     )
-    if not views:
-        views, step = data.divide().test, refocusing_of(checkpoint)
-        views = views if step is None else step.apply(views, data.store)
+    views = views or refocused(checkpoint, data.divide().test, data.store)
     # Fields of another data set may bear the same names by chance.
     seen = overlap(views, [*split["train"], *split["val"]]) if trained.same_images else []
     if seen:
@@ -120,7 +119,7 @@ def _test_data(config: DictConfig, predictor: Predictor) -> tuple[StainData, lis
             "would flatter; leave the data.split... keys as they were in training, or, if these are "
             "other images under the same names, score the output of predict.py by pred=DIR truth=DIR"
         )
-    return data, views
+    return trained, views
 
 
 def _settings(config: DictConfig) -> Settings:
@@ -136,14 +135,23 @@ def _settings(config: DictConfig) -> Settings:
     return Settings(limits, Nuclei(nuclei), features, float(config.survives))
 
 
+def _expression(key: str, pattern: str) -> re.Pattern[str]:
+    """The regular expression that `key` gives.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as exc:
+        raise UserError(f"{key}={pattern}: is no regular expression ({exc})") from exc
+
+
 def _wells(pattern: str | None) -> re.Pattern[str] | None:
     """The expression that finds wells in the names of fields."""
     if pattern is None:
         return None
-    try:
-        compiled = re.compile(pattern)
-    except re.error as exc:
-        raise UserError(f"wells={pattern}: is no regular expression ({exc})") from exc
+    compiled = _expression("wells", pattern)
     if "well" not in compiled.groupindex:
         raise UserError(f"wells={pattern}: name the part that is the well (?P<well>...)")
     return compiled
@@ -172,10 +180,7 @@ def _matching(views: list[View], pattern: str | None, key: str) -> list[View]:
     """
     if pattern is None:
         return views
-    try:
-        wanted = re.compile(pattern)
-    except re.error as exc:
-        raise UserError(f"{key}={pattern}: is no regular expression ({exc})") from exc
+    wanted = _expression(key, pattern)
     found = [view for view in views if wanted.search(view.name)]
     if not found:
         raise UserError(
@@ -194,11 +199,9 @@ def _conditions(
     """Control against treated fields."""
     checkpoint = load_checkpoint(Path(str(config.ckpt)))
     predictor = make_predictor(config, checkpoint)
-    data, views = _test_data(config, predictor)
-    views = _matching(views, config.match, "match")
-    known = (
-        recorded(data, checkpoint, "val") if trained_data(config, checkpoint).same_images else []
-    )
+    trained, views = _test_data(config, predictor)
+    data, views = trained.data, _matching(views, config.match, "match")
+    known = recorded(data, checkpoint, "val") if trained.same_images else []
     if not known:
         # The fields that say what to expect may not be those whose false alarms are counted.
         known, views = views[::2], views[1::2]
@@ -227,34 +230,21 @@ def _conditions(
                 f"data2: {len(seen)} of {len(others)} fields (first {seen[0]}) were trained on; give another "
                 "folder by data2.root, or pick the treated fields by data2.match"
             )
-    step = refocusing_of(checkpoint)
-    if step is not None:
-        others = step.apply(others, treated.store)
-    folders = [
-        make_folder(make_folder(output) / "predictions" / name) for name in ("control", "treated")
-    ]
-    control, second_source = (
-        Source(CheckpointPairs(predictor, one, some, folder), _alarmed(predictor, some, one))
-        for one, some, folder in ((data, views, folders[0]), (treated, others, folders[1]))
-    )
+    others = refocused(checkpoint, others, treated.store)
+    make_folder(output)
+    # Each group is read more than once, and predicted once: the predictions are kept.
+    groups = {"reference": (data, known), "control": (data, views), "treated": (treated, others)}
+    pairs = {
+        name: CheckpointPairs(predictor, one, some, make_folder(output / "predictions" / name))
+        for name, (one, some) in groups.items()
+    }
     provenance |= {
         "model": f"{checkpoint.recipe['model']} {checkpoint.identity}",
         "control": f"{len(views)} test fields of {data.config.name}",
         "expectation": f"{len(known)} control fields that the weights were not fitted on",
         "treated": f"{len(others)} fields of {treated.root or treated.config.name}",
     }
-    reference = CheckpointPairs(predictor, data, known, None)
-    return compare_conditions(
-        reference, control, second_source, settings.nuclei, output, provenance
-    )
-
-
-def _alarmed(predictor: Predictor, views: list[View], data: StainData) -> dict[str, bool]:
-    """Whether the inputs of each view lie outside what the model was trained on."""
-    return {
-        view.name: bool(predictor.alarms(present(read_view(replace(view, targets=()), data.store))))
-        for view in views
-    }
+    return compare_conditions(**pairs, nuclei=settings.nuclei, output=output, provenance=provenance)
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -280,9 +270,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
     }
-    if given == ["compare"]:
-        runs = config.compare if isinstance(config.compare, ListConfig) else [config.compare]
-        return compare([Path(str(run)) for run in runs], output, str(config.unit), provenance)
     treated = _second(config)
     if treated and given != ["ckpt"]:
         raise UserError("data2: compares two conditions by a model of the first; give ckpt=CKPT")
@@ -292,11 +279,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         )
     if treated:
         return _conditions(config, treated, settings, provenance, output)
+    if given == ["compare"]:
+        runs = config.compare if isinstance(config.compare, ListConfig) else [config.compare]
+        return compare([Path(str(run)) for run in runs], output, str(config.unit), provenance)
     if given == ["ckpt"]:
         checkpoint = load_checkpoint(Path(str(config.ckpt)))
         wanted = coverage(config) if checkpoint.uncertainty is not None else None
         predictor = make_predictor(config, checkpoint, wanted)
-        data, views = _test_data(config, predictor)
+        trained, views = _test_data(config, predictor)
+        data = trained.data
         folder = make_folder(make_folder(output) / "predictions")
         recipe = predictor.checkpoint.recipe
         provenance |= {

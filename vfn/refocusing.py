@@ -127,8 +127,7 @@ class Refocuser:
                 "its own images alone; train it without"
             )
         scale = (sharp.high - sharp.low) / (own_out.high - own_out.low)
-        ends = (sharp.low + (end - own_out.low) * scale for end in (own_in.low, own_in.high))
-        low, high = ends
+        low, high = (sharp.low + (e - own_out.low) * scale for e in (own_in.low, own_in.high))
         moved = replace(sharp, low=float(low), high=float(high))
         self._predictor = Predictor(
             replace(
@@ -288,10 +287,11 @@ class Refocusing:
         return cls(settings, task, model, scales, refocusers)
 
     def look(self, view: View, i: int, store: PlaneStore) -> Looked:
-        """Whether input `i` of a view is blurred. Looked at once."""
-        key = (view.inputs[i].key, i)
+        """Whether input `i` of a view is blurred, as it lies on the disk. Looked at once."""
+        plane = _original(view.inputs[i])
+        key = (plane.key, i)
         if key not in self._looked:
-            score = self.scales[i].score(store.read(_original(view.inputs[i])))
+            score = self.scales[i].score(store.read(plane))
             blurred = _is_blurred(view.field, score, self.settings)
             self._looked[key] = Looked(view.field, self.task.inputs[i], score, blurred)
         return self._looked[key]
@@ -350,14 +350,14 @@ class Refocusing:
             ]
             for part, views in parts.items()
             for found in dict.fromkeys(
-                self.look(restored(view), i, store) for view in views for i in self.scales
+                self.look(view, i, store) for view in views for i in self.scales
             )
         ]  # fmt: skip
         write_csv(path, HEADER, lines)
 
     def summary(self, views: Sequence[View], store: PlaneStore) -> str:
         """How many of the views' fields are blurred, in a sentence."""
-        seen = {view.field: self.is_blurred(restored(view), store) for view in views}
+        seen = {view.field: self.is_blurred(view, store) for view in views}
         done = {
             "refocus": "refocused",
             "leave_out": "left out of training",
@@ -424,6 +424,12 @@ def refocusing_of(checkpoint: Checkpoint) -> Refocusing | None:
     return (
         None if stored is None else Refocusing.from_dict(stored, checkpoint.task, checkpoint.path)
     )
+
+
+def refocused(checkpoint: Checkpoint, views: list[View], store: PlaneStore) -> list[View]:
+    """The views as the model of `checkpoint` sees them: blurred inputs refocused, if it carries that step."""
+    step = refocusing_of(checkpoint)
+    return views if step is None else step.apply(views, store)
 
 
 def _spectrum_of(store: PlaneStore) -> Any:

@@ -17,7 +17,7 @@ from vfn.data.shifts import Shifts
 from vfn.data.store import PlaneStore
 from vfn.data.views import View
 from vfn.errors import UserError
-from vfn.refocusing import refocusing_of
+from vfn.refocusing import refocused
 
 log = logging.getLogger(__name__)
 SPLIT_KEYS = (
@@ -74,8 +74,7 @@ def recorded(data: StainData, checkpoint: Checkpoint, part: str) -> list[View]:
             "%d of the %d %s fields of the training are here", len(views), len(regions), part
         )
     cut = [_cut(view, regions[view.name]) for view in data.registered(views)]
-    step = refocusing_of(checkpoint)
-    return cut if step is None else step.apply(cut, data.store)
+    return refocused(checkpoint, cut, data.store)
 
 
 def _cut(view: View, region: Sequence[Sequence[int]] | None) -> View:

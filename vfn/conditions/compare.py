@@ -42,19 +42,6 @@ SHOWN = 3  # fields with pictures, of each channel
 
 
 @dataclass(frozen=True)
-class Source:
-    """One condition.
-
-    Attributes:
-        pairs: its fields.
-        alarms: of the inputs of each field, by its name: whether they lie outside the training.
-    """
-
-    pairs: PairSource
-    alarms: Mapping[str, bool]
-
-
-@dataclass(frozen=True)
 class Cell:
     """One cell of one field, in one channel."""
 
@@ -83,8 +70,8 @@ class Field:
 
 def compare_conditions(
     reference: PairSource,
-    control: Source,
-    treated: Source,
+    control: PairSource,
+    treated: PairSource,
     nuclei: Nuclei,
     output: Path,
     provenance: Mapping[str, Any],
@@ -108,15 +95,11 @@ def compare_conditions(
     Raises:
         UserError: a condition without fields.
     """
-    for name, source in ((CONTROL, control.pairs), (TREATED, treated.pairs)):
+    for name, source in ((CONTROL, control), (TREATED, treated)):
         if not len(source):
-            raise UserError(
-                f"{name}: no field to compare; check data.match, data2.root and data2.match"
-            )
-    ranges = channel_ranges(control.pairs)
-    expected = {
-        channel: _expectation(reference, channel, one, nuclei) for channel, one in ranges.items()
-    }
+            raise UserError(f"{name}: no field to compare; check match, data2.root and data2.match")
+    ranges = channel_ranges(control)
+    expected = _expectations(reference, ranges, nuclei)
     maps = make_folder(make_folder(output) / "maps")
     fields = [
         field
@@ -128,9 +111,7 @@ def compare_conditions(
     write_csv(output / "cells.csv", CELLS_HEADER, _cell_lines(fields, expected))
     text = json.dumps({**summary, "provenance": dict(provenance)}, indent=1, allow_nan=False)
     write_text(output / "conditions.json", text + "\n")
-    shown = {
-        c: _shown(c, fields, treated.pairs, control.pairs, ranges[c], expected[c]) for c in ranges
-    }
+    shown = {c: _shown(c, fields, treated, control, ranges[c], expected[c]) for c in ranges}
     figures = make_folder(output / "figures")
     for channel, one in shown.items():
         with replacing(figures / f"{channel}_departures.png") as temporary:
@@ -148,29 +129,36 @@ def _each(source: PairSource, label: str) -> Iterator[FieldPair]:
         yield source.pair(index)
 
 
-def _expectation(
-    reference: PairSource, channel: str, ranges: ChannelRanges, nuclei: Nuclei
-) -> Expectation:
-    """Fitted on the reference fields: residuals, then the departures of cells."""
+def _expectations(
+    reference: PairSource, ranges: Mapping[str, ChannelRanges], nuclei: Nuclei
+) -> dict[str, Expectation]:
+    """Of each channel, fitted on the reference fields: residuals, then the departures of cells."""
 
-    def pairs() -> Iterator[tuple[FieldPair, int]]:
+    def residuals(channel: str) -> Iterator[tuple[Any, Any, float | None]]:
         for pair in _each(reference, f"what to expect of {channel}"):
             if channel in pair.channels:
-                yield pair, pair.channels.index(channel)
+                i = pair.channels.index(channel)
+                yield pair.prediction[i], pair.truth[i], pair.pixel_size
 
-    width = ranges.signal.width or 1.0
-    expected = Expectation.fit(
-        ((p.prediction[i], p.truth[i], p.pixel_size) for p, i in pairs()), width
-    )
-    values = [
-        departures(expected.map(p.prediction[i], p.truth[i], p.pixel_size), cells)
-        for p, i in pairs()
-        if (cells := _cells(p, nuclei)) is not None
-    ]
-    known = np.concatenate(values) if values else np.empty(0)
-    if len(known):
-        threshold = float(np.quantile(known, 1 - FALSE_ALARMS))
-        expected = replace(expected, threshold=threshold)
+    expected = {
+        channel: Expectation.fit(residuals(channel), one.signal.width or 1.0)
+        for channel, one in ranges.items()
+    }
+    found: dict[str, list[NDArray[np.float64]]] = {channel: [] for channel in expected}
+    for pair in _each(reference, "how far control cells depart"):
+        labels = _cells(pair, nuclei)
+        if labels is None:
+            continue
+        for channel, prediction, truth in zip(
+            pair.channels, pair.prediction, pair.truth, strict=True
+        ):
+            z = expected[channel].map(prediction, truth, pair.pixel_size)
+            found[channel].append(departures(z, labels))
+    for channel, fields in found.items():
+        cells = np.concatenate(fields) if fields else np.empty(0)
+        if len(cells):
+            threshold = float(np.quantile(cells, 1 - FALSE_ALARMS))
+            expected[channel] = replace(expected[channel], threshold=threshold)
     return expected
 
 
@@ -192,13 +180,13 @@ def _cells(pair: FieldPair, nuclei: Nuclei) -> Labels | None:
 
 def _fields(
     condition: str,
-    source: Source,
+    source: PairSource,
     ranges: Mapping[str, ChannelRanges],
     expected: Mapping[str, Expectation],
     nuclei: Nuclei,
     maps: Path,
 ) -> Iterator[Field]:
-    for index, pair in enumerate(_each(source.pairs, condition)):
+    for index, pair in enumerate(_each(source, condition)):
         labels = _cells(pair, nuclei)
         drawn = []
         for i, channel in enumerate(pair.channels):
@@ -216,10 +204,10 @@ def _fields(
                 "departure": float(np.median(np.abs(z))),
             }
             cells = () if labels is None else tuple(_measure_cells(labels, error, z))
-            alarm = source.alarms.get(pair.field, False)
             yield Field(
-                condition, pair.field, pair.well or "", channel, figures, cells, alarm, index
-            )
+                condition, pair.field, pair.well or "", channel, figures, cells,
+                bool(pair.alarms), index,
+            )  # fmt: skip
         path = maps / f"{condition}_{pair.field}.ome.tif"
         names = tuple(f"{channel}_departure" for channel in pair.channels)
         write_ome(path, np.stack(drawn), names, pair.pixel_size, "departure from the control")

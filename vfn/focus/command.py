@@ -126,7 +126,8 @@ def _spectrum(view: View) -> Spectrum:
 
 def _score(view: View, scale: FocusScale) -> Scored:
     image = _image(view)
-    score, tiles = scale.score(image), scale.tiles(image)
+    spectrum = tile_spectra(image, scale.tile)
+    score, tiles = scale.rate(mean_spectrum(spectrum)), scale.rate_tiles(spectrum, image.shape)
     measures = (
         power_log_log_slope(image),
         variance_of_laplacian(image),

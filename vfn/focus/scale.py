@@ -264,8 +264,11 @@ class FocusScale:
         Raises:
             ValueError: less than 64 pixels a side.
         """
-        spectrum = tile_spectra(image, self.tile)
-        tops, lefts, side = tile_corners(image.shape, self.tile)
+        return self.rate_tiles(tile_spectra(image, self.tile), image.shape)
+
+    def rate_tiles(self, spectrum: Spectrum, shape: tuple[int, ...]) -> FocusMap:
+        """The map of an image (H, W) of this shape whose tiles' spectra are known."""
+        tops, lefts, side = tile_corners(shape, self.tile)
         um = np.full(spectrum.floor.shape, math.nan)
         low, high = um.copy(), um.copy()
         shows = spectrum.shows

@@ -45,6 +45,7 @@ class FieldPair:
         z: um of the inputs from the focal plane; None where the task has one plane a field.
         unrefocused: (C, H, W), the same model's prediction from the blurred inputs as they are, where they
             were refocused; else None.
+        alarms: input -> in words how it lies outside what the model was trained on; empty where none does.
     """
 
     field: str
@@ -60,6 +61,7 @@ class FieldPair:
     well: str | None = None
     z: float | None = None
     unrefocused: Array | None = None
+    alarms: Mapping[str, Sequence[str]] = dataclass_field(default_factory=dict)
 
 
 class PairSource(Protocol):

@@ -7,6 +7,7 @@ filter. Whether it is better than the better of the two is tested over fields (o
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -92,6 +93,7 @@ class Depths:
         entry = summarise(self.rows[z][method]).get(column)
         return math.nan if entry is None or entry["mean"] is None else float(entry["mean"])
 
+    @cached_property
     def gains(self) -> list[Gain]:
         """Prediction against the better of its rivals, for each depth and tested figure."""
         found = []
@@ -121,7 +123,7 @@ class Depths:
 
     def summary(self) -> list[dict[str, Any]]:
         """Part of `summary.json`."""
-        gains = self.gains()
+        gains = self.gains
         return [
             {
                 "z": z,
@@ -318,7 +320,7 @@ def sentences(depths: Depths) -> list[str]:
     """What the table says."""
     found = []
     for column in TESTED:
-        gains = [gain for gain in depths.gains() if gain.column == column]
+        gains = [gain for gain in depths.gains if gain.column == column]
         by_words: dict[str, list[Gain]] = {}
         for gain in gains:
             by_words.setdefault(gain.words, []).append(gain)
