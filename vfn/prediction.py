@@ -29,7 +29,10 @@ def required(config: DictConfig, key: str, example: str) -> Path:
 
 
 def make_predictor(
-    config: DictConfig, checkpoint: Checkpoint, uncertainty: float | None = None
+    config: DictConfig,
+    checkpoint: Checkpoint,
+    uncertainty: float | None = None,
+    backend: str = "torch",
 ) -> Predictor:
     """`checkpoint`, set up as the keys of `predict.yaml` say."""
     return Predictor(
@@ -40,6 +43,7 @@ def make_predictor(
         float(config.overlap),
         int(config.batch_size),
         uncertainty,
+        backend,
     )
 
 
@@ -66,7 +70,7 @@ def predict(config: DictConfig) -> list[Path]:
     source = required(config, "input", "DIR_OR_FILE")
     output = required(config, "output", "DIR")
     checkpoint = load_checkpoint(ckpt)
-    predictor = make_predictor(config, checkpoint, coverage(config))
+    predictor = make_predictor(config, checkpoint, coverage(config), str(config.backend))
     if predictor.coverage is not None and checkpoint.uncertainty is not None:
         for line in checkpoint.uncertainty.promise(predictor.coverage, checkpoint.task.targets):
             log.info(line)

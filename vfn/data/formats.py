@@ -26,8 +26,8 @@ READER_VERSION = 1  # raised whenever the planes below give other pixels for the
 _one_at_a_time = threading.Lock()  # bioio's readers promise nothing about threads
 
 
-def need(module: str, path: Path, packages: str) -> Any:
-    """Import `module`, which `path` cannot be read or written without.
+def need(module: str, what: Path | str, packages: str) -> Any:
+    """Import `module`, which `what` (a file, or a setting) cannot be read, written or done without.
 
     Raises:
         UserError: it is not there; names what to install.
@@ -36,7 +36,7 @@ def need(module: str, path: Path, packages: str) -> Any:
         return importlib.import_module(module)
     except ImportError as exc:
         raise UserError(
-            f"{path}: needs a package that is not installed ({exc}): pip install {packages}"
+            f"{what}: needs a package that is not installed ({exc}): pip install {packages}"
         ) from exc
 
 

@@ -21,10 +21,11 @@ from vfn.data.store import PlaneStore
 from vfn.data.views import Region, View, make_views
 from vfn.errors import UserError
 from vfn.files import make_folder, write_text
+from vfn.inference.backends import make_network, pick_arithmetic
 from vfn.inference.ome import SHIFT, is_whole, write_ome
 from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
 from vfn.inference.tiles import predict_tiled
-from vfn.precision import autocast, pick_device, pick_precision
+from vfn.precision import autocast
 from vfn.progress import progress
 from vfn.uncertainty import ScaleHead, check_coverage, halfwidth, halfwidth_channel
 
@@ -43,6 +44,8 @@ class Predictor:
         overlap: share of a tile that neighbours have in common, in [0, 0.5].
         batch_size: tiles at once.
         uncertainty: coverage of the intervals, 0.50 to 0.99; None predicts the stains alone.
+        backend: what runs the generator, see `vfn.inference.backends`; the error model of the
+            intervals stays in torch.
 
     Attributes:
         channels: of a prediction: the targets, then (with `uncertainty`) the half-widths of each.
@@ -60,17 +63,21 @@ class Predictor:
         overlap: float = 0.25,
         batch_size: int = 4,
         uncertainty: float | None = None,
+        backend: str = "torch",
     ) -> None:
         if not 0 <= overlap <= 0.5:
             raise UserError(f"overlap={overlap}: give the shared part of a tile, 0 to 0.5")
         if batch_size < 1 or (tile is not None and not (isinstance(tile, int) and tile >= 1)):
             raise UserError(f"tile={tile}, batch_size={batch_size}: give 1 or more")
         self.checkpoint = checkpoint
-        self.device = pick_device(device)
-        self.precision = pick_precision(precision, self.device)
+        self.backend = backend
+        self.device, self.precision = pick_arithmetic(backend, device, precision)
         self.tile = tile or max(256, checkpoint.patch_size)
         self.overlap, self.batch_size = overlap, batch_size
         self.generator = checkpoint.generator.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = (
+            None if backend == "torch" else make_network(self.generator, backend, self.precision)
+        )
         self.channels = checkpoint.task.targets
         self._interval = ""
         self.coverage = None if uncertainty is None else check_coverage(uncertainty)
@@ -186,6 +193,8 @@ class Predictor:
         return {channel: phrases for channel, phrases in judged.items() if phrases}
 
     def _stain(self, tiles: torch.Tensor) -> torch.Tensor:
+        if self._network is not None:
+            return self._network(tiles)
         tiles = tiles.to(self.device).contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             predicted: torch.Tensor = self.generator(tiles)
@@ -252,7 +261,7 @@ class Predictor:
         for array in inputs:
             pixels.update(np.ascontiguousarray(array).data)
         return (
-            f"{self.checkpoint.identity}, {self.precision}, tile {self.tile}, "
+            f"{self.checkpoint.identity}, {self.backend} {self.precision}, tile {self.tile}, "
             f"overlap {self.overlap:g}, {self._interval}input {pixels.hexdigest()}."
         )
 

@@ -1,0 +1,273 @@
+"""A package of the BioImage Model Zoo (model description 0.5): grey values in, grey values out."""
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from vfn import __version__
+from vfn.checkpoint import Checkpoint
+from vfn.data.formats import need
+from vfn.data.intensity import Intensity, to_dtype
+from vfn.errors import UserError
+from vfn.export.programs import INPUT, ONNX_PACKAGES, OUTPUT, facts, write_onnx
+from vfn.files import replacing
+
+PACKAGES = f"{ONNX_PACKAGES} onnxruntime bioimageio.core"
+PAPER = {
+    "text": "Nguyen et al. Virtual organelle self-coding for fluorescence imaging via adversarial "
+    "learning. J. Biomed. Opt. 25(9), 096009 (2020)",
+    "doi": "10.1117/1.JBO.25.9.096009",
+}
+# Of a test output, beside an element's own rounding to whole grey values: other hardware, same model.
+TOLERANCE = 1e-4  # of [-1, 1]
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a package says about itself.
+
+    Attributes:
+        name: 5 to 128 letters, digits, blanks, `_+-()`; None names the channels.
+        description: None says what is predicted from what.
+        authors: one or more.
+        license: of the weights, by its SPDX name.
+        pixel_size: um a pixel of the training images; None where it is not known.
+    """
+
+    name: str | None = None
+    description: str | None = None
+    authors: Sequence[str] = ("Unknown",)
+    license: str = "CC-BY-4.0"
+    pixel_size: float | None = None
+
+
+def write_bioimage(folder: Path, checkpoint: Checkpoint, label: Label) -> Path:
+    """Write `folder`/NAME.zip, tested by bioimageio.core as the zoo tests it.
+
+    The package holds ONNX weights, an input and the output that torch makes of it.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: a package is missing; the map to grey values is no line; the label breaks a rule
+            of the zoo.
+    """
+    spec = need("bioimageio.spec", "format=bioimage", PACKAGES)
+    core = need("bioimageio.core", "format=bioimage", PACKAGES)
+    need("onnxruntime", "format=bioimage", PACKAGES)
+    _check_lines(checkpoint)
+    task = checkpoint.task
+    name = label.name or re.sub(
+        r"[^\w+() -]",
+        " ",
+        f"{' + '.join(task.inputs)} to {' + '.join(task.targets)}",
+        flags=re.ASCII,
+    )
+    path = folder / f"{re.sub(r'[^A-Za-z0-9_+()-]+', '_', name)}.zip"
+    with tempfile.TemporaryDirectory() as work:
+        place = Path(work)
+        opset = write_onnx(place / "weights.onnx", checkpoint.generator, facts(checkpoint))
+        image, stain = _example(checkpoint)
+        np.save(place / "test_input.npy", image)
+        np.save(place / "test_output.npy", stain)
+        (place / "README.md").write_text(_documentation(checkpoint, name), encoding="utf-8")
+        about = _description(checkpoint, label, name, opset)
+        about["format_version"] = spec.model.v0_5.ModelDescr.implemented_format_version
+        source = place / "bioimageio.yaml"
+        source.write_text(json.dumps(about), encoding="utf-8")  # JSON is YAML, too
+        described = spec.load_description(source)
+        if isinstance(described, spec.InvalidDescr):
+            errors = [e for detail in described.validation_summary.details for e in detail.errors]
+            said = "; ".join(f"{'.'.join(map(str, e.loc))}: {e.msg}" for e in errors)
+            raise UserError(f"format=bioimage: {said}".replace("\n", " "))
+        with replacing(path) as temporary:
+            spec.save_bioimageio_package(described, output_path=temporary)
+            summary = core.test_model(temporary)
+            if summary.status != "passed":  # ours to repair, not the user's
+                raise RuntimeError(f"{path}: fails the zoo's test: {summary.format()}")
+    return path
+
+
+def _check_lines(checkpoint: Checkpoint) -> None:
+    """Refuse a model whose way from and to grey values is more than a line and a clip."""
+    task = checkpoint.task
+    maps = zip(
+        (*task.inputs, *task.targets),
+        (*checkpoint.inputs, *checkpoint.targets),
+        checkpoint.flats,
+        strict=True,
+    )
+    for channel, fitted, flat in maps:
+        done = "is equalised by a curve (data.equalise)" if fitted.knots is not None else ""
+        done = "has its illumination corrected (data.illumination)" if flat is not None else done
+        if done:
+            raise UserError(
+                f"format=bioimage: channel {channel} {done}, and a package can only state a linear "
+                "map; say format=onnx and prepare the images as docs/export.md says"
+            )
+
+
+def _kind(maps: Sequence[Intensity]) -> str:
+    """The dtype of a tensor of such channels: theirs, or float32 where they differ."""
+    kinds = {fitted.dtype for fitted in maps}
+    return kinds.pop() if len(kinds) == 1 else "float32"
+
+
+def _example(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
+    """A made-up field (1, Ci, H, W) that fills the range of each channel, and its stain (1, Ct, H, W)."""
+    side = 2 * checkpoint.generator.stride
+    rng = np.random.default_rng(0)
+    images = []
+    for fitted in checkpoint.inputs:
+        noise = rng.random((side, side + checkpoint.generator.stride))
+        smooth = cv2.GaussianBlur(noise, (0, 0), 2)
+        share = (smooth - smooth.min()) / np.ptp(smooth)
+        images.append(to_dtype(fitted.low + share * (fitted.high - fitted.low), fitted.dtype))
+    x = np.stack([m.normalise(a) for m, a in zip(checkpoint.inputs, images, strict=True)])
+    generator = checkpoint.generator.cpu().float()
+    with torch.inference_mode():
+        y = generator(torch.from_numpy(x)[None])[0].numpy()
+    stain = np.stack([m.restore(a) for m, a in zip(checkpoint.targets, y, strict=True)])
+    return np.stack(images).astype(_kind(checkpoint.inputs))[None], stain[None]
+
+
+def _scale(gains: Sequence[float], offsets: Sequence[float]) -> dict[str, Any]:
+    """x * gain + offset, for each channel."""
+    kwargs = {"axis": "channel", "gain": list(gains), "offset": list(offsets)}
+    return {"id": "scale_linear", "kwargs": kwargs}
+
+
+def _preparation(maps: Sequence[Intensity]) -> list[dict[str, Any]]:
+    """`Intensity.normalise` in the zoo's words."""
+    gains = [2 / (fitted.high - fitted.low) for fitted in maps]
+    offsets = [-1 - fitted.low * gain for fitted, gain in zip(maps, gains, strict=True)]
+    as_float = {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}
+    clip = {"id": "clip", "kwargs": {"min": -1.0, "max": 1.0}}
+    # A gain may make float64 of float32, which the network does not take: hence the second one.
+    return [as_float, _scale(gains, offsets), clip, as_float]
+
+
+def _restoration(maps: Sequence[Intensity]) -> list[dict[str, Any]]:
+    """`Intensity.restore` in the zoo's words."""
+    kind = np.dtype(_kind(maps))
+    gains = [(fitted.high - fitted.low) / 2 for fitted in maps]
+    offsets = [(fitted.high + fitted.low) / 2 for fitted in maps]
+    if kind.kind != "u":
+        return [_scale(gains, offsets)]
+    # The zoo's cast cuts off what is behind the point: half a grey value more makes it round.
+    clip = {"id": "clip", "kwargs": {"min": 0.0, "max": float(np.iinfo(kind).max)}}
+    cast = {"id": "ensure_dtype", "kwargs": {"dtype": kind.name}}
+    return [_scale(gains, [offset + 0.5 for offset in offsets]), clip, cast]
+
+
+def _axes(channels: Sequence[str], stride: int, scale: float | None, of_input: bool) -> list[Any]:
+    """Batch, channel, y, x: as free as the network leaves them."""
+    axes: list[dict[str, Any]] = [
+        {"type": "batch"},
+        {"type": "channel", "channel_names": list(channels)},
+    ]
+    for axis in "yx":
+        free = {"min": stride, "step": stride}
+        size = free if of_input else {"tensor_id": INPUT, "axis_id": axis}
+        axes.append({"type": "space", "id": axis, "size": size})
+        if scale is not None:
+            axes[-1] |= {"unit": "micrometer", "scale": scale}
+    return axes
+
+
+def _description(checkpoint: Checkpoint, label: Label, name: str, opset: int) -> dict[str, Any]:
+    """The content of bioimageio.yaml."""
+    task, stride = checkpoint.task, checkpoint.generator.stride
+    taken, given = _kind(checkpoint.inputs), _kind(checkpoint.targets)
+    step = max((fitted.high - fitted.low) / 2 for fitted in checkpoint.targets) * TOLERANCE
+    rounding = 1.0 if np.dtype(given).kind == "u" else 0.0
+    said = f"Predicts {', '.join(task.targets)} from {', '.join(task.inputs)} of the same field of view."
+    return {
+        "type": "model",
+        "name": name,
+        "description": label.description or said,
+        "authors": [{"name": author} for author in label.authors],
+        "license": label.license,
+        "cite": [PAPER],
+        "tags": ["virtual-staining", "fluorescence-light-microscopy", "2d", "unet", "pix2pix"],
+        "version": __version__,
+        "documentation": {"source": "README.md"},
+        "inputs": [
+            {
+                "id": INPUT,
+                "description": "grey values as the microscope gave them",
+                "axes": _axes(task.inputs, stride, label.pixel_size, True),
+                "data": {"type": taken},
+                "test_tensor": {"source": "test_input.npy"},
+                "preprocessing": _preparation(checkpoint.inputs),
+            }
+        ],
+        "outputs": [
+            {
+                "id": OUTPUT,
+                "description": "predicted stains, grey values on the scale of the real ones",
+                "axes": _axes(task.targets, stride, label.pixel_size, False),
+                "data": {"type": given},
+                "test_tensor": {"source": "test_output.npy"},
+                "postprocessing": _restoration(checkpoint.targets),
+            }
+        ],
+        "weights": {"onnx": {"source": "weights.onnx", "opset_version": opset}},
+        "config": {
+            "bioimageio": {
+                "reproducibility_tolerance": [
+                    {"relative_tolerance": 0.0, "absolute_tolerance": rounding + step}
+                ],
+                "model_parameter_count": sum(p.numel() for p in checkpoint.generator.parameters()),
+            }
+        },
+    }
+
+
+def _documentation(checkpoint: Checkpoint, name: str) -> str:
+    """The README.md of the package."""
+    task = checkpoint.task
+
+    def rows(names: Sequence[str], maps: Sequence[Intensity]) -> str:
+        return "\n".join(
+            f"| {channel} | {fitted.dtype} | {fitted.low:g} to {fitted.high:g} |"
+            for channel, fitted in zip(names, maps, strict=True)
+        )
+
+    head = "| channel | dtype | grey values that become -1 to 1 |\n| --- | --- | --- |"
+    return f"""# {name}
+
+Virtual fluorescence staining by vfn {__version__}, model {checkpoint.identity}: a U-Net generator
+trained after VirFluoNet (Nguyen et al. 2020).
+
+## Input
+
+{head}
+{rows(task.inputs, checkpoint.inputs)}
+
+Grey values beyond are clipped. Give images of the same kind as in training: microscope, exposure,
+bit depth, pixel size. Height and width are multiples of {checkpoint.generator.stride}; larger fields
+are predicted in tiles that overlap.
+
+## Output
+
+{head}
+{rows(task.targets, checkpoint.targets)}
+
+A predicted stain is an estimate, not a measurement: structures that the input does not show cannot
+be there for sure.
+
+## Validation
+
+Score predictions against real stains of your own, by field: `python evaluate.py pred=DIR truth=DIR
+output=DIR` of vfn gives MAE, PSNR, SSIM, Pearson's r, and nuclei that are missing or invented.
+"""

@@ -1,0 +1,75 @@
+"""`python -m vfn.export`: a checkpoint in, a file for other programs out."""
+
+import logging
+
+from omegaconf import DictConfig
+
+from vfn.checkpoint import Checkpoint, load_checkpoint
+from vfn.cli import plain, set_up_logging
+from vfn.errors import UserError
+from vfn.export.bioimage import Label, write_bioimage
+from vfn.export.programs import facts, write_onnx, write_torch
+from vfn.files import make_folder
+from vfn.prediction import required
+from vfn.refocusing import refocusing_of
+
+FORMATS = ("onnx", "torch", "bioimage")
+
+log = logging.getLogger(__name__)
+
+
+def export(config: DictConfig) -> None:
+    """Write `ckpt` as `format` into `output`.
+
+    Raises:
+        UserError: unknown format, bad label; see `write_bioimage`, `write_onnx`.
+    """
+    set_up_logging()
+    ckpt = required(config, "ckpt", "outputs/NAME/checkpoints/best.ckpt")
+    output = required(config, "output", "DIR")
+    if config.format not in FORMATS:
+        raise UserError(f"format={config.format}: unknown; choose one of {', '.join(FORMATS)}")
+    label = _label(config)
+    checkpoint = load_checkpoint(ckpt)
+    folder = make_folder(output)
+    if config.format == "bioimage":
+        path = write_bioimage(folder, checkpoint, label)
+    elif config.format == "onnx":
+        path = folder / "model.onnx"
+        write_onnx(path, checkpoint.generator, facts(checkpoint))
+    else:
+        path = folder / "model.pt2"
+        write_torch(path, checkpoint.generator, facts(checkpoint))
+    for missing in _left_out(checkpoint):
+        log.warning("not in the file: %s", missing)
+    log.info("%s", path)
+
+
+def _label(config: DictConfig) -> Label:
+    """The keys of a package.
+
+    Raises:
+        UserError: no author, a pixel size that is none.
+    """
+    authors = plain(config.authors)
+    if not isinstance(authors, list) or not authors or not all(authors):
+        raise UserError(f"authors={authors}: give one name or more, as authors=[Jane Doe]")
+    size = config.pixel_size
+    if size is not None and (
+        isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 1000
+    ):
+        raise UserError(f"pixel_size={size}: give micrometres a pixel, or null")
+    name, description = (
+        None if config[key] is None else str(config[key]) for key in ("name", "description")
+    )
+    return Label(name, description, [str(a) for a in authors], str(config.license), size)
+
+
+def _left_out(checkpoint: Checkpoint) -> list[str]:
+    """What `predict.py` does around the network of this model, and the file does not."""
+    steps = {
+        "the correction of illumination": any(flat is not None for flat in checkpoint.flats),
+        "the refocusing of blurred inputs": refocusing_of(checkpoint) is not None,
+        "the intervals of python -m vfn.calibrate": checkpoint.uncertainty is not None,
+    }
+    return [step for step, there in steps.items() if there]

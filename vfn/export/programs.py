@@ -1,0 +1,117 @@
+"""The generator as a program: ONNX, and what torch.export makes of it."""
+
+import copy
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.fx.experimental import _config as shapes
+
+from vfn import __version__
+from vfn.checkpoint import Checkpoint
+from vfn.data.formats import need
+from vfn.data.intensity import Intensity
+from vfn.files import replacing
+from vfn.nets import UNetGenerator
+
+INPUT, OUTPUT = "input", "output"  # names of the two tensors
+FACTS = "vfn"  # key of the metadata of an ONNX model, and FACTS.json in a .pt2
+ONNX_PACKAGES = "onnx onnxscript"
+
+
+def facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What must be known to use the bare network, as plain data.
+
+    The network maps [-1, 1] to [-1, 1]; `inputs` and `targets` give, by channel in their order, the
+    map between that and grey values: see `vfn.data.intensity.Intensity`.
+    """
+    task = checkpoint.task
+
+    def channels(names: tuple[str, ...], maps: tuple[Intensity, ...]) -> list[dict[str, Any]]:
+        return [
+            {"channel": name, **fitted.to_dict()} for name, fitted in zip(names, maps, strict=True)
+        ]
+
+    return {
+        "version": __version__,
+        "model": checkpoint.identity,
+        "stride": checkpoint.generator.stride,
+        "inputs": channels(task.inputs, checkpoint.inputs),
+        "targets": channels(task.targets, checkpoint.targets),
+        "illumination_corrected": any(flat is not None for flat in checkpoint.flats),
+    }
+
+
+def _bare(generator: UNetGenerator) -> tuple[UNetGenerator, torch.Tensor]:
+    """A copy on the CPU in float32, evaluation mode, default layout; and an example to trace it by.
+
+    The example has no side of 1 anywhere but in the bottleneck's norm: a size of 1 would be traced
+    as a constant.
+    """
+    bare = copy.deepcopy(generator).cpu().float().eval().requires_grad_(False)
+    bare = bare.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    side = 2 * bare.stride
+    return bare, torch.zeros(2, bare.first.in_channels, side, side + bare.stride)
+
+
+def write_onnx(path: Path, generator: UNetGenerator, about: dict[str, Any]) -> int:
+    """Write `path`: (batch, Ci, height, width) -> (batch, Ct, height, width), float32 in [-1, 1].
+
+    Batch, height and width are free; height and width are multiples of the generator's stride.
+
+    Args:
+        about: see `facts`; kept in the file's metadata.
+
+    Returns:
+        The version of ONNX's operators.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    need("onnx", path, ONNX_PACKAGES)
+    need("onnxscript", path, ONNX_PACKAGES)
+    bare, example = _bare(generator)
+    free = {0: "batch", 2: "height", 3: "width"}
+    with _quiet():
+        program = torch.onnx.export(
+            bare, (example,), dynamo=True, verbose=False, input_names=[INPUT],
+            output_names=[OUTPUT], dynamic_shapes=(free,),
+        )  # fmt: skip
+    assert program is not None
+    (output,) = program.model.graph.outputs
+    # Tracing calls the sides 64*((height-1)//64)+64 and the like: for multiples of 64, the same.
+    output.shape = type(output.shape)(  # type: ignore[misc]
+        [free.get(axis, size) for axis, size in enumerate(output.shape or ())]
+    )
+    program.model.metadata_props[FACTS] = json.dumps(about)
+    with replacing(path) as temporary:
+        program.save(temporary)
+    return int(program.model.opset_imports[""])
+
+
+def write_torch(path: Path, generator: UNetGenerator, about: dict[str, Any]) -> None:
+    """Write `path`, for `torch.export.load`; shapes and `about` as in `write_onnx`."""
+    bare, example = _bare(generator)
+    batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
+    free = {0: batch, 2: bare.stride * rows, 3: bare.stride * columns}
+    # Else an image of one stride, whose bottleneck is 1 pixel, would be refused.
+    with _quiet(), shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        program = torch.export.export(bare, (example,), dynamic_shapes=(free,))
+        with replacing(path) as temporary:
+            torch.export.save(program, temporary, extra_files={f"{FACTS}.json": json.dumps(about)})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's word on each operator of torchvision, which nothing here uses."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
