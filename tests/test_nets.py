@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vfn.errors import UserError
-from vfn.nets import make_discriminator, make_generator
+from vfn.nets import fold_norms, make_discriminator, make_generator
 from vfn.nets.discriminator import ConditionalDiscriminator, PatchGAN
 from vfn.nets.generator import LEAK, UNetGenerator
 
@@ -197,3 +197,25 @@ def test_a_residual_network_needs_an_input_for_each_target() -> None:
     spec = {"name": "unet", "width": 4, "depth": 3, "residual": True}
     with pytest.raises(UserError, match="residual=true"):
         make_generator(spec, 2, 1)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 4])
+def test_folded_norms_are_the_same_function(kernel_size: int) -> None:
+    torch.manual_seed(0)
+    generator = make_generator(
+        {"name": "unet", "width": 4, "depth": 3, "kernel_size": kernel_size}, 2, 1
+    )
+    for module in generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after a training
+            torch.nn.init.uniform_(module.running_mean, -1, 1)
+            torch.nn.init.uniform_(module.running_var, 0.2, 3)
+            torch.nn.init.uniform_(module.weight, -1, 2)
+            torch.nn.init.uniform_(module.bias, -1, 1)
+    torch.nn.init.normal_(generator.last.weight, 0.0, 0.5)
+    folded = fold_norms(generator)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in generator.modules())
+    x = torch.rand(2, 2, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(x), generator.eval()(x), atol=1e-5, rtol=0)
+        assert folded(x).std() > 0.01

@@ -41,7 +41,7 @@ def make_predictor(
         str(config.precision),
         config.tile,
         float(config.overlap),
-        int(config.batch_size),
+        config.batch_size,
         uncertainty,
         backend,
     )

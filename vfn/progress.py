@@ -1,8 +1,12 @@
 """Progress of anything slow: a bar on a terminal, a plain line now and then elsewhere."""
 
 import logging
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Full, Queue
 from typing import TypeVar
 
 from rich.console import Console
@@ -36,6 +40,53 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
             log.info("%s: %d of %d", label, done, total)
             last = now
         yield item
+
+
+def ahead(items: Iterable[T], count: int) -> Iterator[T]:
+    """Pass `items` through, made by a thread of its own that is up to `count` items ahead.
+
+    An error of the thread is raised here, in its turn; whoever stops asking stops the thread.
+    """
+    ready: Queue[T | _End] = Queue(count)
+    stopped = threading.Event()
+
+    def offer(item: T | _End) -> None:
+        while not stopped.is_set():
+            with suppress(Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def make() -> None:
+        iterator = iter(items)
+        try:
+            for item in iterator:
+                offer(item)
+                if stopped.is_set():
+                    break
+            offer(_End(None))
+        except BaseException as exc:  # noqa: BLE001 - it is raised where the items are asked for
+            offer(_End(exc))
+        finally:
+            if isinstance(iterator, Generator):  # in its own thread
+                iterator.close()
+
+    thread = threading.Thread(target=make, name="ahead", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := ready.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class _End:
+    """Nothing more comes, because of `error` if there is one."""
+
+    error: BaseException | None
 
 
 def progress_bytes(chunks: Iterable[bytes], done: int, total: int, label: str) -> Iterator[bytes]:

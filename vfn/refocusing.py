@@ -31,6 +31,7 @@ from vfn.errors import UserError
 from vfn.focus.measures import Spectrum, mean_spectrum, tile_spectra
 from vfn.focus.scale import FocusScale, FocusScore
 from vfn.inference.predictor import Predictor
+from vfn.precision import pick_device, pick_precision
 from vfn.progress import progress
 from vfn.report.tables import write_csv
 
@@ -133,7 +134,9 @@ class Refocuser:
             replace(
                 checkpoint, inputs=(moved,), targets=(sharp,), flats=(None, None), envelopes=(),
                 uncertainty=None,
-            )
+            ),
+            # Settled here, not by the first image: what is kept must not depend on the order.
+            precision=pick_precision("auto", pick_device("auto")),
         )  # fmt: skip
         self.identity = (
             f"{checkpoint.identity} {sharp.low:g} {sharp.high:g} {self._predictor.precision}"

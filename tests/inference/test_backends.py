@@ -99,8 +99,8 @@ def test_intervals_are_torchs(backend: str) -> None:
 @pytest.mark.parametrize("backend", OTHERS)
 def test_the_identity_names_the_backend(backend: str) -> None:
     checkpoint = make_checkpoint()
-    assert f"{backend} float32" in on(checkpoint, backend)._identity([grey(0)])
-    assert "torch float32" in on(checkpoint, "torch")._identity([grey(0)])
+    assert f"{backend} float32" in on(checkpoint, backend).identity([grey(0)])
+    assert "torch float32" in on(checkpoint, "torch").identity([grey(0)])
 
 
 def test_openvino_in_bf16_is_near() -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import tifffile
 
 from vfn.data.images import read_image
 from vfn.errors import UserError
+from vfn.inference import ome
 from vfn.inference.ome import is_whole, write_ome
 
 RNG = np.random.default_rng(0)
@@ -20,7 +22,7 @@ def test_what_is_written_is_read(
     array = (RNG.random((channels, *size)) * 250).astype(dtype)
     names = tuple(["dapi", "α-actin <&>", "far red", "er", 'so "x"'][:channels])
     path = tmp_path / "a field.ome.tif"
-    write_ome(path, array, names, 0.65, "abc")
+    write_ome(path, [array], size, dtype, names, 0.65, "abc")
     image = read_image(path)
     assert image.array.dtype == array.dtype
     np.testing.assert_array_equal(image.array, array)
@@ -40,7 +42,15 @@ def test_what_is_written_is_read(
 
 
 def test_an_unknown_pixel_size_stays_unknown(tmp_path: Path) -> None:
-    write_ome(tmp_path / "a.ome.tif", np.zeros((1, 4, 5), np.uint8), ("dapi",), None, "abc")
+    write_ome(
+        tmp_path / "a.ome.tif",
+        [np.zeros((1, 4, 5), np.uint8)],
+        (4, 5),
+        "uint8",
+        ("dapi",),
+        None,
+        "abc",
+    )
     assert read_image(tmp_path / "a.ome.tif").pixel_size is None
 
 
@@ -48,7 +58,7 @@ def test_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.tif"
     array = RNG.integers(0, 60_000, (2, 30, 40)).astype(np.uint16)
     assert is_whole(path, "abc", (30, 40)) is None
-    write_ome(path, array, ("dapi", "actin"), 0.5, "abc")
+    write_ome(path, [array], (30, 40), "uint16", ("dapi", "actin"), 0.5, "abc")
     kept = is_whole(path, "abc", (30, 40))
     assert kept is not None
     np.testing.assert_array_equal(kept, array)
@@ -66,3 +76,33 @@ def test_somebodys_image_is_not_taken_for_a_prediction(tmp_path: Path) -> None:
     tifffile.imwrite(path, np.zeros((4, 5), np.uint8))
     with pytest.raises(UserError, match=r"a\.ome\.tif: is there already and is no prediction"):
         is_whole(path, "abc", (4, 5))
+
+
+@pytest.mark.parametrize("size", [(1200, 700), (512, 512), (3, 1100)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_large_image_goes_through_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], channels: int
+) -> None:
+    monkeypatch.setattr(ome, "IN_MEMORY", 1000)
+    array = RNG.integers(0, 60_000, (channels, *size)).astype(np.uint16)
+    bands = [array[:, top : top + 97] for top in range(0, size[0], 97)]
+    path = tmp_path / "a.ome.tif"
+    names = ("dapi", "er", "rna")[:channels]
+    write_ome(path, iter(bands), size, "uint16", names, 0.5, "abc")
+    kept = is_whole(path, "abc", size)
+    assert kept is not None
+    np.testing.assert_array_equal(kept, array)
+    assert read_image(path).channels == names
+    with tifffile.TiffFile(path) as tif:
+        assert tif.pages.first.is_tiled
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ome.tif"]
+
+
+def test_bands_that_end_in_an_error_leave_nothing(tmp_path: Path) -> None:
+    def bands() -> Iterator[np.ndarray]:
+        yield np.zeros((1, 2, 5), np.uint8)
+        raise UserError("the rest is gone")
+
+    with pytest.raises(UserError, match="the rest is gone"):
+        write_ome(tmp_path / "a.ome.tif", bands(), (4, 5), "uint8", ("dapi",), None, "abc")
+    assert not list(tmp_path.iterdir())

@@ -48,7 +48,9 @@ def test_an_independent_reader_reads_what_is_written(
     read = image.get_image_data("CYX")
     assert read.dtype == array.dtype
     np.testing.assert_array_equal(read, array)
-    write_ome(tmp_path / "a.ome.tif", array, tuple("abcde"[: shape[0]]), 0.65, "abc")
+    write_ome(
+        tmp_path / "a.ome.tif", [array], shape[1:], dtype, tuple("abcde"[: shape[0]]), 0.65, "abc"
+    )  # fmt: skip
     tiff = tifffile.imread(tmp_path / "a.ome.tif")
     assert tiff.dtype == read.dtype
     np.testing.assert_array_equal(read, tiff.reshape(shape))

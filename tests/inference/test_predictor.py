@@ -23,7 +23,7 @@ from vfn.data.survey import LinearMap
 from vfn.data.views import Task
 from vfn.errors import UserError
 from vfn.inference.ome import SHIFT
-from vfn.inference.predictor import Predictor, find_views, run
+from vfn.inference.predictor import Predictor, _Pixels, find_views, run
 from vfn.nets import make_generator
 from vfn.precision import pick_device, pick_precision
 
@@ -142,6 +142,44 @@ def test_devices_and_precisions() -> None:
     assert pick_precision("float32", cpu) == "float32"
     with pytest.raises(UserError, match="precision=fp16"):
         pick_precision("fp16", cpu)
+
+
+def test_bf16_is_taken_where_it_costs_less_than_half_a_grey_level(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """8 bit: taken; 16 bit over a range of 60 000 levels, and floats: not."""
+    both = (torch.device("cpu"), "bf16")
+    monkeypatch.setattr("vfn.inference.predictor.pick_arithmetic", lambda *_: both)
+    picked = {}
+    for dtype, top in (("uint8", 200.0), ("uint16", 60_000.0), ("float32", 200.0)):
+        checkpoint = make_checkpoint(dtypes=("uint16", dtype))
+        last = checkpoint.generator.last
+        torch.nn.init.normal_(last.weight, 0.0, 0.5)  # an untrained network says nearly nothing
+        checkpoint = replace(checkpoint, targets=(Intensity(0.0, top, dtype),))
+        predictor = Predictor(checkpoint, "cpu", "auto", tile=32)
+        out = predictor.predict([grey(0)])
+        picked[dtype] = predictor.precision
+        chosen = "bf16" if dtype == "uint8" else "float32"
+        fixed = Predictor(checkpoint, "cpu", chosen, tile=32)
+        fixed.precision = chosen
+        fixed._on_trial = False
+        np.testing.assert_array_equal(out, fixed.predict([grey(0)]))
+    assert picked == {"uint8": "bf16", "uint16": "float32", "float32": "float32"}
+
+
+def test_rows_of_a_large_field_are_read_as_they_are_needed() -> None:
+    """What comes out of bands is what a field in one piece gives."""
+    predictor = make_predictor(make_checkpoint(["a", "b"]), overlap=0.25)
+    fields = [[grey(i, (150 + i, 45)), grey(i + 9, (150 + i, 45))] for i in range(2)]
+    bands: dict[int, list[np.ndarray]] = {0: [], 1: []}
+    pixels = [_Pixels(field, None) for field in fields]
+    for field, top, band in predictor.bands(pixels):
+        mine = bands[pixels.index(field)]
+        assert top == sum(part.shape[1] for part in mine)
+        assert band.shape[1] <= 32
+        mine.append(band)
+    for i, field in enumerate(fields):
+        np.testing.assert_array_equal(np.concatenate(bands[i], 1), predictor.predict(field))
 
 
 # --- which files are which fields ---

@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vfn.inference.tiles import blend_weights, predict_tiled, tile_starts
+from vfn.inference.tiles import Source, blend_weights, predict_bands, predict_tiled, tile_starts
 
 sides = st.integers(1, 200)
 
@@ -122,3 +122,57 @@ def test_the_field_may_be_a_view() -> None:
     image = wide[:, ::2, 3:70:2]
     got = predict_tiled(lambda t: t, image, 16, 4, 8, 3)
     torch.testing.assert_close(got, image, atol=1e-5, rtol=0)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=5),
+    tile=st.integers(8, 48), share=st.floats(0, 0.5), batch_size=st.integers(1, 7),
+)  # fmt: skip
+def test_fields_share_batches_and_come_out_as_alone(
+    shapes: list[tuple[int, int]], tile: int, share: float, batch_size: int
+) -> None:
+    """Bands of each field follow each other without gap, the fields in their order; what a field
+    becomes does not depend on its neighbours in the batch."""
+    generator = torch.Generator().manual_seed(len(shapes))
+    images = [torch.rand(2, *shape, generator=generator) for shape in shapes]
+    sizes: list[int] = []
+    asked: list[int] = []  # rows that were asked for at once
+
+    def predict(tiles: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(tiles))
+        return tiles.cumsum(-1)
+
+    def source(image: torch.Tensor) -> Source:
+        def rows(start: int, stop: int) -> torch.Tensor:
+            asked.append(stop - start)
+            return image[:, start:stop]
+
+        return Source(tuple(image.shape[1:]), rows)  # type: ignore[arg-type]
+
+    sources = [source(image) for image in images]
+    overlap = int(share * tile)
+    bands = list(predict_bands(predict, sources, tile, overlap, 8, batch_size))
+    order = [sources.index(band.source) for band in bands]
+    assert order == sorted(order)
+    assert max(asked) <= tile + 7  # never the whole of a field that is larger
+    for i, image in enumerate(images):
+        mine = [band for band, owner in zip(bands, order, strict=True) if owner == i]
+        tops = [band.top for band in mine]
+        heights = [band.values.shape[1] for band in mine]
+        assert tops == [sum(heights[:n]) for n in range(len(mine))]
+        alone = predict_tiled(predict, image, tile, overlap, 8, 1)
+        torch.testing.assert_close(torch.cat([band.values for band in mine], 1), alone)
+
+
+def test_tiles_of_several_small_fields_fill_a_batch() -> None:
+    sizes: list[int] = []
+
+    def predict(tiles: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(tiles))
+        return tiles
+
+    images = [torch.rand(1, 16, 16) for _ in range(6)]
+    sources = [Source((16, 16), lambda a, b, image=image: image[:, a:b]) for image in images]  # type: ignore[misc]
+    assert len(list(predict_bands(predict, sources, 16, 0, 8, 4))) == 6
+    assert sizes == [4, 2]

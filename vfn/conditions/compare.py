@@ -210,7 +210,11 @@ def _fields(
             )  # fmt: skip
         path = maps / f"{condition}_{pair.field}.ome.tif"
         names = tuple(f"{channel}_departure" for channel in pair.channels)
-        write_ome(path, np.stack(drawn), names, pair.pixel_size, "departure from the control")
+        maps_of = np.stack(drawn)
+        write_ome(
+            path, [maps_of], maps_of.shape[1:], maps_of.dtype.name, names, pair.pixel_size,
+            "departure from the control",
+        )  # fmt: skip
 
 
 def _measure_cells(

@@ -182,15 +182,24 @@ class FlatField:
         """The inverse of `correct`: grey values as the camera would have seen them, float32."""
         return self._scale(array, self._surface, region)
 
-    def _scale(self, array: np.ndarray, factor: np.ndarray, region: Region | None) -> np.ndarray:
-        part = factor if region is None else factor[region]
-        if part.shape != array.shape:
+    def check(self, shape: tuple[int, ...], region: Region | None) -> None:
+        """Refuse a field, or the `region` of one, that does not fit.
+
+        Raises:
+            UserError: see `correct`.
+        """
+        part = self._gain if region is None else self._gain[region]
+        if part.shape != shape:
             where = "the field" if region is None else "the part of the field"
             raise UserError(
-                f"illumination: {where} is {_size(array.shape)} pixels, but the correction was "
+                f"illumination: {where} is {_size(shape)} pixels, but the correction was "
                 f"estimated on fields of {_size(self.shape)}; give fields of that size, or train "
                 "with data.illumination=false"
             )
+
+    def _scale(self, array: np.ndarray, factor: np.ndarray, region: Region | None) -> np.ndarray:
+        self.check(array.shape, region)
+        part = factor if region is None else factor[region]
         dark = np.float32(self.dark)
         out = np.subtract(array, dark, dtype=np.float32)
         out *= part

@@ -1,6 +1,7 @@
 """One image file in: TIFF (any compression of imagecodecs), OME-TIFF, ImageJ TIFF, PNG."""
 
 import math
+import mmap
 import os
 import re
 import stat
@@ -34,6 +35,7 @@ GREY_PHOTOMETRICS = (0, 1, 3)
 # most and LZW about as far, zstd and its like farther, but only a blank image; so any file may give
 # 256 MB (a field of 11 500 x 11 500 pixels of 16 bit), and a larger one 4096 bytes for each of its own.
 MAX_BLANK, MAX_EXPANSION = 2**28, 2**12
+MAPPED = 2**27  # bytes of decoded pixels from which on they lie in a file
 UNCOMPRESSED, JPEG = 1, 7  # of the TIFF tag Compression
 # What one of these units is in micrometres (OME names, and those that ImageJ and MetaMorph write;
 # ImageJ escapes what is not ASCII).
@@ -53,6 +55,17 @@ class Image:
     array: np.ndarray
     channels: tuple[str, ...] | None = None
     pixel_size: float | None = None
+
+
+def release(array: np.ndarray) -> None:
+    """Let the pixels of a large image leave the memory until they are asked for again; nothing
+    where they lie in memory alone."""
+    base: Any = array
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    pages = getattr(base, "_mmap", None)
+    if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def strip_suffix(path: Path | str) -> str:
@@ -308,7 +321,9 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
             "copy it anew, or save the one as a file of its own"
         )
     _check_promise(path, series.nbytes, tif.filehandle.size)
-    array = series.asarray()
+    # A large image is decoded into a file that has no name: its pixels may leave the memory.
+    array = series.asarray(out="memmap" if series.nbytes > MAPPED else None)
+    release(array)
     if series.axes.startswith("Y") and array.ndim == 3:  # samples behind the pixels: Y, X, S
         array = np.moveaxis(array, -1, 0)
     return array.reshape(-1, *array.shape[-2:])

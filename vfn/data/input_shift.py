@@ -122,8 +122,14 @@ def field_statistics(array: np.ndarray) -> dict[str, float]:
         "balance": (bright + background - 2 * median) / contrast if contrast else 0.0,
         "noise": math.sqrt(math.pi / 2) / 6 * ground,
         "sharpness": _band(core) / structure if structure else 0.0,
-        "saturated": float(np.mean(array == array.max())),
+        "saturated": _share_of_highest(array),
     }
+
+
+def _share_of_highest(array: np.ndarray) -> float:
+    highest, rows = array.max(), max(1, CORE**2 // array.shape[1])  # in parts: fields may be huge
+    parts = (array[top : top + rows] for top in range(0, len(array), rows))
+    return sum(int(np.count_nonzero(part == highest)) for part in parts) / array.size
 
 
 def _middle(array: np.ndarray) -> np.ndarray:

@@ -1,8 +1,12 @@
 """Predicted fields as OME-TIFF: channels named, pixel size kept, the model noted."""
 
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 import tifffile
@@ -12,6 +16,8 @@ from vfn.data.images import read_image
 from vfn.errors import UserError
 from vfn.files import replacing
 
+SIDE = 512  # px, of the tiles in the file
+IN_MEMORY = 2**26  # bytes; a larger image goes through a temporary file
 BY = "predicted by vfn"
 SHIFT = "Input shift"  # the input lies outside what the model was trained on
 NOTE = BY + " {version}, model {identity}"
@@ -19,15 +25,20 @@ NOTE = BY + " {version}, model {identity}"
 
 def write_ome(
     path: Path,
-    array: np.ndarray,
+    bands: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    dtype: str,
     channels: tuple[str, ...],
     pixel_size: float | None,
     identity: str,
     remarks: Sequence[str] = (),
 ) -> None:
-    """Write (C, H, W) with axes CYX, zlib-compressed.
+    """Write an image with axes CYX, zlib-compressed; a large one in tiles of `SIDE` pixels.
 
     Args:
+        bands: (C, h, W) from top to bottom. A file holds one channel after the other, so bands
+            of a large image wait in a temporary file beside `path`.
+        shape: (H, W).
         pixel_size: micrometres, or None where it is not known.
         identity: of the model (and what else the pixels depend on), for `is_whole` and for whoever
             finds the file later.
@@ -43,11 +54,34 @@ def write_ome(
         for axis in "XY":
             metadata[f"PhysicalSize{axis}"] = pixel_size
             metadata[f"PhysicalSize{axis}Unit"] = "µm"
-    with replacing(path) as temporary:
+    whole = (len(channels), *shape)
+    large = math.prod(whole) * np.dtype(dtype).itemsize > IN_MEMORY
+    with replacing(path) as temporary, ExitStack() as spools:
+        pixels: Iterable[np.ndarray]
+        if large:
+            files = [spools.enter_context(TemporaryFile(dir=path.parent)) for _ in channels]
+            for band in bands:
+                for file, channel in zip(files, band, strict=True):
+                    file.write(np.ascontiguousarray(channel).data)
+            pixels = (tile for file in files for tile in _tiles(file, shape, np.dtype(dtype)))
+        else:
+            pixels = np.concatenate(list(bands), 1)
         tifffile.imwrite(
-            temporary, array, ome=True, photometric="minisblack", compression="zlib",
-            metadata=metadata,
+            temporary, pixels, shape=whole, dtype=dtype, ome=True, photometric="minisblack",
+            compression="zlib", tile=(SIDE, SIDE) if large else None, metadata=metadata,
         )  # fmt: skip
+
+
+def _tiles(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Tiles of the image (H, W) whose rows lie in `file`, smaller at its lower and right edge."""
+    height, width = shape
+    file.seek(0)
+    for top in range(0, height, SIDE):
+        rows = min(SIDE, height - top)
+        data = file.read(rows * width * dtype.itemsize)
+        band = np.frombuffer(data, dtype).reshape(rows, width)
+        for left in range(0, width, SIDE):
+            yield band[:, left : left + SIDE]
 
 
 def is_whole(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | None:

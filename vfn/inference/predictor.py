@@ -4,8 +4,11 @@ import csv
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +16,31 @@ import torch
 
 from vfn.checkpoint import Checkpoint, digest
 from vfn.data.discovery import Field, Layout, discover, split_plane, whole_images
-from vfn.data.images import is_container, is_image
+from vfn.data.images import is_container, is_image, release
 from vfn.data.input_shift import field_statistics
 from vfn.data.intensity import to_dtype
 from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore
-from vfn.data.views import Region, View, make_views
+from vfn.data.views import Region, View, make_views, within
 from vfn.errors import UserError
 from vfn.files import make_folder, write_text
 from vfn.inference.backends import make_network, pick_arithmetic
 from vfn.inference.ome import SHIFT, is_whole, write_ome
 from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
-from vfn.inference.tiles import predict_tiled
+from vfn.inference.tiles import Source, predict_bands
+from vfn.nets import fold_norms
 from vfn.precision import autocast
-from vfn.progress import progress
+from vfn.progress import ahead, progress
 from vfn.uncertainty import ScaleHead, check_coverage, halfwidth, halfwidth_channel
 
 log = logging.getLogger(__name__)
 SHOWN_ALARMS = 5  # lines on the console; the table holds them all
 TIFF = ".ome.tif"
+TILE = 1024  # px, the default: most fields are one tile, and none pays for overlaps
+BATCH_PIXELS = {"cpu": TILE**2, "cuda": 16 * TILE**2}  # in a batch, where its size is not given
+BAND_PIXELS = 2**22  # turned into grey values at once, in float64
+PROBE = 512  # px, side of the part of a field on which bf16 is tried
+HALF_GREY = 0.5  # grey levels that bf16 may cost, as the root of the mean square
 
 
 class Predictor:
@@ -39,10 +48,11 @@ class Predictor:
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "auto", "bf16" or "float32"; see `vfn.precision`.
-        tile: side of the tiles (px); None takes the training patches' size, at least 256.
+        precision: "auto", "bf16" or "float32"; "auto" is bf16 where the hardware has it and where
+            it moves the first field's prediction by less than `HALF_GREY`.
+        tile: side of the tiles (px); a field that is no larger is one tile.
         overlap: share of a tile that neighbours have in common, in [0, 0.5].
-        batch_size: tiles at once.
+        batch_size: tiles at once; None takes about a megapixel on a CPU, 16 on a GPU.
         uncertainty: coverage of the intervals, 0.50 to 0.99; None predicts the stains alone.
         backend: what runs the generator, see `vfn.inference.backends`; the error model of the
             intervals stays in torch.
@@ -59,22 +69,26 @@ class Predictor:
         checkpoint: Checkpoint,
         device: str = "auto",
         precision: str = "auto",
-        tile: int | None = None,
-        overlap: float = 0.25,
-        batch_size: int = 4,
+        tile: int = TILE,
+        overlap: float = 0.125,
+        batch_size: int | None = None,
         uncertainty: float | None = None,
         backend: str = "torch",
     ) -> None:
         if not 0 <= overlap <= 0.5:
             raise UserError(f"overlap={overlap}: give the shared part of a tile, 0 to 0.5")
-        if batch_size < 1 or (tile is not None and not (isinstance(tile, int) and tile >= 1)):
-            raise UserError(f"tile={tile}, batch_size={batch_size}: give 1 or more")
+        for key, value in (("tile", tile), ("batch_size", batch_size)):
+            if not (isinstance(value, int) and value >= 1) and (key == "tile" or value is not None):
+                raise UserError(f"{key}={value}: give a whole number, 1 or more")
         self.checkpoint = checkpoint
         self.backend = backend
         self.device, self.precision = pick_arithmetic(backend, device, precision)
-        self.tile = tile or max(256, checkpoint.patch_size)
-        self.overlap, self.batch_size = overlap, batch_size
-        self.generator = checkpoint.generator.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._on_trial = precision == "auto" and self.precision == "bf16"
+        self.tile, self.overlap = tile, overlap
+        self.batch_size = batch_size or max(1, BATCH_PIXELS[self.device.type] // tile**2)
+        self.stride = checkpoint.generator.stride
+        self.generator = fold_norms(checkpoint.generator).to(self.device)
+        self.generator = self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network = (
             None if backend == "torch" else make_network(self.generator, backend, self.precision)
         )
@@ -111,14 +125,32 @@ class Predictor:
             UserError: an input's dtype is not the one of training, so its grey values mean
                 something else; wrong number or sizes of inputs.
         """
-        if self.coverage is None:
-            return self._restored(self._tiled(inputs, region, self._stain), region)
-        stain, scores = self.predict_scored(inputs, region)
-        widths = [
-            halfwidth(score, multiplier, stain.dtype.name)
-            for score, multiplier in zip(scores, self.multipliers, strict=True)
-        ]
-        return np.concatenate([stain, np.stack(widths)])
+        self.check(inputs, region)
+        self.settle(inputs)
+        field = _Pixels(inputs, region)
+        return np.concatenate([band for _, _, band in self.bands([field])], 1)
+
+    def bands(self, fields: Iterable["_Pixels"]) -> Iterator[tuple["_Pixels", int, np.ndarray]]:
+        """Predict fields one after the other, in memory that grows with their width alone.
+
+        Args:
+            fields: that passed `check`; taken one by one.
+
+        Yields:
+            The field, its next row, and (C, h, W) from there on, as `predict` gives them.
+        """
+        network = self._stain if self.coverage is None else self._stain_and_score
+        for field, top, y in self._raw(fields, network):
+            region = field.rows(top, top + y.shape[1])
+            if self.coverage is None:
+                yield field, top, self._restored(y, region)
+                continue
+            stain, scores = self._scored(y, region)
+            widths = [
+                halfwidth(score, multiplier, stain.dtype.name)
+                for score, multiplier in zip(scores, self.multipliers, strict=True)
+            ]
+            yield field, top, np.concatenate([stain, np.stack(widths)])
 
     def predict_scored(
         self, inputs: Sequence[np.ndarray], region: Region | None = None
@@ -133,18 +165,27 @@ class Predictor:
             of what the interval prediction +- expected error becomes in grey values, so a
             half-width is a multiple of it, whatever curve the grey values were equalised by.
         """
-        y, score = np.split(self._tiled(inputs, region, self._stain_and_score), 2)
+        self.check(inputs, region)
+        self.settle(inputs)
+        parts = [
+            self._scored(y, field.rows(top, top + y.shape[1]))
+            for field, top, y in self._raw([_Pixels(inputs, region)], self._stain_and_score)
+        ]
+        stains, scores = zip(*parts, strict=True)
+        return np.concatenate(stains, 1), np.concatenate(scores, 1)
+
+    def _scored(self, y: np.ndarray, region: Region) -> tuple[np.ndarray, np.ndarray]:
+        y, score = np.split(y, 2)
         low, high = (self._grey(part, region) for part in (y - score, y + score))
         # An equalising curve ends at its range: an interval outside of it has no width.
         return self._restored(y, region), np.maximum((high - low) / 2, np.finfo(np.float32).tiny)
 
-    def _tiled(
-        self,
-        inputs: Sequence[np.ndarray],
-        region: Region | None,
-        network: Callable[[torch.Tensor], torch.Tensor],
-    ) -> np.ndarray:
-        """What `network` makes of the inputs (H, W) in grey values: (C, H, W) in [-1, 1]."""
+    def check(self, inputs: Sequence[np.ndarray], region: Region | None) -> None:
+        """Refuse inputs that the model does not take.
+
+        Raises:
+            UserError: see `predict`.
+        """
         maps, channels = self.checkpoint.inputs, self.checkpoint.task.inputs
         if len(inputs) != len(maps) or len({a.shape for a in inputs}) != 1:
             raise UserError(
@@ -157,17 +198,75 @@ class Predictor:
                     f"channel {channel} is {array.dtype}, the model was trained on {one.dtype}; "
                     "give images of the same kind as in training"
                 )
-        flat_inputs = [
-            array if flat is None else flat.correct(array, region)
-            for array, flat in zip(inputs, self.checkpoint.flats, strict=False)  # inputs come first
-        ]
-        stack = [m.normalise(a) for m, a in zip(maps, flat_inputs, strict=True)]
-        image = torch.from_numpy(np.stack(stack))
+        for flat in self.checkpoint.flats:
+            if flat is not None:
+                flat.check(inputs[0].shape, region)
+
+    def settle(self, inputs: Sequence[np.ndarray]) -> None:
+        """Decide once, on the first field, whether bf16 is exact enough; nothing where the user did.
+
+        The measure is the root mean square difference to float32 over the middle of the field, in
+        grey levels of the output; floats have no levels, so float images are predicted in float32.
+        """
+        if not self._on_trial:
+            return
+        self._on_trial = False
+        middle = [slice(max(0, (n - PROBE) // 2), (n + PROBE) // 2) for n in inputs[0].shape]
+        probe = _Pixels([array[middle[0], middle[1]] for array in inputs], None)
+        grey = {}
+        for precision in ("float32", "bf16"):
+            self.precision = precision
+            y = np.concatenate([y for *_, y in self._raw([probe], self._stain, flat=False)], 1)
+            fitted = zip(self.checkpoint.targets, y, strict=True)
+            grey[precision] = np.stack([one.grey(channel) for one, channel in fitted])
+        difference = np.square(grey["bf16"] - grey["float32"]).mean((1, 2)) ** 0.5
+        levels = float(difference.max())
+        exact = np.dtype(self.checkpoint.targets[0].dtype).kind == "u" and levels < HALF_GREY
+        self.precision = "bf16" if exact else "float32"
+        log.info(
+            "precision: %s; bf16 moves the prediction by %.2g grey levels (root mean square)",
+            self.precision, levels,
+        )  # fmt: skip
+
+    def _raw(
+        self,
+        fields: Iterable["_Pixels"],
+        network: Callable[[torch.Tensor], torch.Tensor],
+        flat: bool = True,
+    ) -> Iterator[tuple["_Pixels", int, np.ndarray]]:
+        """What `network` makes of fields: (field, row, (C, h, W) in [-1, 1]).
+
+        Args:
+            flat: correct illumination where training did.
+        """
+        maps = self.checkpoint.inputs
+        flats = self.checkpoint.flats[: len(maps)] if flat else (None,) * len(maps)
+        sources: dict[int, _Pixels] = {}  # by the id of what `predict_bands` gives back
+
+        def source(field: _Pixels) -> Source:
+            def rows(start: int, stop: int) -> torch.Tensor:
+                place, stack = field.rows(start, stop), []
+                for array, one, surface in zip(field.inputs, maps, flats, strict=True):
+                    crop = array[start:stop]
+                    stack.append(one.normalise(surface.correct(crop, place) if surface else crop))
+                    release(array)
+                return torch.from_numpy(np.stack(stack))
+
+            height, width = field.inputs[0].shape
+            made = Source((height, width), rows)
+            sources[id(made)] = field
+            return made
+
         with torch.inference_mode():
-            return predict_tiled(
-                network, image, self.tile, int(self.overlap * self.tile),
-                self.generator.stride, self.batch_size,
-            ).numpy()  # fmt: skip
+            for band in predict_bands(
+                network, map(source, fields), self.tile, int(self.overlap * self.tile),
+                self.stride, self.batch_size,
+            ):  # fmt: skip
+                height, width = band.values.shape[1:]
+                step = max(1, BAND_PIXELS // width)
+                for start in range(0, height, step):
+                    part = band.values[:, start : start + step].numpy()
+                    yield sources[id(band.source)], band.top + start, part
 
     def _grey(self, y: np.ndarray, region: Region | None) -> np.ndarray:
         """Targets (Ct, H, W) in [-1, 1] back to grey values, real numbers."""
@@ -229,41 +328,101 @@ class Predictor:
         Raises:
             UserError: see `predict`, `is_whole`.
         """
-        is_tiff = path.name.endswith(TIFF)
-        identity = self._identity(inputs)
-        kept = (is_whole if is_tiff else whole_zarr)(path, identity, inputs[0].shape)
+        self.settle(inputs)
+        identity = self.identity(inputs)
+        kept = self.kept(path, identity, inputs)
         if kept is not None:
             return kept
-        try:
+        with named(view):
             predicted = self.predict(inputs, view.region)
-        except UserError as exc:
-            raise UserError(f"field {view.name}: {exc}") from exc
+        self.write(view, path, identity, alarms, inputs[0].shape, [predicted])
+        return predicted
+
+    def kept(self, path: Path, identity: str, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+        """What is at `path` already, if it is this very prediction, whole.
+
+        Raises:
+            UserError: see `is_whole`.
+        """
+        is_kept = is_whole if path.name.endswith(TIFF) else whole_zarr
+        return is_kept(path, identity, inputs[0].shape)
+
+    def write(
+        self,
+        view: View,
+        path: Path,
+        identity: str,
+        alarms: Mapping[str, list[str]],
+        shape: tuple[int, ...],
+        bands: Iterable[np.ndarray],
+    ) -> None:
+        """Write a predicted view to `path` (an OME-TIFF, else OME-Zarr).
+
+        Args:
+            shape: (H, W).
+            bands: (C, h, W) from top to bottom. An OME-Zarr takes them all into memory.
+        """
         pixel_size = view.inputs[0].pixel_size
         remarks = [
             f"{SHIFT}: {channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()
         ]
         # What was done to an input on its way from the file, such as refocusing.
         remarks += [said for plane in view.inputs if (said := getattr(plane, "remark", ""))]
-        if is_tiff:
-            write_ome(path, predicted, self.channels, pixel_size, identity, remarks)
-        else:
-            windows = [(fitted.low, fitted.high) for fitted in self.checkpoint.targets]
-            if self.coverage is not None:  # white where the interval is as wide as the whole range
-                windows += [(0.0, (high - low) / 2) for low, high in windows]
-            write_zarr(
-                path, view.name, predicted, self.channels, pixel_size, identity, windows, remarks
-            )
-        return predicted
+        if path.name.endswith(TIFF):
+            dtype = self.checkpoint.targets[0].dtype
+            write_ome(
+                path, bands, shape, dtype, self.channels, pixel_size, identity, remarks
+            )  # fmt: skip
+            return
+        predicted = np.concatenate(list(bands), 1)
+        windows = [(fitted.low, fitted.high) for fitted in self.checkpoint.targets]
+        if self.coverage is not None:  # white where the interval is as wide as the whole range
+            windows += [(0.0, (high - low) / 2) for low, high in windows]
+        write_zarr(
+            path, view.name, predicted, self.channels, pixel_size, identity, windows, remarks
+        )
 
-    def _identity(self, inputs: Sequence[np.ndarray]) -> str:
+    def identity(self, inputs: Sequence[np.ndarray]) -> str:
         """Everything that the predicted pixels depend on, in a line."""
         pixels = hashlib.blake2b(digest_size=8)
         for array in inputs:
             pixels.update(np.ascontiguousarray(array).data)
+            release(array)
         return (
             f"{self.checkpoint.identity}, {self.backend} {self.precision}, tile {self.tile}, "
             f"overlap {self.overlap:g}, {self._interval}input {pixels.hexdigest()}."
         )
+
+
+@contextmanager
+def named(view: View) -> Iterator[None]:
+    """Let an error say which field it is about."""
+    try:
+        yield
+    except UserError as exc:
+        raise UserError(f"field {view.name}: {exc}") from exc
+
+
+@dataclass(frozen=True, eq=False)  # each is itself: arrays do not compare
+class _Pixels:
+    """A field in grey values: inputs (H, W), and the rows and columns that they are (None: all)."""
+
+    inputs: Sequence[np.ndarray]
+    region: Region | None
+
+    def rows(self, start: int, stop: int) -> Region:
+        """Where the rows from `start` to `stop` of the inputs lie in the field."""
+        return within(self.region, (slice(start, stop), slice(0, self.inputs[0].shape[1])))
+
+
+@dataclass(frozen=True, eq=False)  # each is itself: arrays do not compare
+class _Job(_Pixels):
+    """A field that is to be written."""
+
+    view: View
+    path: Path
+    identity: str
+    alarms: Mapping[str, list[str]]
 
 
 def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
@@ -375,19 +534,39 @@ def run(
         views = prepare(views, store)
     alarms: dict[str, dict[str, list[str]]] = {}
     refused: list[UserError] = []
-    for view in progress(views, len(views), "predicting"):
-        path = paths[view.name]
-        try:
-            inputs = present(read_view(view, store))
-            found = predictor.alarms(inputs)
-            predictor.predict_to_file(view, inputs, path, found)
-        except UserError as exc:
-            refused.append(exc)
-            continue
-        if path.parent != output:
-            list_in_plate(path, view.plate)
-        if found:
-            alarms[view.name] = found
+
+    def jobs() -> Iterator[_Job]:
+        """The fields that are still to be predicted; the others leave their alarms and errors."""
+        for view in progress(views, len(views), "predicting"):
+            path = paths[view.name]
+            try:
+                inputs = present(read_view(view, store))
+                found = predictor.alarms(inputs)
+                with named(view):
+                    predictor.check(inputs, view.region)
+                    predictor.settle(inputs)
+                identity = predictor.identity(inputs)
+                kept = predictor.kept(path, identity, inputs) is not None
+            except UserError as exc:
+                refused.append(exc)
+                continue
+            if found:
+                alarms[view.name] = found
+            if not kept:
+                yield _Job(inputs, view.region, view, path, identity, found)
+            elif path.parent != output:
+                list_in_plate(path, view.plate)
+
+    # Three threads: one reads the next field, one computes, this one compresses and writes.
+    predicted = ahead(predictor.bands(ahead(jobs(), 1)), 2)
+    for job, bands in groupby(predicted, key=itemgetter(0)):
+        assert isinstance(job, _Job)
+        shape = job.inputs[0].shape
+        predictor.write(
+            job.view, job.path, job.identity, job.alarms, shape, (band for *_, band in bands)
+        )
+        if job.path.parent != output:
+            list_in_plate(job.path, job.view.plate)
     _report_alarms(alarms, len(views), output / "input_shift.csv")
     if len(refused) == len(views):
         raise refused[0]

@@ -1,6 +1,11 @@
-"""Whole fields from overlapping tiles, blended with alpha weights (paper, sec. 2.3)."""
+"""Whole fields from overlapping tiles, blended with alpha weights (paper, sec. 2.3).
 
-from collections.abc import Callable, Iterator
+Fields stream through: what is held of one is a row of tiles, whatever its size.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +41,128 @@ def blend_weights(starts: list[int], tile: int, length: int, overlap: int) -> np
     return alpha.astype(np.float32)
 
 
+@dataclass
+class Source:
+    """A field to predict, read band by band.
+
+    Attributes:
+        shape: (H, W), from 1x1 up.
+        rows: (start, stop) -> (Ci, stop - start, W) float32, those rows of the field as the network
+            takes them; asked for from top to bottom, tiles' overlaps twice.
+    """
+
+    shape: tuple[int, int]
+    rows: Callable[[int, int], Tensor]
+
+
+class Band(NamedTuple):
+    """Finished rows of one field.
+
+    Attributes:
+        source: the field.
+        top: first row.
+        values: (Ct, h, W) float32 on the CPU.
+    """
+
+    source: Source
+    top: int
+    values: Tensor
+
+
+class _Field:
+    """One field on its way: where its tiles lie, and the rows that wait for the tiles below them."""
+
+    def __init__(self, source: Source, tile: int, overlap: int, stride: int) -> None:
+        self.source = source
+        self.sides = tuple(min(_up(tile, stride), _up(length, stride)) for length in source.shape)
+        overlap = min(overlap, min(self.sides) - 1)
+        self.starts, self.weights = zip(
+            *(
+                (
+                    starts := tile_starts(length, side, overlap),
+                    _alpha(starts, side, length, overlap),
+                )
+                for length, side in zip(source.shape, self.sides, strict=True)
+            ),
+            strict=True,
+        )
+        self.sums: Tensor | None = None
+
+    def tiles(self) -> Iterator[tuple[int, int, Tensor]]:
+        """(row, column, (Ci, h, w)) of each tile, from top to bottom and left to right."""
+        height, width = self.source.shape
+        for i, top in enumerate(self.starts[0]):
+            band = self.source.rows(top, min(top + self.sides[0], height))
+            band = _pad(band, self.sides[0], max(width, self.sides[1]))
+            for j, left in enumerate(self.starts[1]):
+                yield i, j, band[:, :, left : left + self.sides[1]]
+
+    def add(self, i: int, j: int, predicted: Tensor) -> Band | None:
+        """Blend a tile in; the rows that no tile below will touch, once a row of tiles is whole."""
+        height, width = self.source.shape
+        tops, lefts = self.starts
+        if self.sums is None:
+            self.sums = predicted.new_zeros(
+                predicted.shape[0], self.sides[0], max(width, self.sides[1])
+            )
+        alpha = self.weights[0][i][:, None] * self.weights[1][j]
+        self.sums[:, :, lefts[j] : lefts[j] + self.sides[1]] += predicted * alpha
+        if j < len(lefts) - 1:
+            return None
+        stop = tops[i + 1] if i < len(tops) - 1 else height
+        done = stop - tops[i]
+        finished = self.sums[:, :done, :width]
+        waiting = self.sums[:, done:]
+        self.sums = torch.cat([waiting, torch.zeros_like(self.sums[:, :done])], 1)
+        return Band(self.source, tops[i], finished)
+
+
+def predict_bands(
+    predict: Callable[[Tensor], Tensor],
+    sources: Iterable[Source],
+    tile: int,
+    overlap: int,
+    stride: int,
+    batch_size: int,
+) -> Iterator[Band]:
+    """Apply `predict` to fields of any size, holding a row of tiles of each at a time.
+
+    A batch takes its tiles from several fields where one has too few, so that plates of small
+    fields fill a GPU too.
+
+    Args:
+        predict: (B, Ci, h, w) -> (B, Ct, h, w) for h and w that are multiples of `stride`.
+        sources: taken one by one, when there is room in a batch.
+        tile: side of the tiles (px), rounded up to a multiple of `stride`; shorter along an axis
+            that is shorter than it.
+        overlap: pixels that neighbours share, below `tile`.
+        batch_size: tiles that go through at once.
+
+    Yields:
+        The rows of each field from top to bottom without gap, the fields in their order.
+    """
+    waiting: list[tuple[_Field, int, int, Tensor]] = []
+
+    def flush() -> Iterator[Band]:
+        if not waiting:
+            return
+        predicted = predict(torch.stack([entry[3] for entry in waiting])).float().cpu()
+        for (field, i, j, _), one in zip(waiting, predicted, strict=True):
+            if band := field.add(i, j, one):
+                yield band
+        waiting.clear()
+
+    for source in sources:
+        field = _Field(source, tile, overlap, stride)
+        for i, j, cut in field.tiles():
+            if waiting and waiting[0][3].shape != cut.shape:  # fields of another size
+                yield from flush()
+            waiting.append((field, i, j, cut))
+            if len(waiting) == batch_size:
+                yield from flush()
+    yield from flush()
+
+
 def predict_tiled(
     predict: Callable[[Tensor], Tensor],
     image: Tensor,
@@ -44,39 +171,19 @@ def predict_tiled(
     stride: int,
     batch_size: int,
 ) -> Tensor:
-    """Apply `predict` to a field of any size.
-
-    Args:
-        predict: (B, Ci, h, w) -> (B, Ct, h, w) for h and w that are multiples of `stride`.
-        image: (Ci, H, W), from 1x1 up.
-        tile: side of the tiles (px), rounded up to a multiple of `stride`; shorter along an axis
-            that is shorter than it.
-        overlap: pixels that neighbours share, below `tile`.
-        batch_size: tiles that go through at once.
+    """`predict_bands` of one field (Ci, H, W) in memory.
 
     Returns:
         (Ct, H, W) float32 on the CPU.
     """
     height, width = image.shape[-2:]
-    sides = [min(_up(tile, stride), _up(length, stride)) for length in (height, width)]
-    overlap = min(overlap, min(sides) - 1)
-    padded = _pad(image, max(height, sides[0]), max(width, sides[1]))
-    axes = [
-        (starts := tile_starts(length, side, overlap), blend_weights(starts, side, length, overlap))
-        for length, side in zip((height, width), sides, strict=True)
-    ]
-    out: Tensor | None = None
-    for places in _batches(len(axes[0][0]), len(axes[1][0]), batch_size):
-        corners = [(axes[0][0][i], axes[1][0][j]) for i, j in places]
-        tiles = [padded[:, y : y + sides[0], x : x + sides[1]] for y, x in corners]
-        predicted = predict(torch.stack(tiles)).float().cpu()
-        if out is None:
-            out = torch.zeros(predicted.shape[1], *padded.shape[-2:])
-        for (i, j), (y, x), one in zip(places, corners, predicted, strict=True):
-            alpha = np.outer(axes[0][1][i], axes[1][1][j])
-            out[:, y : y + sides[0], x : x + sides[1]] += one * torch.from_numpy(alpha)
-    assert out is not None
-    return out[:, :height, :width].contiguous()
+    source = Source((height, width), lambda start, stop: image[:, start:stop])
+    bands = predict_bands(predict, [source], tile, overlap, stride, batch_size)
+    return torch.cat([band.values for band in bands], 1)
+
+
+def _alpha(starts: list[int], tile: int, length: int, overlap: int) -> Tensor:
+    return torch.from_numpy(blend_weights(starts, tile, length, overlap))
 
 
 def _up(length: int, stride: int) -> int:
@@ -89,9 +196,3 @@ def _pad(image: Tensor, height: int, width: int) -> Tensor:
     if not any(after for _, after in margin):
         return image
     return torch.from_numpy(np.pad(image.numpy(), margin, mode="symmetric"))
-
-
-def _batches(rows: int, columns: int, size: int) -> Iterator[list[tuple[int, int]]]:
-    places = [(i, j) for i in range(rows) for j in range(columns)]
-    for start in range(0, len(places), size):
-        yield places[start : start + size]

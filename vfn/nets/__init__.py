@@ -1,14 +1,18 @@
 """The networks, made by name: a checkpoint names a network, it never brings code."""
 
+import copy
 from collections.abc import Mapping
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vfn.errors import UserError
 from vfn.nets.discriminator import ConditionalDiscriminator, PatchGAN
 from vfn.nets.generator import UNetGenerator
 
+G = TypeVar("G", bound=nn.Module)
 GENERATORS: dict[str, type[UNetGenerator]] = {"unet": UNetGenerator}
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "conditional": ConditionalDiscriminator,
@@ -58,4 +62,31 @@ def make_discriminator(spec: Mapping[str, Any], in_channels: int, patch_size: in
     return discriminator
 
 
-__all__ = ["DISCRIMINATORS", "GENERATORS", "UNetGenerator", "make_discriminator", "make_generator"]
+def fold_norms(generator: G) -> G:
+    """A copy in evaluation mode whose batch norms are part of the convolutions before them.
+
+    In evaluation a batch norm multiplies and shifts each channel by constants: the same function,
+    without its passes over the features.
+    """
+    folded = copy.deepcopy(generator).eval()
+    for parent in list(folded.modules()):
+        if not isinstance(parent, nn.Sequential):
+            continue
+        for i, (layer, norm) in enumerate(pairwise(list(parent))):
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(
+                layer, nn.Conv2d | nn.ConvTranspose2d
+            ):
+                transposed = isinstance(layer, nn.ConvTranspose2d)
+                parent[i] = fuse_conv_bn_eval(layer, norm, transpose=transposed)
+                parent[i + 1] = nn.Identity()
+    return folded
+
+
+__all__ = [
+    "DISCRIMINATORS",
+    "GENERATORS",
+    "UNetGenerator",
+    "fold_norms",
+    "make_discriminator",
+    "make_generator",
+]
