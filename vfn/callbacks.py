@@ -132,6 +132,8 @@ class EpochTable(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run that resumes within an epoch does not start that one anew."""
         self.images, self.start = 0, time.monotonic()
+        if pl_module.device.type == "cuda":  # an earlier training of this process may have had more
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -164,6 +166,8 @@ class EpochTable(Callback):
             "images_per_s": self.images / max(self.seconds, 1e-9),
             **rates,
         }
+        if pl_module.device.type == "cuda":
+            extra["gpu_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
         if figures.get("val/mse", 0) > 0:
             extra["val/psnr"] = 10 * math.log10(
                 4 / figures["val/mse"]

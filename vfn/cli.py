@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,17 +32,32 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 log = logging.getLogger(__name__)
 
 
+class JobFailed(Exception):  # noqa: N818
+    """A job of a sweep failed and has said why; it may cross from a launcher's process to ours."""
+
+
 def guarded(work: Callable[[DictConfig], Any], config: DictConfig) -> None:
     """Do the work of one Hydra job and leave with the promised exit code.
 
     Only what the user gave wrongly becomes a line; anything else is a defect of ours and keeps its
-    traceback. Hydra must not see the exception: it would add lines of its own.
+    traceback. Hydra must not see the exception: it would add lines of its own. In a sweep it must,
+    though: it goes on with the other jobs, and raises the first exception after the last of them.
     """
+    hydra_config = HydraConfig.get()
+    swept = hydra_config.mode == RunMode.MULTIRUN
     try:
         _check_types(config)
         work(config)
     except UserError as exc:
-        _leave(str(exc), WRONG_INPUT)
+        if not swept:
+            _leave(str(exc), WRONG_INPUT)
+        message = f"job {hydra_config.job.num}: {exc}"
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        raise JobFailed(message) from None
+    except Exception:
+        if swept:  # of several defects Hydra would show one
+            traceback.print_exc()
+        raise
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
 
@@ -56,7 +73,7 @@ def _check_types(config: DictConfig) -> None:
     chosen = hydra_config.runtime.choices
     groups = [
         f"{group}={chosen[group]}"
-        for group in ("data", "task", "loss", "model", "trainer", "logger")
+        for group in ("data", "task", "loss", "model", "trainer", "logger", "sweep")
         if chosen.get(group)
     ]
     defaults = compose(hydra_config.job.config_name, overrides=groups)
@@ -80,8 +97,13 @@ def _check_types(config: DictConfig) -> None:
 def run_cli(main: Callable[[], Any]) -> None:
     """Run a Hydra entry point; a command line that Hydra cannot compose becomes a line, too."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
+    # Jobs that a launcher starts in processes of their own must find vfn from any folder.
+    paths = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     try:
         main()
+    except JobFailed as exc:  # jobs on a cluster have said it in their own logs alone
+        _leave(f"the sweep ran on past what failed, first {exc}", WRONG_INPUT)
     except (HydraException, OmegaConfBaseException) as exc:
         _leave(_config_message(exc), WRONG_INPUT)
     except KeyboardInterrupt:

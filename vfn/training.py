@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +47,9 @@ from vfn.precision import has_fast_bf16
 
 log = logging.getLogger(__name__)
 SAMPLE_ROWS = 4  # patches on a sheet of samples
+MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
+SEARCH = "search.yaml"  # ours, of a search
+WANDB_TAG, WANDB_GROUP = 64, 128  # characters that W&B takes
 
 
 def train(config: DictConfig) -> Path:
@@ -60,18 +63,27 @@ def train(config: DictConfig) -> Path:
     """
     set_up_logging()
     _name_task(config)
+    if config.get("sweep"):
+        from vfn.sweep import search  # here: it is made of trainings
+
+        return search(config, folder_of(config))
     folder, config = _run_folder(config)
     return fit(config, folder)
 
 
 def fit(
-    config: DictConfig, folder: Path, data: StainData | None = None, quiet: bool = False
+    config: DictConfig,
+    folder: Path,
+    data: StainData | None = None,
+    quiet: bool = False,
+    callbacks: Sequence[L.Callback] = (),
 ) -> Path:
     """Train the model of a whole config into `folder`; `config.resume` goes on with what is there.
 
     Args:
         data: set up already; None makes it as the config says.
         quiet: nothing on the console; log.txt has it all.
+        callbacks: come before ours.
 
     Returns:
         The path of `best.ckpt`.
@@ -107,8 +119,8 @@ def fit(
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     trainer = L.Trainer(
         **trainer_args,
-        logger=_logger(folder, config) or False,
-        callbacks=_callbacks(settings, folder, data, task, quiet),
+        logger=_logger(folder, config, parts) or False,
+        callbacks=[*callbacks, *_callbacks(settings, folder, data, task, quiet)],
     )
     data.rank, data.world = trainer.global_rank, trainer.world_size
     log.info("training %s -> %s in %s", " + ".join(task.inputs), ", ".join(task.targets), folder)
@@ -170,11 +182,7 @@ def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
         merged = explicit(OmegaConf.load(stored), config, skip=("run",))  # type: ignore[arg-type]
         merged.resume, merged.init = str(folder), None
         return folder, merged
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN:
-        folder = Path(hydra.sweep.dir) / _swept_name(hydra.job.num, hydra.overrides.task)
-    else:
-        folder = Path("outputs") / str(config.run)
+    folder = folder_of(config)
     for name in (BEST, LAST):  # what failed before it learnt anything may be started anew
         if (folder / "checkpoints" / name).exists():
             raise UserError(
@@ -184,14 +192,30 @@ def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
     return folder, config
 
 
-def _swept_name(number: int, overrides: list[str]) -> str:
-    """Name of one run of a sweep: its number and what varies, as `1_loss.adversarial=0.01`."""
-    typed = [text for text in sys.argv[1:] if "=" in text and not text.startswith("-")]
-    parsed = OverridesParser.create().parse_overrides(typed)
-    varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
-    own = [text for text in overrides if text.split("=")[0].lstrip("+") in varied]
+def folder_of(config: DictConfig) -> Path:
+    """The folder of a new run or search: outputs/NAME, or within it one for each job of a sweep."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return Path("outputs") / str(config.run)
+    folder = Path(hydra.sweep.dir)
+    varied = _varied(folder, list(hydra.overrides.task))
+    if config.get("sweep") and not varied:  # a search alone needs no `-m`, and may have it
+        return folder
     # File systems allow 255 bytes; the number keeps names apart that are cut.
-    return re.sub(r"[^\w.,=+-]", "_", "_".join([str(number), *own]))[:100]
+    name = re.sub(r"[^\w.,=+-]", "_", "_".join([str(hydra.job.num), *varied]))[:100]
+    return folder / name
+
+
+def _varied(folder: Path, overrides: list[str]) -> list[str]:
+    """Of the overrides of one job those that the sweep varies, as `loss.adversarial=0.01`.
+
+    Hydra keeps the command line in the sweep's folder; a job that a launcher runs in a process of
+    its own sees no other trace of it.
+    """
+    typed = OmegaConf.load(folder / MULTIRUN).hydra.overrides.task
+    parsed = OverridesParser.create().parse_overrides(list(typed))
+    keys = {override.key_or_group for override in parsed if override.is_sweep_override()}
+    return [text for text in overrides if text.split("=")[0].lstrip("+") in keys]
 
 
 @contextmanager
@@ -375,7 +399,9 @@ def _callbacks(
     return callbacks
 
 
-def _logger(folder: Path, config: DictConfig) -> Logger | None:
+def _logger(
+    folder: Path, config: DictConfig, networks: Sequence[torch.nn.Module | None]
+) -> Logger | None:
     """The logger beside metrics.csv, which is always written."""
     name = config.logger.name
     if name == "csv":
@@ -385,7 +411,7 @@ def _logger(folder: Path, config: DictConfig) -> Logger | None:
             return TensorBoardLogger(folder, name="tensorboard", version="")
         except ModuleNotFoundError as exc:
             raise UserError("logger=tensorboard: not installed; pip install tensorboard") from exc
-    return WandbLogger(experiment=_wandb_run(folder, config)) if _is_first() else None
+    return WandbLogger(experiment=_wandb_run(folder, config, networks)) if _is_first() else None
 
 
 def _is_first() -> bool:
@@ -393,7 +419,7 @@ def _is_first() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0  # Lightning reads the launcher's variables
 
 
-def _wandb_run(folder: Path, config: DictConfig) -> Any:
+def _wandb_run(folder: Path, config: DictConfig, networks: Sequence[torch.nn.Module | None]) -> Any:
     """A run of Weights & Biases in the run folder; a resumed training goes on with its run."""
     import wandb  # here: it is slow to import, and not every training asks for it
 
@@ -407,16 +433,23 @@ def _wandb_run(folder: Path, config: DictConfig) -> Any:
         log.info(
             "W&B: no account is set up, so the run is kept in %s (wandb sync)", identity.parent
         )
+    sweep = folder.parent
+    swept = any((sweep / name).is_file() for name in (MULTIRUN, SEARCH))
+    tags = [config.data.name, config.task.name, config.model.name, *(["sweep"] if swept else [])]
+    parameters = {
+        name: sum(p.numel() for p in network.parameters()) if network is not None else 0
+        for name, network in zip(("generator", "discriminator"), networks, strict=True)
+    }
     return wandb.init(
         project=config.logger.project,
-        group=config.logger.group,
+        group=config.logger.group or (sweep.name[:WANDB_GROUP] if swept else None),
         name=folder.name,
         id=identity.read_text(encoding="utf-8").strip(),
         resume="allow",
         dir=folder,
         mode="online" if online else "offline",
-        config=plain(config),
-        tags=[config.data.name, config.task.name, config.model.name],
+        config={**plain(config), "parameters": parameters},
+        tags=[tag[:WANDB_TAG] for tag in dict.fromkeys(tags)],
     )
 
 
