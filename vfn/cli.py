@@ -27,6 +27,7 @@ from vfn.data.views import Task
 from vfn.errors import UserError
 
 WRONG_INPUT, INTERRUPTED = 2, 130
+MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def guarded(work: Callable[[DictConfig], Any], config: DictConfig) -> None:
     though: it goes on with the other jobs, and raises the first exception after the last of them.
     """
     hydra_config = HydraConfig.get()
-    swept = hydra_config.mode == RunMode.MULTIRUN
+    swept = bool(varied())
     try:
         _check_types(config)
         work(config)
@@ -60,6 +61,24 @@ def guarded(work: Callable[[DictConfig], Any], config: DictConfig) -> None:
         raise
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
+
+
+def varied() -> list[str]:
+    """Of this job's overrides those that the sweep varies, as `loss.adversarial=0.01`; else nothing.
+
+    Hydra keeps the command line in the sweep's folder; a job that a launcher runs in a process of
+    its own sees no other trace of it.
+    """
+    config = HydraConfig.get()
+    if config.mode != RunMode.MULTIRUN:
+        return []
+    record = Path(config.sweep.dir) / MULTIRUN
+    if not record.is_file():  # a sweeper of somebody else's
+        return list(config.overrides.task)
+    typed = OmegaConf.load(record).hydra.overrides.task
+    parsed = OverridesParser.create().parse_overrides(list(typed))
+    keys = {override.key_or_group for override in parsed if override.is_sweep_override()}
+    return [text for text in config.overrides.task if text.split("=")[0].lstrip("+") in keys]
 
 
 def _check_types(config: DictConfig) -> None:

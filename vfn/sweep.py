@@ -63,13 +63,10 @@ def search(config: DictConfig, folder: Path) -> Path:
         raise UserError("sweep=optuna: not installed; pip install optuna") from exc
     settings = plain(config.sweep)
     _check(config, settings)
-    space = {
-        key: _dimension(key, spec, config)
-        for key, spec in settings["space"].items()
-        if spec is not None
-    }
-    if not space:
-        raise UserError("sweep.space: empty; name one setting of loss or model, or more")
+    given = settings["usual"] if settings["space"] is None else settings["space"]
+    if not isinstance(given, dict) or not given:
+        raise UserError(f"sweep.space={given}: give settings, as {{loss.adversarial: [0, 0.1]}}")
+    space = {key: _dimension(key, spec, config) for key, spec in given.items()}
     data = stain_data(config, trainable_task(config.task))
     data.setup()  # once for all trials; what is wrong with the images is one line
     make_folder(folder)

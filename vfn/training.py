@@ -16,7 +16,6 @@ from urllib.parse import urlparse
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import RichProgressBar
@@ -28,12 +27,14 @@ from vfn.callbacks import BEST, LAST, Budget, Checkpoints, EpochTable, Samples
 from vfn.checkpoint import FORMAT, AtomicCheckpointIO, read_raw, submodule
 from vfn.cli import (
     INTERRUPTED,
+    MULTIRUN,
     explicit,
     known_tasks,
     make_task,
     plain,
     set_up_logging,
     trainable_task,
+    varied,
 )
 from vfn.data.base import DataConfig, StainData
 from vfn.data.sets import make_data
@@ -47,8 +48,7 @@ from vfn.precision import has_fast_bf16
 
 log = logging.getLogger(__name__)
 SAMPLE_ROWS = 4  # patches on a sheet of samples
-MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
-SEARCH = "search.yaml"  # ours, of a search
+SEARCH = "search.yaml"  # our record of a search, in its folder
 WANDB_TAG, WANDB_GROUP = 64, 128  # characters that W&B takes
 
 
@@ -197,25 +197,11 @@ def folder_of(config: DictConfig) -> Path:
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return Path("outputs") / str(config.run)
-    folder = Path(hydra.sweep.dir)
-    varied = _varied(folder, list(hydra.overrides.task))
-    if config.get("sweep") and not varied:  # a search alone needs no `-m`, and may have it
+    folder, what = Path(hydra.sweep.dir), varied()
+    if config.get("sweep") and not what:  # a search alone needs no `-m`, and may have it
         return folder
     # File systems allow 255 bytes; the number keeps names apart that are cut.
-    name = re.sub(r"[^\w.,=+-]", "_", "_".join([str(hydra.job.num), *varied]))[:100]
-    return folder / name
-
-
-def _varied(folder: Path, overrides: list[str]) -> list[str]:
-    """Of the overrides of one job those that the sweep varies, as `loss.adversarial=0.01`.
-
-    Hydra keeps the command line in the sweep's folder; a job that a launcher runs in a process of
-    its own sees no other trace of it.
-    """
-    typed = OmegaConf.load(folder / MULTIRUN).hydra.overrides.task
-    parsed = OverridesParser.create().parse_overrides(list(typed))
-    keys = {override.key_or_group for override in parsed if override.is_sweep_override()}
-    return [text for text in overrides if text.split("=")[0].lstrip("+") in keys]
+    return folder / re.sub(r"[^\w.,=+-]", "_", "_".join([str(hydra.job.num), *what]))[:100]
 
 
 @contextmanager
@@ -440,7 +426,7 @@ def _wandb_run(folder: Path, config: DictConfig, networks: Sequence[torch.nn.Mod
         name: sum(p.numel() for p in network.parameters()) if network is not None else 0
         for name, network in zip(("generator", "discriminator"), networks, strict=True)
     }
-    return wandb.init(
+    run = wandb.init(
         project=config.logger.project,
         group=config.logger.group or (sweep.name[:WANDB_GROUP] if swept else None),
         name=folder.name,
@@ -451,6 +437,10 @@ def _wandb_run(folder: Path, config: DictConfig, networks: Sequence[torch.nn.Mod
         config={**plain(config), "parameters": parameters},
         tags=[tag[:WANDB_TAG] for tag in dict.fromkeys(tags)],
     )
+    # A dashboard's row shows the best epoch, as best.ckpt is, not the last.
+    run.define_metric("val/mae", summary="min")
+    run.define_metric("val/psnr", summary="max")
+    return run
 
 
 def _has_wandb_account() -> bool:
