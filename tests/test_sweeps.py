@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from tests.cli import ROOT, Result, finish, interrupt_in_step, run, start
 from tests.conftest import write_tokens
+from vfn.cli import _config_message
 from vfn.errors import UserError
 from vfn.sweep import _dimension
 
@@ -100,6 +101,20 @@ def test_a_failed_job_loses_no_other(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "s"
     assert {p.name for p in folder.iterdir()} == {"multirun.yaml", "1_data.patch_size=64"}
     assert (folder / "1_data.patch_size=64" / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("joblib' Available options in 'hydra/launcher': basic Config search path: x",
+         "hydra/launcher=joblib: not installed; pip install hydra-joblib-launcher"),
+        ("joblip' Available options in 'hydra/launcher': basic joblib Config search path: x",
+         "hydra/launcher=joblip: unknown; did you mean joblib? choose one of basic, joblib"),
+    ],
+)  # fmt: skip
+def test_a_launcher_that_is_not_there(message: str, line: str) -> None:
+    text = f"In 'hydra/config': Could not find 'hydra/launcher/{message}"
+    assert _config_message(ValueError(text)) == line
 
 
 # Search

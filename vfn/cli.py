@@ -28,6 +28,12 @@ from vfn.errors import UserError
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
+LAUNCHERS = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+}  # Hydra's, and the packages that they come in
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 log = logging.getLogger(__name__)
@@ -155,11 +161,13 @@ def _config_message(exc: Exception) -> str:
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{full}: no such setting{hint} (--help lists the groups, --cfg job all settings)"
     missing_group = re.search(
-        r"Could not find '(\w+)/([^']+)'.*Available options in '\w+':(.*)", text
+        r"Could not find '((?:hydra/)?\w+)/([^']+)'.*Available options in '[\w/]+':(.*)", text
     )
     if missing_group:
         group, choice, options = missing_group.groups()
         names = options.split("Config search path")[0].split()
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            return f"{group}={choice}: not installed; pip install {LAUNCHERS[choice]}"
         near = difflib.get_close_matches(choice, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{group}={choice}: unknown; {hint}choose one of {', '.join(names)}"

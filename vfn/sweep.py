@@ -10,6 +10,7 @@ import difflib
 import io
 import logging
 import math
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -426,7 +427,8 @@ def _command(params: dict[str, Any], name: str) -> str:
         and not override.key_or_group.startswith("sweep.")
     ]
     found = [f"{key}={_text(value)}" for key, value in params.items()]
-    return shlex.join(["python", "train.py", *kept, *found, f"run={name}_best"])
+    plain_name = re.sub(r"[^\w.-]", "_", name)  # one of a sweep has `=` in it
+    return shlex.join(["python", "train.py", *kept, *found, f"run={plain_name}_best"])
 
 
 def _text(value: Any) -> str:
