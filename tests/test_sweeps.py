@@ -101,6 +101,9 @@ def test_a_failed_job_loses_no_other(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "s"
     assert {p.name for p in folder.iterdir()} == {"multirun.yaml", "1_data.patch_size=64"}
     assert (folder / "1_data.patch_size=64" / "checkpoints" / "best.ckpt").is_file()
+    resume = "resume=outputs/s/1_data.patch_size=64"  # Hydra's grammar has no `=` in a value
+    run("train.py", resume, "trainer.max_epochs=2", cwd=tmp_path).ok()
+    assert len(read_csv(folder / "1_data.patch_size=64" / "metrics.csv")) == 2
 
 
 @pytest.mark.parametrize(

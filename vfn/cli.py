@@ -125,6 +125,7 @@ def run_cli(main: Callable[[], Any]) -> None:
     # Jobs that a launcher starts in processes of their own must find vfn from any folder.
     paths = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
     try:
         main()
     except JobFailed as exc:  # jobs on a cluster have said it in their own logs alone
@@ -133,6 +134,13 @@ def run_cli(main: Callable[[], Any]) -> None:
         _leave(_config_message(exc), WRONG_INPUT)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
+
+
+def _quoted(text: str) -> str:
+    """`resume=outputs/s/0_seed=1` as Hydra takes it: the folders of a sweep have a `=` in their names."""
+    key, _, value = text.partition("=")
+    plain_path = "=" in value and not re.search(r"""['"\\{}()\[\],]""", value)
+    return f"{key}='{value}'" if plain_path and not key.startswith("-") else text
 
 
 def run_module(config_name: str, work: Callable[[DictConfig], Any]) -> None:
