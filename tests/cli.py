@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 180.0  # s; far more than any command needs, so that a hang fails instead of staying
 PRELOAD = [
-    "vfn.training", "vfn.prediction", "vfn.evaluation", "vfn.doctor.command", "vfn.calibration", "vfn.panel.command", "vfn.cli", "hydra", "tensorboard",
-    "hydra._internal.hydra", "hydra.core.override_parser.overrides_parser", "torch._dynamo",
+    "vfn.training", "vfn.prediction", "vfn.evaluation", "vfn.doctor.command", "vfn.calibration", "vfn.panel.command", "vfn.export.command", "vfn.cli", "hydra", "tensorboard",
+    "hydra._internal.hydra", "hydra.core.override_parser.overrides_parser", "torch._dynamo", "torch.onnx", "onnxscript", "onnxruntime",
 ]  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")
@@ -176,3 +177,18 @@ def run_out_of_time(batch: int) -> None:
         return 1e9 if calls > batch else 0.0  # the first call is before the first batch
 
     Budget.time_elapsed = elapsed  # type: ignore[method-assign]
+
+
+def refuse_network() -> None:
+    """Let every connection but those within the machine fail the command; for `prepare`."""
+    connect = socket.socket.connect
+
+    def refused(self: socket.socket, address: Any) -> None:
+        assert self.family == socket.AF_UNIX, f"the network is asked: {address}"
+        connect(self, address)
+
+    def unresolved(*names: Any, **_: Any) -> Any:
+        raise AssertionError(f"the network is asked: {names}")
+
+    socket.socket.connect = refused  # type: ignore[method-assign, assignment]
+    socket.getaddrinfo = unresolved

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,11 +108,13 @@ def write_torch(path: Path, generator: UNetGenerator, about: dict[str, Any]) -> 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's word on each operator of torchvision, which nothing here uses."""
+    """Without torch's words on torchvision, which nothing here uses, and on its own renamings."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+            yield
     finally:
         logger.setLevel(level)
