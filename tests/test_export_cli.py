@@ -1,6 +1,7 @@
 """A tiny trained model, handed to other programs through the real command line."""
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from tests.cli import refuse_network, run
 from tests.conftest import make_image, write_tokens
 from vfn.checkpoint import Checkpoint, load_checkpoint
+from vfn.errors import UserError
+from vfn.export.bioimage import Label, write_bioimage
 from vfn.inference.predictor import Predictor
 
 TINY = [
@@ -169,6 +172,15 @@ def test_a_package_names_itself(folder: Path) -> None:
         about = package.read("rdf.yaml").decode()
         assert "predicts dapi, tubulin from phase, cy5" in about.lower()
         assert "multiples of 8" in package.read("README.md").decode()
+
+
+@pytest.mark.parametrize("module", ["onnxscript", "bioimageio.core"])
+def test_a_missing_package_is_named(
+    folder: Path, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"format=bioimage: needs .*pip install .*{module}"):
+        write_bioimage(folder, model(folder, "uint8"), Label())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from vfn.checkpoint import Checkpoint
 from vfn.data.formats import need
 from vfn.data.intensity import Intensity, to_dtype
 from vfn.errors import UserError
-from vfn.export.programs import INPUT, ONNX_PACKAGES, OUTPUT, facts, write_onnx
+from vfn.export.programs import INPUT, ONNX_PACKAGES, OUTPUT, facts, need_all, write_onnx
 from vfn.files import replacing
 
 PACKAGES = f"{ONNX_PACKAGES} onnxruntime bioimageio.core"
@@ -64,9 +64,8 @@ def write_bioimage(folder: Path, checkpoint: Checkpoint, label: Label) -> Path:
         UserError: a package is missing; the map to grey values is no line; the label breaks a rule
             of the zoo.
     """
-    spec = need("bioimageio.spec", "format=bioimage", PACKAGES)
-    core = need("bioimageio.core", "format=bioimage", PACKAGES)
-    need("onnxruntime", "format=bioimage", PACKAGES)
+    *_, core = need_all("format=bioimage", PACKAGES)
+    spec = need("bioimageio.spec", "format=bioimage", PACKAGES)  # comes with it
     _check_lines(checkpoint)
     task = checkpoint.task
     name = label.name or re.sub(

@@ -24,6 +24,11 @@ FACTS = "vfn"  # key of the metadata of an ONNX model, and FACTS.json in a .pt2
 ONNX_PACKAGES = "onnx onnxscript"
 
 
+def need_all(what: Path | str, packages: str) -> list[Any]:
+    """Import `packages`, named as pip names them, which here is as Python does; see `need`."""
+    return [need(module, what, packages) for module in packages.split()]
+
+
 def facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """What must be known to use the bare network, as plain data.
 
@@ -50,8 +55,7 @@ def facts(checkpoint: Checkpoint) -> dict[str, Any]:
 def _bare(generator: UNetGenerator) -> tuple[UNetGenerator, torch.Tensor]:
     """A copy on the CPU in float32, evaluation mode, default layout; and an example to trace it by.
 
-    The example has no side of 1 anywhere but in the bottleneck's norm: a size of 1 would be traced
-    as a constant.
+    No size of the example is 1, down to the bottleneck: a 1 would be traced as a constant.
     """
     bare = copy.deepcopy(generator).cpu().float().eval().requires_grad_(False)
     bare = bare.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -73,8 +77,7 @@ def write_onnx(path: Path, generator: UNetGenerator, about: dict[str, Any]) -> i
     Raises:
         UserError: a package is missing.
     """
-    need("onnx", path, ONNX_PACKAGES)
-    need("onnxscript", path, ONNX_PACKAGES)
+    need_all(path, ONNX_PACKAGES)
     bare, example = _bare(generator)
     free = {0: "batch", 2: "height", 3: "width"}
     with _quiet():

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from vfn.data.formats import need
 from vfn.errors import UserError
-from vfn.export.programs import INPUT, write_onnx
+from vfn.export.programs import INPUT, ONNX_PACKAGES, need_all, write_onnx
 from vfn.nets import UNetGenerator
 from vfn.precision import pick_device, pick_precision
 
@@ -51,7 +50,7 @@ def make_network(generator: UNetGenerator, backend: str, precision: str) -> Netw
         UserError: a package is missing; OpenVINO has no bf16 on this CPU.
     """
     module = {"onnx": "onnxruntime", "openvino": "openvino"}[backend]
-    runtime = need(module, f"backend={backend}", f"onnx onnxscript {module}")
+    *_, runtime = need_all(f"backend={backend}", f"{ONNX_PACKAGES} {module}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         write_onnx(path, generator, {})
