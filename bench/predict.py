@@ -19,8 +19,6 @@ RATIO name value.
 import argparse
 import json
 import math
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -38,6 +36,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "bench")]  # run from a clone, not installed
 
 from real_images import call
+from sections import Tee, machine, write_section
 
 from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.data.simulated import Specimen
@@ -45,6 +44,7 @@ from vfn.inference.predictor import Predictor, run
 from vfn.inference.tiles import blend_weights, tile_starts
 
 SHAPE, TILE, OVERLAP = (520, 696), 256, 64
+say = Tee()
 FIRST_NEW = 1000  # seed of the first field that the model did not see
 
 
@@ -128,20 +128,21 @@ def main() -> None:
     parser.add_argument("--train-time", default="00:00:01:00")
     parser.add_argument("--latency", type=int, default=100, help="fields, one after the other")
     parser.add_argument("--huge", type=int, default=0, help="side of one huge field (px)")
+    parser.add_argument("--write", type=Path, help="Markdown file whose section is replaced")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         one(*args.one)
         return
-    print(
-        f"torch {torch.__version__}, {os.cpu_count()} cores ({platform.machine()}), "
-        f"{time.strftime('%Y-%m-%d')}; generator of width {args.width}"
-    )
+    print(machine())
+    say(f"generator of width {args.width}")
     ratios: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         for dtype in args.dtype:
             ratios += measure(Path(scratch, dtype), dtype, args)
-    print("\n".join(ratios))
+    say("\n".join(ratios))
+    if args.write:
+        write_section(args.write, "predict", say.lines)
 
 
 def measure(folder: Path, dtype: str, args: argparse.Namespace) -> list[str]:
@@ -182,18 +183,16 @@ def measure(folder: Path, dtype: str, args: argparse.Namespace) -> list[str]:
             way(out)
             if repeat:
                 rates[name].append(megapixels / (time.perf_counter() - start))
-    print(f"\n{dtype}, {args.fields} fields of {SHAPE[1]}x{SHAPE[0]}, from files to files")
+    say(f"\n{dtype}, {args.fields} fields of {SHAPE[1]}x{SHAPE[0]}, from files to files")
     for name, values in rates.items():
         text = f"  {name:40s} {spread(values, 'Mpx/s')}"
-        print(f"{text}; PSNR {psnr(folder / f'{name}_0', truth):.2f} dB")
-    print(f"  (vfn chose {ours['vfn'].precision})")
+        say(f"{text}; PSNR {psnr(folder / f'{name}_0', truth):.2f} dB")
+    say(f"  (vfn chose {ours['vfn'].precision})")
     worst = 0
     for path in sorted((folder / "reference_0").glob("*.tif")):
         same = tifffile.imread(folder / "vfn, the reference's tiles in float32_0" / path.name)
         worst = max(worst, int(np.abs(same.astype(int) - tifffile.imread(path)).max()))
-    print(
-        f"  with the reference's tiles in float32 the greatest difference is {worst} grey level(s)"
-    )
+    say(f"  with the reference's tiles in float32 the greatest difference is {worst} grey level(s)")
     if worst > 1:
         sys.exit("error: the outputs do not agree")
     ratios = []
@@ -210,7 +209,7 @@ def measure(folder: Path, dtype: str, args: argparse.Namespace) -> list[str]:
     if torch.cuda.is_available():
         decoded(ckpt)
     else:
-        print("  GPU: not run, no CUDA device here")
+        say("  GPU: not run, no CUDA device here")
     if args.huge:
         huge(ckpt, folder, dtype, args.huge)
     return ratios
@@ -225,7 +224,7 @@ def latency(predictor: Predictor, source: Path, count: int) -> None:
         predictor.predict([image])
         times.append(1000 * (time.perf_counter() - start))
     p50, p99 = np.percentile(times[5:], [50, 99])
-    print(f"  latency of one field in memory: p50 {p50:.0f} ms, p99 {p99:.0f} ms (n = {count})")
+    say(f"  latency of one field in memory: p50 {p50:.0f} ms, p99 {p99:.0f} ms (n = {count})")
 
 
 def scaling(ckpt: Path, folder: Path, dtype: str, fields: int) -> list[str]:
@@ -236,7 +235,7 @@ def scaling(ckpt: Path, folder: Path, dtype: str, fields: int) -> list[str]:
         write_fields(source, range(5000, 5000 + fields // 4 * times), dtype, ("phase",))
         figures = cost(ckpt, source)
         each = figures["seconds"] / (fields // 4 * times)
-        print(
+        say(
             f"  {fields // 4 * times:4d} fields: {each * 1000:6.0f} ms a field, "
             f"{figures['peak']:.0f} MiB at most"
         )
@@ -262,7 +261,7 @@ def huge(ckpt: Path, folder: Path, dtype: str, side: int) -> None:
     )  # fmt: skip
     figures = cost(ckpt, source)
     rate = (512 * count) ** 2 / 1e6 / figures["seconds"]
-    print(
+    say(
         f"  one field of {512 * count}x{512 * count} {dtype}: {figures['seconds']:.0f} s, "
         f"{rate:.2f} Mpx/s, {figures['peak']:.0f} MiB of host memory at most"
     )
@@ -281,7 +280,7 @@ def decoded(ckpt: Path) -> None:
             predictor._stain(tiles)
         torch.cuda.synchronize()
     rate = 10 * tiles.numel() / 1e6 / (time.perf_counter() - start)
-    print(f"  GPU ({torch.cuda.get_device_name()}): {rate:.0f} Mpx/s from decoded input")
+    say(f"  GPU ({torch.cuda.get_device_name()}): {rate:.0f} Mpx/s from decoded input")
 
 
 if __name__ == "__main__":
