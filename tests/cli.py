@@ -149,8 +149,9 @@ def finish(process: subprocess.Popen[str]) -> Result:
     return Result(process.returncode, out, err)
 
 
-def interrupt_in_step(batch: int) -> None:
-    """Ctrl-C in the middle of a training step, when D has moved and G has not; for `prepare`."""
+def interrupt_in_step(batch: int, number: int = signal.SIGINT, times: int = 1) -> None:
+    """Ctrl-C, or another signal, in the middle of a training step, when D has moved and G has not;
+    for `prepare`."""
     from vfn.module import VirtualStain
 
     step, calls = VirtualStain.generator_step, 0
@@ -159,7 +160,10 @@ def interrupt_in_step(batch: int) -> None:
         nonlocal calls
         calls += 1
         if calls == batch:
-            os.kill(os.getpid(), signal.SIGINT)
+            for child in multiprocessing.active_children():  # a queue tells the whole group
+                os.kill(child.pid or 0, number)
+            for _ in range(times):
+                os.kill(os.getpid(), number)
         return step(*args, **kwargs)
 
     VirtualStain.generator_step = interrupted  # type: ignore[method-assign]

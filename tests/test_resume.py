@@ -1,6 +1,7 @@
 """A resumed run equals an unbroken one bit for bit, wherever it stopped (CPU, float32)."""
 
 import csv
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -98,6 +99,31 @@ def test_resume_after_ctrl_c_in_a_step(unbroken: Path, tmp_path: Path, batch: in
     assert stopped.err.splitlines() in ([], ["interrupted"])
     assert "resume=outputs/part" in stopped.out
     _resume_and_compare(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGTERM, 1), (signal.SIGUSR1, 0)]
+)
+def test_resume_after_a_queue_took_the_machine(
+    unbroken: Path, tmp_path: Path, number: int, workers: int
+) -> None:
+    """By the same command, as the queue starts the job again."""
+    auto = ["resume=auto", f"data.num_workers={workers}"]
+    stopped = _train(tmp_path, partial(interrupt_in_step, 3, number), *auto)
+    assert stopped.code == 130
+    assert "interrupted and saved" in stopped.out
+    part = tmp_path / "outputs" / "part"
+    assert last(part)["global_step"] == 6  # of two optimisers: the step was finished
+    assert (part / "checkpoints" / "best.ckpt").is_file()
+    run("train.py", *RUN, "run=part", "trainer.max_epochs=2", *auto, cwd=tmp_path).ok()
+    assert_same_training(part, unbroken)
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    stopped = _train(tmp_path, partial(interrupt_in_step, 3, signal.SIGTERM, 2))
+    assert stopped.code == 130
+    part = tmp_path / "outputs" / "part"
+    assert last(part)["global_step"] == 5  # D had moved, G had not
 
 
 @pytest.mark.parametrize("batch", [BATCHES - 1, BATCHES])

@@ -142,7 +142,9 @@ def search(
 def table(folder: Path) -> list[dict[str, str]]:
     rows = read_csv(folder / "outputs" / "s" / "trials.csv")
     for row in rows:
-        assert float(row.pop("seconds")) > 0
+        assert (
+            float(row.pop("seconds")) >= 0
+        )  # to a tenth of a second: a trial that fails at once has none
     return rows
 
 

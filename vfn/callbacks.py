@@ -23,6 +23,9 @@ from vfn.module import VirtualStain
 from vfn.report.samples import sample_sheet
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+# Ctrl-C, and what a queue sends before it takes a machine away (SLURM: --signal=USR1@120).
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+AGREE_EVERY = 10  # steps between two questions whether another process was told to stop
 
 log = logging.getLogger(__name__)
 
@@ -51,22 +54,32 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder, self.best, self.best_epoch = folder, math.inf, -1
         self.interrupted, self.saved_step = False, -1
+        self._told = False
+        self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let Ctrl-C wait for the end of the step: between D's step and G's no run can go on."""
-        alone = trainer.world_size == 1  # several processes would not stop at the same step
-        if alone and threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+        """Let Ctrl-C and SIGTERM wait for the end of the step: between D's and G's no run can go on."""
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._stop) for number in STOPPING}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give Ctrl-C back."""
-        if hasattr(self, "_handler"):
-            signal.signal(signal.SIGINT, self._handler)
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
 
-    def _interrupt(self, _signal: int, _frame: object) -> None:
-        if self.interrupted:
+    def _stop(self, _signal: int, _frame: object) -> None:
+        if self._told:
             raise KeyboardInterrupt
-        self.interrupted = True  # a second Ctrl-C stops at once; nothing is printed from a handler
+        self._told = True  # a second signal stops at once; nothing is printed from a handler
+
+    def _agree(self, trainer: L.Trainer, step: int) -> None:
+        """Of several processes all stop where one was told to, at the same step."""
+        if trainer.world_size == 1:
+            self.interrupted = self._told
+        elif step % AGREE_EVERY == 0:
+            told = trainer.strategy.reduce_boolean_decision(self._told, all=False)
+            self.interrupted = self.interrupted or told
 
     def on_train_batch_end(
         self,
@@ -77,6 +90,7 @@ class Checkpoints(Callback):
         batch_idx: int,
     ) -> None:
         """Save within the epoch where the run stops here."""
+        self._agree(trainer, batch_idx)
         if trainer.is_last_batch or not (self.interrupted or trainer.should_stop):
             return
         self._save_last(trainer)
@@ -100,6 +114,7 @@ class Checkpoints(Callback):
         """Everything that a resumed run needs; an epoch cut short was saved where it was cut."""
         if trainer.is_last_batch:
             self._save_last(trainer)
+        self._agree(trainer, 0)
         if self.interrupted:
             raise KeyboardInterrupt
 
@@ -153,11 +168,12 @@ class EpochTable(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the table anew with this epoch's row, and tell the loggers."""
-        if not self.images or not trainer.is_global_zero:
-            return
+        # Asked for by every process: the figures are reduced when they are asked for.
         figures = {
             k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")
         }
+        if not self.images or not trainer.is_global_zero:
+            return
         rates = {
             f"lr/{n}": o.param_groups[0]["lr"]
             for n, o in zip("gd", trainer.optimizers, strict=False)

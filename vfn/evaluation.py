@@ -27,9 +27,11 @@ from vfn.inference.predictor import Predictor
 from vfn.metrics.pairs import FieldPair, FolderPairs
 from vfn.metrics.stain import Nuclei
 from vfn.prediction import coverage, make_predictor, required
+from vfn.progress import progress
 from vfn.refocusing import is_refocused, refocused, restored
 from vfn.report.verdict import read_limits
 from vfn.scoring import Settings, score
+from vfn.shards import Shard
 from vfn.trained import TrainedData, recorded, trained_data, true_targets
 
 log = logging.getLogger(__name__)
@@ -277,6 +279,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise UserError(
             f"match={config.match}: picks control fields beside data2; give data2.match too"
         )
+    shard = Shard.parse(config.shard)
+    if shard.count > 1 and (given != ["ckpt"] or treated):
+        raise UserError(
+            f"shard={config.shard}: shares out the predictions of one evaluation by a model; "
+            "give ckpt=CKPT, and no data2"
+        )
     if treated:
         return _conditions(config, treated, settings, provenance, output)
     if given == ["compare"]:
@@ -289,6 +297,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         trained, views = _test_data(config, predictor)
         data = trained.data
         folder = make_folder(make_folder(output) / "predictions")
+        pairs = CheckpointPairs(predictor, data, views, folder)
+        if shard.count > 1:
+            mine = shard.of(range(len(pairs)))
+            for index in progress(mine, len(mine), "predicting"):
+                pairs.pair(index)
+            log.info("%d of %d fields in %s, job %s", len(mine), len(pairs), folder, config.shard)
+            return {}
+        predictor.settle(present(read_view(replace(views[0], targets=()), data.store)))
         recipe = predictor.checkpoint.recipe
         provenance |= {
             "model": f"{recipe['model']} {predictor.checkpoint.identity}",
@@ -296,14 +312,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             "data": f"{data.config.name}, split by {data.config.split}, "
             f"{len(recipe['split']['train'])} training views",
         }
-        return score(CheckpointPairs(predictor, data, views, folder), output, provenance, settings)
+        return score(pairs, output, provenance, settings)
     channels = tuple(str(c) for c in config.channels) or None
     pred = config.pred if isinstance(config.pred, ListConfig) else [config.pred]
-    pairs = FolderPairs(
+    images = FolderPairs(
         [Path(str(folder)) for folder in pred],
         Path(str(config.truth)),
         channels,
         [str(name) for name in config.inputs],
         _wells(config.wells),
     )
-    return score(pairs, make_folder(output), provenance, settings)
+    return score(images, make_folder(output), provenance, settings)

@@ -12,6 +12,7 @@ from vfn.data.views import View
 from vfn.errors import UserError
 from vfn.inference.predictor import Predictor, run
 from vfn.refocusing import refocusing_of
+from vfn.shards import Shard
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def predict(config: DictConfig) -> list[Path]:
     ckpt = required(config, "ckpt", "outputs/NAME/checkpoints/best.ckpt")
     source = required(config, "input", "DIR_OR_FILE")
     output = required(config, "output", "DIR")
+    shard = Shard.parse(config.shard)
     checkpoint = load_checkpoint(ckpt)
     predictor = make_predictor(config, checkpoint, coverage(config), str(config.backend))
     if predictor.coverage is not None and checkpoint.uncertainty is not None:
@@ -79,9 +81,11 @@ def predict(config: DictConfig) -> list[Path]:
     def refocus(views: list[View], store: PlaneStore) -> list[View]:
         assert step is not None
         log.info("%s", step.summary(views, store))
-        step.record(output / "refocus.csv", {"": views}, store)
+        step.record(shard.own(output / "refocus.csv"), {"": views}, store)
         return step.apply(views, store)
 
-    paths = run(predictor, source, output, str(config.format), None if step is None else refocus)
+    paths = run(
+        predictor, source, output, str(config.format), None if step is None else refocus, shard
+    )
     log.info("%d field(s) in %s", len(paths), output)
     return paths

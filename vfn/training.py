@@ -7,7 +7,7 @@ import re
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -44,6 +45,7 @@ from vfn.files import make_folder, write_text
 from vfn.losses import Objective
 from vfn.module import RECIPE, AdamSettings, VirtualStain
 from vfn.nets import UNetGenerator, make_discriminator, make_generator
+from vfn.nets.sync import share_norms
 from vfn.precision import has_fast_bf16
 
 log = logging.getLogger(__name__)
@@ -103,13 +105,15 @@ def fit(
     if config.init:
         fresh = _initialise(*parts, Path(config.init), task)
     _freeze(parts[0], config)
-    with _new_folder(folder):
+    with _new_folder(folder) if _is_first() else nullcontext():
         data.setup()
     set_up_logging(folder / "log.txt" if _is_first() else None, quiet)
     log.info(data.summary())
     module = VirtualStain(
         *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"])
     )
+    if settings["sync_batchnorm"] and trainer_args["accelerator"] == "cpu":
+        share_norms(module)
     if fresh:
         parts[0].start_at(data.target_level())
     last = folder / "checkpoints" / LAST
@@ -129,7 +133,7 @@ def fit(
     except SystemExit:
         # Lightning turns Ctrl-C into exit code 1, after our callback has saved.
         if trainer.interrupted:
-            log.info("interrupted; go on by: python train.py resume=%s", folder)
+            log.info("interrupted and saved; go on by: python train.py resume=%s", folder)
             sys.exit(INTERRUPTED)
         raise
     finally:
@@ -171,6 +175,9 @@ def _name_task(config: DictConfig) -> None:
 
 def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
     """The folder of this run, and its config: stored and overridden when it is resumed."""
+    if config.resume == "auto":  # a queue starts a job that it stopped by the same command
+        own = folder_of(config)
+        config.resume = str(own) if (own / "checkpoints" / LAST).is_file() else None
     if config.resume:
         folder = Path(config.resume)
         stored = folder / "config.yaml"
@@ -342,10 +349,11 @@ def _trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
         "num_nodes": settings["num_nodes"],
         "strategy": settings["strategy"],
         "precision": precision,
+        "sync_batchnorm": accelerator == "gpu" and bool(settings["sync_batchnorm"]),
         "max_epochs": settings["max_epochs"],
         "check_val_every_n_epoch": settings["val_every_n_epochs"],
         "log_every_n_steps": settings["log_every_n_steps"],
-        "plugins": [AtomicCheckpointIO()],
+        "plugins": _plugins(),
         "num_sanity_val_steps": 0,
         "enable_checkpointing": False,
         "enable_model_summary": False,
@@ -353,6 +361,14 @@ def _trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
         "use_distributed_sampler": False,  # PatchLoader deals the patches out itself
         "benchmark": gpu,
     }
+
+
+def _plugins() -> list[Any]:
+    """Checkpoints that are whole; and under SLURM, signals that are ours (see `Checkpoints`)."""
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
 
 
 def _duration(text: str) -> timedelta:

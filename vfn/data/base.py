@@ -22,6 +22,7 @@ from vfn.data.patches import (
     RandomPatches,
     RawBatch,
     as_it_is,
+    leave_signals,
     share_by_name,
 )  # fmt: skip
 from vfn.data.pixels import view_shape
@@ -436,6 +437,7 @@ class StainData(L.LightningDataModule):
             "num_workers": workers,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": workers > 0,
+            "worker_init_fn": leave_signals,
             # Its own: a loader draws a seed each time it starts, also where a run is resumed.
             "generator": torch.Generator(),
         }

@@ -5,6 +5,7 @@ become [-1, 1] on the device of the network, a batch at once (`Normaliser`).
 """
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -315,6 +316,13 @@ class PatchLoader(DataLoader[RawBatch]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after `state["drawn"]` batches."""
         self.drawn = int(state["drawn"])
+
+
+def leave_signals(_worker: int) -> None:
+    """For `worker_init_fn`: what tells a training to stop goes to its whole group of processes, but
+    the workers end with the training, which finishes its step first."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def share_by_name() -> None:

@@ -31,11 +31,13 @@ from vfn.inference.tiles import Source, predict_bands
 from vfn.nets import fold_norms
 from vfn.precision import autocast
 from vfn.progress import ahead, progress
+from vfn.shards import Shard
 from vfn.uncertainty import ScaleHead, check_coverage, halfwidth, halfwidth_channel
 
 log = logging.getLogger(__name__)
 SHOWN_ALARMS = 5  # lines on the console; the table holds them all
 TIFF = ".ome.tif"
+WHOLE = Shard()
 TILE = 1024  # px, the default: most fields are one tile, and none pays for overlaps
 BATCH_PIXELS = {"cpu": TILE**2, "cuda": 16 * TILE**2}  # in a batch, where its size is not given
 BAND_PIXELS = 2**22  # turned into grey values at once, in float64
@@ -497,12 +499,14 @@ def run(
     output: Path,
     file_format: str = "ome_tiff",
     prepare: Callable[[list[View], PlaneStore], list[View]] | None = None,
+    shard: Shard = WHOLE,
 ) -> list[Path]:
     """Predict every field of `source` into `output`; a field that cannot be predicted stops no other.
 
     Args:
         file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
         prepare: what is done with the fields before the network sees them (refocusing).
+        shard: which of the fields, where several jobs share them.
 
     Returns:
         The paths, in order.
@@ -529,6 +533,7 @@ def run(
     paths = {name: output / f"{name}{TIFF}" for name in names}
     if file_format == "ome_zarr":
         paths = field_paths(output, views)
+    views = shard.of(views)  # checked and named as a whole: every job sees the same
     store = PlaneStore()  # every field is read once: nothing is kept
     if prepare is not None:
         views = prepare(views, store)
@@ -567,8 +572,8 @@ def run(
         )
         if job.path.parent != output:
             list_in_plate(job.path, job.view.plate)
-    _report_alarms(alarms, len(views), output / "input_shift.csv")
-    if len(refused) == len(views):
+    _report_alarms(alarms, len(views), shard.own(output / "input_shift.csv"))
+    if refused and len(refused) == len(views):
         raise refused[0]
     if refused:
         for reason in refused:
@@ -577,7 +582,7 @@ def run(
             f"{len(refused)} of {len(views)} fields were not predicted, the others are in {output}; "
             f"the first: {refused[0]}"
         )
-    return [paths[name] for name in names]
+    return [paths[view.name] for view in views]
 
 
 def _report_alarms(alarms: Mapping[str, Mapping[str, list[str]]], fields: int, path: Path) -> None:
