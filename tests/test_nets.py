@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from vfn.errors import UserError
 from vfn.nets import fold_norms, make_discriminator, make_generator
+from vfn.nets.convnext_unet import ConvNeXtUNet
 from vfn.nets.discriminator import ConditionalDiscriminator, PatchGAN
-from vfn.nets.generator import LEAK, UNetGenerator
+from vfn.nets.generator import LEAK, Generator, clamp_straight
+from vfn.nets.unet import UNetGenerator
 
 SMALL = {"width": 4, "max_width": 8}
 
@@ -49,10 +53,10 @@ def test_skip_connections_carry_each_encoder_level() -> None:
     net(images(1, 1, 32, 48))
     bottleneck, *skips = seen[::-1]
     torch.testing.assert_close(joined[0], bottleneck)
-    for given, skip in zip(joined[1:], skips, strict=True):
-        given = given[:, -skip.shape[1] :]
+    for taken, skip in zip(joined[1:], skips, strict=True):
+        taken = taken[:, -skip.shape[1] :]
         # The last layer's ReLU is applied before it is called.
-        torch.testing.assert_close(given, torch.relu(skip) if skip is skips[-1] else skip)
+        torch.testing.assert_close(taken, torch.relu(skip) if skip is skips[-1] else skip)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 192), (128, 64), (320, 64)])
@@ -219,3 +223,105 @@ def test_folded_norms_are_the_same_function(kernel_size: int) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(folded(x), generator.eval()(x), atol=1e-5, rtol=0)
         assert folded(x).std() > 0.01
+
+
+MODERN = {"name": "convnext_unet", **SMALL, "depth": 3}
+LINEAR = [{**spec, "start": "linear"} for spec in ({"name": "unet", **SMALL, "depth": 3}, MODERN)]
+
+
+def shaken(net: Generator) -> Generator:
+    """With weights that were trained at random: none is at its start."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    depth=st.integers(1, 5),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+    channels=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    blocks=st.integers(0, 2),
+)
+def test_the_modern_generator_keeps_every_multiple_of_its_stride(
+    depth: int, rows: int, columns: int, channels: tuple[int, int], blocks: int
+) -> None:
+    net = ConvNeXtUNet(*channels, width=4, max_width=8, depth=depth, blocks=blocks)
+    assert net.stride == 2**depth
+    height, width = rows * net.stride, columns * net.stride
+    out = shaken(net)(images(1, channels[0], height, width))
+    assert out.shape == (1, channels[1], height, width)
+    assert out.abs().max() <= 1
+
+
+def test_the_modern_generator_has_both_blocks_and_no_batch_statistics() -> None:
+    net = ConvNeXtUNet(1, 1, width=64, depth=3)
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert {m.kernel_size for m in convolutions if m.groups > 1} == {(7, 7)}
+    assert all(m.dilation == (1, 1) for m in convolutions)
+    assert not [*net.buffers()]
+    assert sum(type(m).__name__ == "_Convolutions" for m in net.modules()) == 2
+
+
+def test_a_prediction_does_not_depend_on_what_lies_far_away() -> None:
+    """No norm looks at the whole tile: else a tile of whole fields would differ from a patch."""
+    net = shaken(ConvNeXtUNet(1, 1, width=4, depth=2))
+    one = images(1, 1, 128, 128)
+    other = torch.cat([one[..., :64], torch.ones(1, 1, 128, 64)], dim=-1)
+    torch.testing.assert_close(net(one)[..., :16], net(other)[..., :16])
+
+
+@pytest.mark.parametrize("spec", LINEAR, ids=lambda spec: spec["name"])
+def test_a_linear_start_is_the_linear_map(spec: dict[str, object]) -> None:
+    net = make_generator(spec, 2, 3)
+    weight = torch.tensor([[0.5, 0.1], [-0.3, 0.2], [2.0, 2.0]])
+    bias = torch.tensor([0.1, -0.2, 0.0])
+    net.start_at(torch.zeros(3), (weight, bias))
+    image = images(2, 2, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(image)
+    assert out.dtype == torch.float32
+    expected = torch.einsum("tc,bchw->bthw", weight, image) + bias[:, None, None]
+    assert expected.abs().max() > 1
+    torch.testing.assert_close(out, expected.clamp(-1, 1))
+    # It learns: at the very start through the last layer and the map itself.
+    out.square().sum().backward()
+    for layer in (net.last, net.linear):
+        assert layer is not None
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.abs().sum() > 0
+    # Without a map it is the level.
+    level = torch.tensor([-0.9, 0.0, 0.5])
+    net = make_generator(spec, 2, 3)
+    net.start_at(level)
+    torch.testing.assert_close(net(image), level[None, :, None, None].expand(2, 3, 32, 32))
+
+
+def test_the_clamp_lets_pixels_come_back() -> None:
+    x = torch.tensor([-3.0, -0.5, 0.7, 1.5], requires_grad=True)
+    clamped = clamp_straight(x)
+    assert clamped.tolist() == [-1.0, -0.5, pytest.approx(0.7), 1.0]
+    clamped.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("spec", LINEAR, ids=lambda spec: spec["name"])
+def test_a_frozen_encoder_of_any_generator(spec: dict[str, object]) -> None:
+    net = shaken(make_generator(spec, 1, 1))
+    net.freeze_encoder()
+    net(images(2, 1, 32, 32)).square().sum().backward()
+    frozen = {id(p) for part in net.encoder() for p in part.parameters()}
+    for name, parameter in net.named_parameters():
+        assert parameter.requires_grad == (id(parameter) not in frozen), name
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("name", ["unet", "convnext_unet"])
+def test_starts_that_cannot_be(name: str) -> None:
+    with pytest.raises(UserError, match=r"start=zero.*level, linear"):
+        make_generator({"name": name, "start": "zero"}, 1, 1)
+    with pytest.raises(UserError, match=r"start=linear, residual=true"):
+        make_generator({"name": name, "start": "linear", "residual": True}, 1, 1)

@@ -20,8 +20,8 @@ from vfn.deconvolution import Deconvolution
 from vfn.errors import UserError
 from vfn.files import replacing
 from vfn.focus.scale import FocusScale
-from vfn.module import RECIPE
-from vfn.nets import UNetGenerator, make_generator
+from vfn.module import RECIPE, settled
+from vfn.nets import Generator, make_generator
 from vfn.uncertainty import Uncertainty
 
 FORMAT = 2  # of the recipe; raised when a reader must know
@@ -56,7 +56,7 @@ class Checkpoint:
 
     path: Path
     identity: str
-    generator: UNetGenerator
+    generator: Generator
     task: Task
     layout: Layout
     inputs: tuple[Intensity, ...]
@@ -110,7 +110,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: see `read_raw`; or weights that do not fit the network they name.
     """
     raw = read_raw(path)
-    return from_recipe(raw[RECIPE], submodule(raw["state_dict"], "generator"), path)
+    return from_recipe(raw[RECIPE], submodule(settled(raw["state_dict"]), "generator"), path)
 
 
 def from_recipe(

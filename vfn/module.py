@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from vfn.averaging import Averaged
 from vfn.data.patches import Batch
 from vfn.losses import (
     Objective,
@@ -19,6 +20,7 @@ from vfn.losses import (
 )
 
 RECIPE = "vfn"  # the key of our part of a checkpoint
+GENERATOR, AVERAGED = "generator.", "averaged."  # what names in a state dict begin with
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class VirtualStain(L.LightningModule):
         adam: of both optimisers.
         recipe: plain data that goes into every checkpoint beside the weights.
         channels_last: memory format of networks and batches.
+        ema: decay of the average of the generator's weights that validates, draws samples and goes
+            into `best.ckpt`; 0: the weights themselves.
     """
 
     def __init__(
@@ -50,17 +54,22 @@ class VirtualStain(L.LightningModule):
         adam: AdamSettings,
         recipe: Mapping[str, Any],
         channels_last: bool = False,
+        ema: float = 0.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.generator, self.discriminator = generator, discriminator
+        self.averaged = Averaged(generator, ema) if ema else None
         self.objective, self.adam, self.recipe = objective, adam, dict(recipe)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, Ci, h, w) -> (B, Ct, h, w)."""
-        y: Tensor = self.generator(x.contiguous(memory_format=self.memory_format))
+        """(B, Ci, h, w) -> (B, Ct, h, w); outside training by the averaged weights, if there are any."""
+        net = self.generator
+        if self.averaged is not None and not self.training:
+            net = self.averaged.net
+        y: Tensor = net(x.contiguous(memory_format=self.memory_format))
         return y
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -141,6 +150,8 @@ class VirtualStain(L.LightningModule):
         optimiser.zero_grad()
         self.manual_backward(loss)
         optimiser.step()
+        if self.averaged is not None:
+            self.averaged.update(self.generator)
         if self.discriminator is not None:
             self.discriminator.requires_grad_(True)
         return {"loss_g": loss, **terms}
@@ -160,15 +171,34 @@ class VirtualStain(L.LightningModule):
         )  # fmt: skip
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The recipe, and the random state, so that a resumed run draws what it would have drawn."""
+        """The recipe, and the random state, so that a resumed run draws what it would have drawn.
+
+        Weights that no training goes on from (`best.ckpt`) are the averaged ones under the name of
+        the generator's; otherwise both are kept.
+        """
         checkpoint[RECIPE] = self.recipe
+        if "optimizer_states" not in checkpoint:
+            checkpoint["state_dict"] = settled(checkpoint["state_dict"])
         checkpoint["rng"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state until training starts: what comes in between draws too."""
+        """Keep the random state until training starts: what comes in between draws too.
+
+        An average that is switched on by a resumed run starts from the weights; one that is
+        switched off is left out.
+        """
         self._rng = checkpoint.get("rng")
+        state = checkpoint["state_dict"]
+        if self.averaged is None:
+            checkpoint["state_dict"] = {
+                k: v for k, v in state.items() if not k.startswith(AVERAGED)
+            }
+        elif not any(key.startswith(AVERAGED) for key in state):
+            weights = {k: v for k, v in state.items() if k.startswith(GENERATOR)}
+            state |= {f"{AVERAGED}net.{k.removeprefix(GENERATOR)}": v for k, v in weights.items()}
+            state[f"{AVERAGED}updates"] = torch.tensor(0)
 
     def on_train_start(self) -> None:
         """Take up the random state of the checkpoint."""
@@ -178,3 +208,13 @@ class VirtualStain(L.LightningModule):
             if "cuda" in rng and torch.cuda.is_available():
                 torch.cuda.set_rng_state(rng["cuda"].cpu())
             self._rng = None
+
+
+def settled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose generator is the averaged one, if it holds an average."""
+    prefix = f"{AVERAGED}net."
+    averaged = {
+        GENERATOR + k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
+    }
+    rest = {k: v for k, v in state.items() if not k.startswith(AVERAGED)}
+    return {**rest, **averaged}

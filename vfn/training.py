@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from vfn import __version__
+from vfn.averaging import checked_decay
 from vfn.callbacks import BEST, LAST, Budget, Checkpoints, EpochTable, Samples
 from vfn.checkpoint import FORMAT, AtomicCheckpointIO, read_raw, submodule
 from vfn.cli import (
@@ -43,8 +44,8 @@ from vfn.data.views import Task
 from vfn.errors import UserError
 from vfn.files import make_folder, write_text
 from vfn.losses import Objective
-from vfn.module import RECIPE, AdamSettings, VirtualStain
-from vfn.nets import UNetGenerator, make_discriminator, make_generator
+from vfn.module import RECIPE, AdamSettings, VirtualStain, settled
+from vfn.nets import Generator, make_discriminator, make_generator
 from vfn.nets.sync import share_norms
 from vfn.precision import has_fast_bf16
 
@@ -97,6 +98,7 @@ def fit(
     task = trainable_task(config.task)
     settings = plain(config.trainer)
     objective = Objective(**_known(plain(config.loss)))
+    ema = checked_decay(float(config.model.get("ema", 0.0)))  # older run folders do not say
     data = data or stain_data(config, task)
     trainer_args = _trainer_arguments(settings, quiet)
     # Networks first: they are checked in a moment, reading the images takes longer.
@@ -109,13 +111,14 @@ def fit(
         data.setup()
     set_up_logging(folder / "log.txt" if _is_first() else None, quiet)
     log.info(data.summary())
+    if fresh:
+        _start(parts[0], data)
     module = VirtualStain(
-        *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"])
-    )
+        *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"]),
+        ema,
+    )  # fmt: skip
     if settings["sync_batchnorm"] and trainer_args["accelerator"] == "cpu":
         share_norms(module)
-    if fresh:
-        parts[0].start_at(data.target_level())
     last = folder / "checkpoints" / LAST
     resumed = last if config.resume else None
     if _is_first():
@@ -233,7 +236,7 @@ def _known(node: dict[str, Any]) -> dict[str, Any]:
 
 def _networks(
     config: DictConfig, task: Task, objective: Objective, data: StainData
-) -> tuple[UNetGenerator, torch.nn.Module | None]:
+) -> tuple[Generator, torch.nn.Module | None]:
     inputs, targets = len(task.inputs), len(task.targets)
     generator = make_generator(plain(config.model.generator), inputs, targets)
     patch = data.config.patch_size
@@ -246,6 +249,16 @@ def _networks(
         return generator, None
     spec = plain(config.model.discriminator)
     return generator, make_discriminator(spec, inputs + targets, patch)
+
+
+def _start(generator: Generator, data: StainData) -> None:
+    linear = data.linear_start()
+    if generator.start == "linear" and linear is None:
+        log.info(
+            "model.generator.start=linear: equalised or corrected images have no linear map yet; "
+            "starting at the mean of each target"
+        )
+    generator.start_at(data.target_level(), linear)
 
 
 def _adam(config: DictConfig) -> AdamSettings:
@@ -279,14 +292,16 @@ def _initialise(
         UserError: another network, or another number of inputs.
     """
     raw = read_raw(path)
-    theirs = submodule(raw["state_dict"], "generator")
+    theirs = submodule(settled(raw["state_dict"]), "generator")
     ours = generator.state_dict()
     other = [
         name
         for name, value in ours.items()
         if getattr(theirs.get(name), "shape", None) != value.shape
     ]
-    if theirs.keys() != ours.keys() or any(not name.startswith("last.") for name in other):
+    if theirs.keys() != ours.keys() or any(
+        not name.startswith(("last.", "linear.")) for name in other
+    ):
         task_there = raw[RECIPE]["task"]
         raise UserError(
             f"init={path}: its generator ({len(task_there['inputs'])} input(s), "
@@ -306,7 +321,7 @@ def _initialise(
     return bool(other)
 
 
-def _freeze(generator: UNetGenerator, config: DictConfig) -> None:
+def _freeze(generator: Generator, config: DictConfig) -> None:
     """Do what `freeze` says.
 
     Raises:

@@ -373,6 +373,23 @@ class StainData(L.LightningDataModule):
         levels = [float(fitted.normalise(np.array([mean]))[0]) for fitted, mean in pairs]
         return torch.tensor(levels).clamp(-0.99, 0.99)
 
+    def linear_start(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The linear map of the baselines between images in [-1, 1]: weight (Ct, Ci), bias (Ct,).
+
+        It was fitted on grey values as they are on disk, so that there is none where the network
+        sees others: equalised, or corrected for illumination. Pixels beyond a channel's range,
+        which normalisation clips, are taken for its end.
+        """
+        maps = [*self.inputs, *self.targets]
+        if any(m.knots is not None for m in maps) or any(f is not None for f in self.flats):
+            return None
+        half = np.array([(m.high - m.low) / 2 for m in maps])
+        middle = np.array([(m.high + m.low) / 2 for m in maps])
+        count, grey = len(self.inputs), self.baselines
+        weight = grey.weights * half[:count] / half[count:, None]
+        bias = (grey.weights @ middle[:count] + grey.offset - middle[count:]) / half[count:]
+        return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
     def _reader(self) -> PatchReader:
         kinds = {np.dtype(m.dtype) for m in [*self.inputs, *self.targets]}
         corrected = self.config.illumination or self.config.register  # no longer whole numbers

@@ -9,11 +9,16 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vfn.errors import UserError
+from vfn.nets.convnext_unet import ConvNeXtUNet
 from vfn.nets.discriminator import ConditionalDiscriminator, PatchGAN
-from vfn.nets.generator import UNetGenerator
+from vfn.nets.generator import Generator
+from vfn.nets.unet import UNetGenerator
 
 G = TypeVar("G", bound=nn.Module)
-GENERATORS: dict[str, type[UNetGenerator]] = {"unet": UNetGenerator}
+GENERATORS: dict[str, type[Generator]] = {
+    "unet": UNetGenerator,
+    "convnext_unet": ConvNeXtUNet,
+}
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "conditional": ConditionalDiscriminator,
     "patchgan": PatchGAN,
@@ -33,18 +38,13 @@ def _make(
         raise UserError(f"model.{kind}: {exc}; see conf/model for the keys of {name}") from exc
 
 
-def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int) -> UNetGenerator:
+def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int) -> Generator:
     """The generator that `spec` names (`name` and its options).
 
     Raises:
-        UserError: unknown name or option; residual with other targets than inputs.
+        UserError: unknown name or option; see `Generator`.
     """
-    if spec.get("residual") and in_channels != out_channels:
-        raise UserError(
-            f"model.generator.residual=true: adds to the inputs, so it takes as many targets as inputs; "
-            f"here are {in_channels} and {out_channels}"
-        )
-    generator: UNetGenerator = _make(
+    generator: Generator = _make(
         "generator", GENERATORS, spec, in_channels=in_channels, out_channels=out_channels
     )
     return generator
@@ -85,7 +85,7 @@ def fold_norms(generator: G) -> G:
 __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
-    "UNetGenerator",
+    "Generator",
     "fold_norms",
     "make_discriminator",
     "make_generator",

@@ -1,0 +1,82 @@
+"""Generators, starts, averages, objectives and schedules through the real command line."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli import interrupt_in_step, run
+from tests.test_cli import SIMULATED, TINY
+from tests.test_resume import RUN, assert_same, last
+from vfn.checkpoint import load_checkpoint
+
+BASE = [*SIMULATED, *TINY, "logger=csv", "data.augment=false", "trainer.precision=32-true"]
+RESUMED = [key for key in RUN if "dropout" not in key]
+PAIR = ["task.inputs=[phase,dapi]", "task.targets=[actin]"]
+
+
+@pytest.mark.parametrize("model", ["best", "unet"])
+def test_the_untrained_network_is_the_linear_baseline(tmp_path: Path, model: str) -> None:
+    keys = [f"model={model}", "model.generator.start=linear", "model.adam.lr_generator=0"]
+    # Nothing is clipped: the map is exact.
+    run("train.py", *BASE, *PAIR, *keys, "data.range=full", "run=m", cwd=tmp_path).ok()
+    ckpt = "ckpt=outputs/m/checkpoints/best.ckpt"
+    run("evaluate.py", ckpt, "output=e", "precision=float32", cwd=tmp_path).ok()
+    figures = json.loads((tmp_path / "e" / "summary.json").read_text())["actin"]
+    linear = figures["baselines"]["linear"]
+    for name in ("mae", "pearson", "psnr_signal"):
+        assert figures[name]["mean"] == pytest.approx(linear[name]["mean"], rel=1e-3), name
+
+
+def test_a_linear_start_that_cannot_be_says_so(tmp_path: Path) -> None:
+    keys = ["model=best", "data.equalise=true", "model.adam.lr_generator=0", "run=m"]
+    assert "start=linear" in run("train.py", *BASE, *PAIR, *keys, cwd=tmp_path).ok().out
+    net = load_checkpoint(tmp_path / "outputs" / "m" / "checkpoints" / "best.ckpt").generator
+    out = net(torch.zeros(1, 2, 64, 64))
+    assert out.std() < 1e-6
+    assert out.mean() != 0
+
+
+def test_other_targets_take_the_modern_generator_but_for_its_ends(tmp_path: Path) -> None:
+    keys = ["model=best", "task.inputs=[phase]"]
+    run("train.py", *BASE, *keys, "task.targets=[dapi]", "run=one", cwd=tmp_path).ok()
+    init = ["init=outputs/one/checkpoints/best.ckpt", "freeze=encoder", "run=two"]
+    result = run("train.py", *BASE, *keys, *init, "task.targets=[actin,dapi]", cwd=tmp_path).ok()
+    assert "other targets" in result.out
+    one, two = (
+        load_checkpoint(
+            tmp_path / "outputs" / name / "checkpoints" / "best.ckpt"
+        ).generator.state_dict()
+        for name in ("one", "two")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one if key.startswith("first."))
+    assert two["linear.weight"].shape == (2, 1, 1, 1)
+
+
+def test_an_average_resumes_exactly_and_predicts(tmp_path: Path) -> None:
+    keys = [*RESUMED, "model=best", "model.ema=0.5", "trainer.max_epochs=2"]
+    run("train.py", *keys, "run=whole", cwd=tmp_path).ok()
+    stopped = run(
+        "train.py", *keys, "run=part", cwd=tmp_path, prepare=partial(interrupt_in_step, 3)
+    )
+    assert stopped.code == 130
+    run("train.py", "resume=outputs/part", cwd=tmp_path).ok()
+    part, whole = (tmp_path / "outputs" / name for name in ("part", "whole"))
+    ours, theirs = last(part), last(whole)
+    for key in ("state_dict", "optimizer_states", "callbacks"):
+        assert_same(ours[key], theirs[key], key)
+    state = theirs["state_dict"]
+    assert state["averaged.updates"] == 8
+    assert not torch.equal(state["averaged.net.last.weight"], state["generator.last.weight"])
+    net = load_checkpoint(whole / "checkpoints" / "last.ckpt").generator
+    assert torch.equal(net.last.weight, state["averaged.net.last.weight"])
+    best = torch.load(whole / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert not [key for key in best if key.startswith("averaged")]
+
+
+def test_keys_that_cannot_be(tmp_path: Path) -> None:
+    for key in ("model.ema=1", "model.generator.start=zero"):
+        line = run("train.py", *BASE, "run=m", key, cwd=tmp_path).refused(key.split("=")[0])
+        assert not (tmp_path / "outputs").exists(), line
