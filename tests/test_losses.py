@@ -1,6 +1,7 @@
 """The terms of the objective against their plain formulas."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from vfn.errors import UserError
 from vfn.losses import (
     Objective,
     discriminator_bce,
+    discriminator_term,
+    feature_matching,
     generator_adversarial,
+    generator_term,
+    gradient_penalty,
     masked_mae,
     soft_tolerance,
     weight_l1,
@@ -219,3 +224,63 @@ def test_tolerance_pulls_every_wrong_pixel_towards_the_truth(
     assert (prediction.grad > 0).all()
     worst, median = prediction.grad[..., 990], prediction.grad[..., -1]
     assert worst > 1e-3 * median, "the tail is too thin to learn from"
+
+
+@pytest.mark.parametrize(
+    ("kind", "d", "g"),
+    [
+        (
+            "hinge",
+            lambda r, f: np.maximum(0, 1 - r).mean() + np.maximum(0, 1 + f).mean(),
+            lambda f: -f.mean(),
+        ),
+        (
+            "lsgan",
+            lambda r, f: ((r - 1) ** 2).mean() / 2 + (f**2).mean() / 2,
+            lambda f: ((f - 1) ** 2).mean() / 2,
+        ),
+        (
+            "bce",
+            lambda r, f: np.log(1 + np.exp(-r)).mean() + np.log(1 + np.exp(f)).mean(),
+            lambda f: np.log(1 + np.exp(-f)).mean(),
+        ),
+    ],
+)
+def test_kinds_of_adversary(kind: str, d: Callable[..., float], g: Callable[..., float]) -> None:
+    fake = LOGITS.flip(0) - 1
+    assert float(discriminator_term(kind, LOGITS, fake)) == pytest.approx(
+        d(LOGITS.numpy(), fake.numpy())
+    )
+    assert float(generator_term(kind, fake)) == pytest.approx(g(fake.numpy()))
+
+
+def test_feature_matching_is_the_mean_over_layers() -> None:
+    fake = [torch.zeros(2, 3), torch.ones(2, 5, 4, 4)]
+    real = [torch.full((2, 3), 0.5), torch.full((2, 5, 4, 4), -2.0)]
+    assert feature_matching(fake, real) == (0.5 + 3.0) / 2
+
+
+def test_gradient_penalty_of_a_known_slope() -> None:
+    """D(x) = sum(a x^2) / 2 has the gradient a x."""
+    image = torch.randn(3, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    slope = torch.randn(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    penalty = gradient_penalty((slope * image**2).sum((1, 2, 3))[:, None] / 2, image)
+    gradient = (slope * image).detach().numpy()
+    assert float(penalty.detach()) == pytest.approx(
+        (gradient**2).sum((1, 2, 3)).mean() / 2, rel=1e-5
+    )
+    penalty.backward()  # a gradient of a gradient
+    assert slope.grad is not None
+    expected = (slope * image**2).detach().mean(0, keepdim=True)
+    torch.testing.assert_close(slope.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_terms_of_a_discriminator_need_one() -> None:
+    with pytest.raises(UserError, match=r"adversarial_kind=wgan.*hinge"):
+        Objective(adversarial_kind="wgan")
+    with pytest.raises(UserError, match=r"loss.r1=1.*no discriminator"):
+        Objective(adversarial=0.0, r1=1.0)
+    with pytest.raises(UserError, match=r"loss.feature_matching=1.*no discriminator"):
+        Objective(adversarial=0.0, feature_matching=1.0)
+    with pytest.raises(UserError, match=r"loss.r1_every=0"):
+        Objective(r1_every=0)

@@ -1,6 +1,8 @@
 """Generators, starts, averages, objectives and schedules through the real command line."""
 
+import csv
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -77,6 +79,30 @@ def test_an_average_resumes_exactly_and_predicts(tmp_path: Path) -> None:
 
 
 def test_keys_that_cannot_be(tmp_path: Path) -> None:
-    for key in ("model.ema=1", "model.generator.start=zero"):
+    for key in (
+        "model.ema=1",
+        "model.generator.start=zero",
+        "loss.adversarial_kind=wgan",
+        "loss.r1=-1",
+    ):
         line = run("train.py", *BASE, "run=m", key, cwd=tmp_path).refused(key.split("=")[0])
         assert not (tmp_path / "outputs").exists(), line
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["loss.adversarial_kind=hinge", "loss.feature_matching=1"],
+        ["model=pix2pix", "model.generator.depth=5", "loss.adversarial_kind=lsgan", "loss.r1=1"],
+        ["model=best", "loss=virfluonet", "loss.ms_ssim=0.2", "loss.r1=1", "loss.r1_every=1"],
+    ],
+    ids=["hinge", "lsgan", "best"],
+)
+def test_every_term_of_the_objective_trains(tmp_path: Path, keys: list[str]) -> None:
+    run("train.py", *BASE, *keys, "run=m", cwd=tmp_path).ok()
+    with (tmp_path / "outputs" / "m" / "metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    for key in keys:
+        name, _, value = key.removeprefix("loss.").partition("=")
+        if key.startswith("loss.") and value in ("1", "0.2") and name != "r1_every":
+            assert math.isfinite(float(row[f"train/{name}"])), name

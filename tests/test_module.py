@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from vfn.data.patches import Batch
-from vfn.losses import Objective, soft_tolerance
+from vfn.losses import Objective, discriminator_bce, soft_tolerance
 from vfn.module import AdamSettings, VirtualStain
 from vfn.nets import make_discriminator, make_generator
+from vfn.structure import ms_ssim_loss
 
 SIZE = 32
 State = dict[str, Tensor]
@@ -216,3 +217,48 @@ def test_channels_last_changes_nothing_but_the_memory() -> None:
     torch.testing.assert_close(
         module.eval()(batch.input), other.eval()(batch.input), rtol=1e-4, atol=1e-5
     )
+
+
+def test_structure_and_features_are_terms_of_the_generators_loss() -> None:
+    objective = Objective(
+        0.5, 0.1, 0.0, adversarial_kind="hinge", feature_matching=2.0, ms_ssim=0.3
+    )
+    module, batch = make_module(objective, lr_discriminator=0.0), make_batch(valid_rows=28)
+    fake = module(batch.input).detach()
+    seen = torch.where(batch.valid, fake, batch.target)
+    discriminator: Any = module.discriminator
+    logits, features = discriminator.judge(batch.input, seen)
+    _, real = discriminator.judge(batch.input, batch.target)
+    matching = torch.stack([(f - r).abs().mean() for f, r in zip(features, real, strict=True)])
+    assert len(features) == 3
+    module.training_step(batch, 0)
+    logged: dict[str, Tensor] = module.logged  # type: ignore[assignment]
+    structure = ms_ssim_loss(fake, batch.target, batch.valid)
+    for name, value in {
+        "feature_matching": matching.mean(), "ms_ssim": structure, "adversarial": -logits.mean(),
+        "loss_g": 0.5 * logged["train/mae"] - 0.1 * logits.mean()
+        + 2 * matching.mean() + 0.3 * structure,
+    }.items():  # fmt: skip
+        torch.testing.assert_close(logged[f"train/{name}"], value.detach())
+    assert all(p.grad is None or p.requires_grad for p in discriminator.parameters())
+
+
+@pytest.mark.parametrize("name", ["conditional", "patchgan"])
+def test_the_gradient_penalty_comes_every_few_steps(name: str) -> None:
+    objective = Objective(r1=0.5, r1_every=3)
+    module, batch = make_module(objective), make_batch()
+    module.discriminator = make_discriminator({"name": name, "width": 4}, 3, SIZE)
+    optimisers = module.configure_optimizers()
+    module.optimizers = lambda: optimisers  # type: ignore
+    present = []
+    for _ in range(5):
+        module.logged.clear()  # type: ignore[operator]
+        before, fake = copy.deepcopy(module.discriminator), module(batch.input).detach()
+        module.training_step(batch, 0)
+        logged: dict[str, Tensor] = module.logged  # type: ignore[assignment]
+        present.append("train/r1" in logged)
+        bce = discriminator_bce(before(batch.input, batch.target), before(batch.input, fake))
+        extra = 1.5 * logged["train/r1"] if present[-1] else torch.tensor(0.0)
+        torch.testing.assert_close(logged["train/loss_d"], (bce + extra).detach())
+    assert present == [True, False, False, True, False]
+    assert not batch.target.requires_grad

@@ -1,6 +1,6 @@
 """The objective (paper, sec. 2.4, eq. 2 to 6): pure terms, and how they are weighted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vfn.errors import UserError
 from vfn.metrics.tolerance import THRESHOLDS
+
+ADVERSARIAL = ("bce", "hinge", "lsgan")
 
 
 def masked_mae(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -33,6 +35,47 @@ def generator_adversarial(logits: Tensor) -> Tensor:
 def discriminator_bce(real: Tensor, fake: Tensor) -> Tensor:
     """-log D(I, truth) - log(1 - D(I, G(I))) (eq. 2, which D maximises), from logits."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def generator_term(kind: str, logits: Tensor) -> Tensor:
+    """What G minimises of D's logits on its predictions, mean over them; `kind` of `ADVERSARIAL`."""
+    if kind == "hinge":
+        return -logits.mean()
+    if kind == "lsgan":
+        return (logits - 1).square().mean() / 2
+    return generator_adversarial(logits)
+
+
+def discriminator_term(kind: str, real: Tensor, fake: Tensor) -> Tensor:
+    """What D minimises: eq. 2; the hinge loss (Lim and Ye 2017); least squares (Mao et al. 2017,
+    eq. 9).
+    """
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if kind == "lsgan":
+        return ((real - 1).square().mean() + fake.square().mean()) / 2
+    return discriminator_bce(real, fake)
+
+
+def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Mean absolute difference of D's features, mean over its layers (pix2pixHD, Wang et al. 2018,
+    eq. 4, which sums over them).
+    """
+    return torch.stack(
+        [(f.float() - r.float()).abs().mean() for f, r in zip(fake, real, strict=True)]
+    ).mean()
+
+
+def gradient_penalty(logits: Tensor, image: Tensor) -> Tensor:
+    """R1 (Mescheder et al. 2018, eq. 9): mean over patches of ||d D / d image||^2 / 2 on real images.
+
+    Args:
+        logits: of D on the truth, (B, 1) or (B, 1, h, w).
+        image: the truth (B, C, H, W), which takes gradients.
+    """
+    per_patch = logits.float().flatten(1).mean(1).sum()
+    (gradient,) = torch.autograd.grad(per_patch, image, create_graph=True)
+    return gradient.square().flatten(1).sum(1).mean() / 2
 
 
 def weight_l1(parameters: Iterable[Tensor], reduction: str) -> Tensor:
@@ -112,6 +155,11 @@ class Objective:
             `adversarial` 0 there is no discriminator.
         weight_l1_reduction: "mean" or "sum".
         discriminator: factor of D's loss; pix2pix halves it.
+        adversarial_kind: of both networks' terms; one of `ADVERSARIAL`, the paper's is "bce".
+        feature_matching: weight of `feature_matching`; it takes a discriminator.
+        r1, r1_every: weight of `gradient_penalty`, and the steps from one to the next, each of which
+            counts r1_every times (StyleGAN2, Karras et al. 2020); it takes a discriminator.
+        ms_ssim: weight of 1 - MS-SSIM (`vfn.structure`).
         tolerance: weight of `soft_tolerance`; 0 leaves it out.
         tolerance_temperature, tolerance_beta1, tolerance_beta2: its arguments.
     """
@@ -121,6 +169,11 @@ class Objective:
     weight_l1: float = 0.001
     weight_l1_reduction: str = "mean"
     discriminator: float = 1.0
+    adversarial_kind: str = "bce"
+    feature_matching: float = 0.0
+    r1: float = 0.0
+    r1_every: int = 16
+    ms_ssim: float = 0.0
     tolerance: float = 0.0
     tolerance_temperature: float = 0.1
     tolerance_beta1: float = 1.0
@@ -131,12 +184,24 @@ class Objective:
             raise UserError(
                 f"loss.weight_l1_reduction={self.weight_l1_reduction}: choose mean or sum"
             )
+        if self.adversarial_kind not in ADVERSARIAL:
+            raise UserError(
+                f"loss.adversarial_kind={self.adversarial_kind}: choose {', '.join(ADVERSARIAL)}"
+            )
+        if self.r1_every < 1:
+            raise UserError(f"loss.r1_every={self.r1_every}: give 1 step or more")
         for key in (
-            "mae", "adversarial", "weight_l1", "discriminator",
+            "mae", "adversarial", "weight_l1", "discriminator", "feature_matching", "r1", "ms_ssim",
             "tolerance", "tolerance_beta1", "tolerance_beta2",
         ):  # fmt: skip
             if getattr(self, key) < 0:
                 raise UserError(f"loss.{key}={getattr(self, key)}: a weight is 0 or more")
+        for key in ("feature_matching", "r1"):
+            if getattr(self, key) and not self.adversarial:
+                raise UserError(
+                    f"loss.{key}={getattr(self, key)}: with loss.adversarial=0 there is no "
+                    "discriminator; set loss.adversarial above 0"
+                )
         if not self.tolerance_temperature > 0:
             raise UserError(
                 f"loss.tolerance_temperature={self.tolerance_temperature}: at 0 wrong pixels would "

@@ -12,12 +12,16 @@ from vfn.averaging import Averaged
 from vfn.data.patches import Batch
 from vfn.losses import (
     Objective,
-    discriminator_bce,
-    generator_adversarial,
+    discriminator_term,
+    feature_matching,
+    generator_term,
+    gradient_penalty,
     masked_mae,
     soft_tolerance,
     weight_l1,
 )
+from vfn.nets.discriminator import Discriminator
+from vfn.structure import ms_ssim_loss
 
 RECIPE = "vfn"  # the key of our part of a checkpoint
 GENERATOR, AVERAGED = "generator.", "averaged."  # what names in a state dict begin with
@@ -49,7 +53,7 @@ class VirtualStain(L.LightningModule):
     def __init__(
         self,
         generator: nn.Module,
-        discriminator: nn.Module | None,
+        discriminator: Discriminator | None,
         objective: Objective,
         adam: AdamSettings,
         recipe: Mapping[str, Any],
@@ -61,6 +65,7 @@ class VirtualStain(L.LightningModule):
         self.generator, self.discriminator = generator, discriminator
         self.averaged = Averaged(generator, ema) if ema else None
         self.objective, self.adam, self.recipe = objective, adam, dict(recipe)
+        self.steps = 0  # since the training began, over all its calls
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -102,17 +107,25 @@ class VirtualStain(L.LightningModule):
         if self.discriminator is not None:
             losses |= self.discriminator_step(optimisers[1], batch, seen.detach())
         losses |= self.generator_step(optimisers[0], batch, fake, seen)
+        self.steps += 1
         self.log_dict(
             {f"train/{name}": value.detach() for name, value in losses.items()},
             on_step=True, on_epoch=True, sync_dist=True, batch_size=len(batch.input),
         )  # fmt: skip
 
     def discriminator_step(self, optimiser: Any, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        """D minimises binary cross-entropy (eq. 2); `fake` carries no gradient to G."""
+        """D minimises its term (eq. 2), every few steps R1 too; `fake` carries no gradient to G."""
         assert self.discriminator is not None
+        weights = self.objective
         real_logits = self.discriminator(batch.input, batch.target).float()
         fake_logits = self.discriminator(batch.input, fake).float()
-        loss = self.objective.discriminator * discriminator_bce(real_logits, fake_logits)
+        loss = weights.discriminator * discriminator_term(
+            weights.adversarial_kind, real_logits, fake_logits
+        )
+        penalty = {}
+        if weights.r1 and self.steps % weights.r1_every == 0:
+            penalty["r1"] = self._penalty(batch)
+            loss = loss + weights.r1_every * weights.r1 * penalty["r1"]
         optimiser.zero_grad()
         self.manual_backward(loss)
         optimiser.step()
@@ -120,7 +133,15 @@ class VirtualStain(L.LightningModule):
             "loss_d": loss,
             "d_real": torch.sigmoid(real_logits).mean(),
             "d_fake": torch.sigmoid(fake_logits).mean(),
+            **penalty,
         }
+
+    def _penalty(self, batch: Batch) -> Tensor:
+        """R1 on the truth, in float32: it is a gradient of a gradient."""
+        assert self.discriminator is not None
+        with torch.autocast(self.device.type, enabled=False):
+            truth = batch.target.detach().float().clone().requires_grad_()
+            return gradient_penalty(self.discriminator(batch.input.float(), truth), truth)
 
     def generator_step(
         self, optimiser: Any, batch: Batch, fake: Tensor, seen: Tensor
@@ -136,11 +157,22 @@ class VirtualStain(L.LightningModule):
             )  # fmt: skip
             loss = loss + weights.tolerance * tolerance
             terms["tolerance"] = tolerance
+        if weights.ms_ssim:
+            structure = ms_ssim_loss(fake.float(), batch.target, batch.valid)
+            loss = loss + weights.ms_ssim * structure
+            terms["ms_ssim"] = structure
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
-            adversarial = generator_adversarial(self.discriminator(batch.input, seen).float())
+            logits, features = self.discriminator.judge(batch.input, seen)
+            adversarial = generator_term(weights.adversarial_kind, logits.float())
             loss = loss + weights.adversarial * adversarial
             terms["adversarial"] = adversarial
+            if weights.feature_matching:
+                with torch.no_grad():
+                    real = self.discriminator.judge(batch.input, batch.target)[1]
+                matching = feature_matching(features, real)
+                loss = loss + weights.feature_matching * matching
+                terms["feature_matching"] = matching
         if weights.weight_l1:
             # Of what is trained: a frozen encoder's weights would only add a constant.
             trained = [p for p in self.generator.parameters() if p.requires_grad]
@@ -179,6 +211,7 @@ class VirtualStain(L.LightningModule):
         checkpoint[RECIPE] = self.recipe
         if "optimizer_states" not in checkpoint:
             checkpoint["state_dict"] = settled(checkpoint["state_dict"])
+        checkpoint["steps"] = self.steps
         checkpoint["rng"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state()
@@ -190,6 +223,7 @@ class VirtualStain(L.LightningModule):
         switched off is left out.
         """
         self._rng = checkpoint.get("rng")
+        self.steps = int(checkpoint.get("steps", 0))  # checkpoints of earlier versions do not say
         state = checkpoint["state_dict"]
         if self.averaged is None:
             checkpoint["state_dict"] = {

@@ -45,7 +45,7 @@ from vfn.errors import UserError
 from vfn.files import make_folder, write_text
 from vfn.losses import Objective
 from vfn.module import RECIPE, AdamSettings, VirtualStain, settled
-from vfn.nets import Generator, make_discriminator, make_generator
+from vfn.nets import Discriminator, Generator, make_discriminator, make_generator
 from vfn.nets.sync import share_norms
 from vfn.precision import has_fast_bf16
 
@@ -236,7 +236,7 @@ def _known(node: dict[str, Any]) -> dict[str, Any]:
 
 def _networks(
     config: DictConfig, task: Task, objective: Objective, data: StainData
-) -> tuple[Generator, torch.nn.Module | None]:
+) -> tuple[Generator, Discriminator | None]:
     inputs, targets = len(task.inputs), len(task.targets)
     generator = make_generator(plain(config.model.generator), inputs, targets)
     patch = data.config.patch_size
@@ -279,7 +279,7 @@ def _recipe(config: DictConfig, data: StainData) -> dict[str, Any]:
 
 
 def _initialise(
-    generator: torch.nn.Module, discriminator: torch.nn.Module | None, path: Path, task: Task
+    generator: torch.nn.Module, discriminator: Discriminator | None, path: Path, task: Task
 ) -> bool:
     """Start from the weights of another model (`init=CKPT`).
 

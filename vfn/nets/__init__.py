@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vfn.errors import UserError
 from vfn.nets.convnext_unet import ConvNeXtUNet
-from vfn.nets.discriminator import ConditionalDiscriminator, PatchGAN
+from vfn.nets.discriminator import ConditionalDiscriminator, Discriminator, PatchGAN
 from vfn.nets.generator import Generator
 from vfn.nets.unet import UNetGenerator
 
@@ -19,7 +19,7 @@ GENERATORS: dict[str, type[Generator]] = {
     "unet": UNetGenerator,
     "convnext_unet": ConvNeXtUNet,
 }
-DISCRIMINATORS: dict[str, type[nn.Module]] = {
+DISCRIMINATORS: dict[str, type[Discriminator]] = {
     "conditional": ConditionalDiscriminator,
     "patchgan": PatchGAN,
 }
@@ -50,13 +50,13 @@ def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int)
     return generator
 
 
-def make_discriminator(spec: Mapping[str, Any], in_channels: int, patch_size: int) -> nn.Module:
+def make_discriminator(spec: Mapping[str, Any], in_channels: int, patch_size: int) -> Discriminator:
     """The discriminator that `spec` names.
 
     Raises:
         UserError: unknown name or option.
     """
-    discriminator: nn.Module = _make(
+    discriminator: Discriminator = _make(
         "discriminator", DISCRIMINATORS, spec, in_channels=in_channels, patch_size=patch_size
     )
     return discriminator
@@ -85,6 +85,7 @@ def fold_norms(generator: G) -> G:
 __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
+    "Discriminator",
     "Generator",
     "fold_norms",
     "make_discriminator",

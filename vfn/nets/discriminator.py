@@ -13,7 +13,33 @@ from vfn.errors import UserError
 from vfn.nets.generator import LEAK, init_weights
 
 
-class ConditionalDiscriminator(nn.Module):
+class Discriminator(nn.Module):
+    """Base of both: a sequence of layers from both images to logits."""
+
+    def layers(self) -> tuple[nn.Module, ...]:
+        """First to last."""
+        raise NotImplementedError
+
+    def judge(self, condition: Tensor, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits, and the features behind each LeakyReLU, which feature matching compares.
+
+        Args:
+            condition, image: (B, Ci, h, w) and (B, Ct, h, w), both in [-1, 1].
+        """
+        x = torch.cat([condition, image], dim=1)
+        seen = []
+        for layer in self.layers():
+            x = layer(x)
+            if isinstance(layer, nn.LeakyReLU):
+                seen.append(x)
+        return x, seen
+
+    def forward(self, condition: Tensor, image: Tensor) -> Tensor:
+        """(B, Ci, h, w) and (B, Ct, h, w), both in [-1, 1] -> logits (B, 1) or (B, 1, h', w')."""
+        return self.judge(condition, image)[0]
+
+
+class ConditionalDiscriminator(Discriminator):
     """The paper's (sec. 2.4, fig. 2): Conv(k5, s2)-BN, three Conv(k5, s2)-BN-LeakyReLU, one fully
     connected layer; its sigmoid is in the loss, which works on logits.
 
@@ -44,14 +70,12 @@ class ConditionalDiscriminator(nn.Module):
             nn.BatchNorm2d(cout, track_running_stats=False),
         ]
 
-    def forward(self, condition: Tensor, image: Tensor) -> Tensor:
-        """(B, Ci, h, w) and (B, Ct, h, w), both in [-1, 1] -> logits (B, 1)."""
-        features: Tensor = self.features(torch.cat([condition, image], dim=1))
-        score: Tensor = self.score(features.flatten(1))
-        return score
+    def layers(self) -> tuple[nn.Module, ...]:
+        """Convolutions, then one score of the whole patch."""
+        return (*self.features, nn.Flatten(1), self.score)
 
 
-class PatchGAN(nn.Module):
+class PatchGAN(Discriminator):
     """pix2pix's (Isola et al. 2017, appendix 6.2): a score for each overlapping 70x70 patch.
 
     Args:
@@ -79,7 +103,6 @@ class PatchGAN(nn.Module):
         self.score = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.apply(init_weights)
 
-    def forward(self, condition: Tensor, image: Tensor) -> Tensor:
-        """(B, Ci, h, w) and (B, Ct, h, w), both in [-1, 1] -> logits (B, 1, h', w')."""
-        score: Tensor = self.score(torch.cat([condition, image], dim=1))
-        return score
+    def layers(self) -> tuple[nn.Module, ...]:
+        """All of them are convolutions."""
+        return tuple(self.score)

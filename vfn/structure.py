@@ -1,0 +1,63 @@
+"""MS-SSIM as a training target: differentiable, and blind to pixels without truth.
+
+Wang, Simoncelli and Bovik 2003 (multi-scale structural similarity), with the Gaussian window and the
+constants of Wang et al. 2004. `vfn.metrics.fidelity` has the figure that is reported.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vfn.metrics.fidelity import MS_SSIM_WEIGHTS, SSIM_WINDOW
+
+SIGMA = 1.5  # px, of the window
+C1, C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # the range of [-1, 1] is 2
+# Of a scale's contrast-structure: at 0 the power's slope is infinite, below it there is none.
+FLOOR = 1e-3
+
+
+def ms_ssim_loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """1 - MS-SSIM, mean over the patches and channels that have a valid window at every scale.
+
+    Windows that hold an invalid pixel do not count. Patches too small for all five scales (176
+    pixels) have those that fit, with the scales' weights rescaled to a sum of 1.
+
+    Args:
+        prediction, target: (B, C, H, W) in [-1, 1], float32, 11 pixels or more (a patch has 16); both moved to [0, 2], since a mean
+            below 0 would mean nothing to the luminance factor.
+        valid: (B, C, H, W) bool.
+
+    Returns:
+        In [0, 1]; 0 where nothing counts. A structure that is the reverse of the target's is no
+        worse than none: the MAE beside it has to turn it round.
+    """
+    x, y, seen = prediction + 1, target + 1, valid.to(prediction.dtype)
+    scales = sum(min(x.shape[-2:]) >> k >= SSIM_WINDOW for k in range(len(MS_SSIM_WEIGHTS)))
+    weights = [w / sum(MS_SSIM_WEIGHTS[:scales]) for w in MS_SSIM_WEIGHTS[:scales]]
+    product = x.new_ones(x.shape[:2])
+    counts = torch.ones_like(product, dtype=torch.bool)
+    for scale, weight in enumerate(weights):
+        if scale:
+            x, y, seen = (F.avg_pool2d(t, 2) for t in (x, y, seen))
+        whole = (-F.max_pool2d(-seen, SSIM_WINDOW, 1) >= 1).to(x.dtype)
+        luminance, contrast = _factors(x, y)
+        factor = luminance * contrast if scale == scales - 1 else contrast
+        number = whole.sum((-2, -1))
+        mean = (factor * whole).sum((-2, -1)) / number.clamp(min=1)
+        product = product * mean.clamp(min=FLOOR) ** weight
+        counts = counts & (number > 0)
+    return ((1 - product) * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _factors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Luminance and contrast-structure of each window: (B, C, H, W) -> (B, C, H - 10, W - 10)."""
+    maps = torch.stack([x, y, x * x, y * y, x * y]).flatten(0, 2)[:, None]
+    steps = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
+    window = torch.exp(-0.5 * (steps / SIGMA) ** 2)
+    window = (window / window.sum()).view(1, 1, 1, -1)
+    with torch.autocast(x.device.type, enabled=False):  # differences of squares
+        maps = F.conv2d(F.conv2d(maps, window), window.transpose(2, 3))
+    mx, my, xx, yy, xy = maps.view(5, *x.shape[:2], *maps.shape[-2:])
+    luminance = (2 * mx * my + C1) / (mx * mx + my * my + C1)
+    contrast = (2 * (xy - mx * my) + C2) / (xx - mx * mx + yy - my * my + C2)
+    return luminance, contrast
