@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli import interrupt_in_step, run
+from tests.cli import interrupt_in_step, run, run_out_of_time
 from tests.test_cli import SIMULATED, TINY
 from tests.test_resume import RUN, assert_same, last
 from vfn.checkpoint import load_checkpoint
@@ -106,3 +106,17 @@ def test_every_term_of_the_objective_trains(tmp_path: Path, keys: list[str]) -> 
         name, _, value = key.removeprefix("loss.").partition("=")
         if key.startswith("loss.") and value in ("1", "0.2") and name != "r1_every":
             assert math.isfinite(float(row[f"train/{name}"])), name
+
+
+def test_rates_fall_over_epochs_and_over_time(tmp_path: Path) -> None:
+    keys = ["model.schedule=cosine", "model.warmup=0.1", "trainer.max_epochs=3"]
+    run("train.py", *BASE, *keys, "run=epochs", cwd=tmp_path).ok()
+    with (tmp_path / "outputs" / "epochs" / "metrics.csv").open(newline="") as file:
+        rates = [float(row["lr/g"]) for row in csv.DictReader(file)]
+    assert 2e-4 > rates[0] > rates[1] > rates[2] > 0
+    timed = ["model.schedule=onecycle", "model.warmup=0.3", "trainer.max_epochs=1000"]
+    # The eighth step is after the time: its epoch is the last.
+    prepare = partial(run_out_of_time, 7)
+    limit = "trainer.max_time=00:00:01:00"
+    run("train.py", *BASE, *timed, limit, "run=time", cwd=tmp_path, prepare=prepare).ok()
+    assert last(tmp_path / "outputs" / "time")["global_step"] < 2 * 12

@@ -48,6 +48,7 @@ from vfn.module import RECIPE, AdamSettings, VirtualStain, settled
 from vfn.nets import Discriminator, Generator, make_discriminator, make_generator
 from vfn.nets.sync import share_norms
 from vfn.precision import has_fast_bf16
+from vfn.schedule import Schedule, ScheduleSettings
 
 log = logging.getLogger(__name__)
 SAMPLE_ROWS = 4  # patches on a sheet of samples
@@ -98,6 +99,9 @@ def fit(
     task = trainable_task(config.task)
     settings = plain(config.trainer)
     objective = Objective(**_known(plain(config.loss)))
+    schedule = ScheduleSettings(
+        str(config.model.get("schedule", "constant")), float(config.model.get("warmup", 0.0))
+    )
     ema = checked_decay(float(config.model.get("ema", 0.0)))  # older run folders do not say
     data = data or stain_data(config, task)
     trainer_args = _trainer_arguments(settings, quiet)
@@ -127,7 +131,11 @@ def fit(
     trainer = L.Trainer(
         **trainer_args,
         logger=_logger(folder, config, parts) or False,
-        callbacks=[*callbacks, *_callbacks(settings, folder, data, task, quiet)],
+        callbacks=[
+            *callbacks,
+            *_schedule(schedule),
+            *_callbacks(settings, folder, data, task, quiet),
+        ],
     )
     data.rank, data.world = trainer.global_rank, trainer.world_size
     log.info("training %s -> %s in %s", " + ".join(task.inputs), ", ".join(task.targets), folder)
@@ -162,6 +170,10 @@ def stain_data(config: DictConfig, task: Task) -> StainData:
             data[key] = str(Path(data[key]).absolute())
     data["seed"] = config.seed
     return make_data(task, DataConfig.from_dict(data), known_tasks())
+
+
+def _schedule(settings: ScheduleSettings) -> list[L.Callback]:
+    return [] if settings == ScheduleSettings() else [Schedule(settings)]
 
 
 def _best(trainer: L.Trainer) -> float:
