@@ -51,13 +51,24 @@ def ms_ssim_loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 def _factors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Luminance and contrast-structure of each window: (B, C, H, W) -> (B, C, H - 10, W - 10)."""
-    maps = torch.stack([x, y, x * x, y * y, x * y]).flatten(0, 2)[:, None]
-    steps = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
-    window = torch.exp(-0.5 * (steps / SIGMA) ** 2)
-    window = (window / window.sum()).view(1, 1, 1, -1)
+    maps = torch.stack([x, y, x * x + y * y, x * y])
     with torch.autocast(x.device.type, enabled=False):  # differences of squares
-        maps = F.conv2d(F.conv2d(maps, window), window.transpose(2, 3))
-    mx, my, xx, yy, xy = maps.view(5, *x.shape[:2], *maps.shape[-2:])
-    luminance = (2 * mx * my + C1) / (mx * mx + my * my + C1)
-    contrast = (2 * (xy - mx * my) + C2) / (xx - mx * mx + yy - my * my + C2)
+        mx, my, squares, xy = _windows(x.shape[-2], x) @ maps @ _windows(x.shape[-1], x).T
+    means = mx * mx + my * my
+    luminance = (2 * mx * my + C1) / (means + C1)
+    contrast = (2 * (xy - mx * my) + C2) / (squares - means + C2)
     return luminance, contrast
+
+
+def _windows(size: int, like: Tensor) -> Tensor:
+    """(size - 10, size): each row is the Gaussian at another place.
+
+    As a product of matrices the blur and its gradient take a tenth of the time of convolutions of
+    one channel, on CPUs.
+    """
+    steps = torch.arange(SSIM_WINDOW, dtype=like.dtype, device=like.device) - SSIM_WINDOW // 2
+    window = torch.exp(-0.5 * (steps / SIGMA) ** 2)
+    rows = F.pad(window / window.sum(), (0, size - SSIM_WINDOW)).expand(size - SSIM_WINDOW + 1, -1)
+    turns = torch.arange(len(rows), device=like.device)
+    columns = torch.arange(size, device=like.device)
+    return rows.gather(1, (columns - turns[:, None]) % size)
