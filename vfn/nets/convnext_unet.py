@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,9 +18,10 @@ class ConvNeXtUNet(Generator):
     Against the paper's generator (`UNetGenerator`): residual blocks at every size, ConvNeXt's (Liu et
     al. 2022, fig. 4: depthwise convolution, norm, 1x1 expansion, 1x1) where they are the cheaper
     ones; norms over the channels of each pixel alone, so that a prediction depends neither on the
-    batch nor on what else is on the tile; nearest-neighbour resizing and a convolution in place of
+    batch nor on what else is on the tile; nearest-neighbour resizing and convolutions in place of
     transposed ones, which leave a checkerboard (Odena et al. 2016); features of the inputs at full
-    size beside the last layers. No layer is dilated: these fail in bf16 on CPUs.
+    size beside the last layers; the encoder's features are added, not concatenated, which takes a
+    quarter of the time away. No layer is dilated: these fail in bf16 on CPUs.
 
     Args:
         in_channels, out_channels: Ci, Ct.
@@ -56,13 +56,10 @@ class ConvNeXtUNet(Generator):
         pairs = list(pairwise(widths))[::-1]
         # 1x1 and resizing commute; before it the 1x1 costs a quarter.
         self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
-        self.up = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(2 * fine, fine, 3, 1, 1), *_blocks(fine, blocks))
-            for fine, _ in pairs
-        )
+        self.up = nn.ModuleList(nn.Sequential(*_blocks(fine, blocks)) for fine, _ in pairs)
         self.widen = nn.Conv2d(widths[0], full, 1)
         self.full = nn.Conv2d(in_channels, full, 3, 1, 1)
-        self.fuse = nn.Conv2d(2 * full, full, 3, 1, 1)
+        self.fuse = nn.Conv2d(full, full, 3, 1, 1)
         self.last = nn.Conv2d(full, out_channels, 3, 1, 1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
@@ -82,8 +79,8 @@ class ConvNeXtUNet(Generator):
             skips.append(x)
         skips.pop()
         for narrow, block in zip(self.narrow, self.up, strict=True):
-            x = block(torch.cat([_doubled(narrow(x)), skips.pop()], dim=1))
-        x = torch.cat([_doubled(self.widen(x)), self.full(inputs)], dim=1)
+            x = block(_doubled(narrow(x)) + skips.pop())
+        x = _doubled(self.widen(x)) + self.full(inputs)
         return self._in_range(F.relu(self.fuse(F.relu(x))), inputs)
 
 
