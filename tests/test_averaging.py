@@ -69,7 +69,7 @@ def test_what_training_goes_on_from_and_what_predicts(tmp_path: Path) -> None:
     assert module.averaged is not None
     whole = {"state_dict": module.state_dict(), "optimizer_states": []}
     module.on_save_checkpoint(whole)
-    assert "averaged.updates" in whole["state_dict"]
+    assert "averaged._extra_state" in whole["state_dict"]
     weights = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(weights)
     assert settled(whole["state_dict"]).keys() == weights["state_dict"].keys()

@@ -70,7 +70,7 @@ def test_an_average_resumes_exactly_and_predicts(tmp_path: Path) -> None:
     for key in ("state_dict", "optimizer_states", "callbacks"):
         assert_same(ours[key], theirs[key], key)
     state = theirs["state_dict"]
-    assert state["averaged.updates"] == 8
+    assert state["averaged._extra_state"] == 8
     assert not torch.equal(state["averaged.net.last.weight"], state["generator.last.weight"])
     net = load_checkpoint(whole / "checkpoints" / "last.ckpt").generator
     assert torch.equal(net.last.weight, state["averaged.net.last.weight"])

@@ -31,20 +31,25 @@ class Averaged(nn.Module):
         decay: in (0, 1).
     """
 
-    updates: Tensor
-
     def __init__(self, net: nn.Module, decay: float) -> None:
         super().__init__()
         self.decay = decay
         self.net = copy.deepcopy(net).requires_grad_(False)
-        self.register_buffer("updates", torch.tensor(0))
+        self.updates = 0
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Take in the weights that `net` has now."""
-        count = int(self.updates)
-        decay = min(self.decay, (1 + count) / (10 + count))
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_([*self.net.parameters()], [*net.parameters()], 1 - decay)
         for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
             mine.copy_(theirs)
         self.updates += 1
+
+    def get_extra_state(self) -> Tensor:
+        """The number of updates: not a buffer, which a GPU would have to be asked for at each step."""
+        return torch.tensor(self.updates)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The inverse of `get_extra_state`."""
+        self.updates = int(state)

@@ -232,7 +232,7 @@ class VirtualStain(L.LightningModule):
         elif not any(key.startswith(AVERAGED) for key in state):
             weights = {k: v for k, v in state.items() if k.startswith(GENERATOR)}
             state |= {f"{AVERAGED}net.{k.removeprefix(GENERATOR)}": v for k, v in weights.items()}
-            state[f"{AVERAGED}updates"] = torch.tensor(0)
+            state[f"{AVERAGED}_extra_state"] = torch.tensor(0)
 
     def on_train_start(self) -> None:
         """Take up the random state of the checkpoint."""
