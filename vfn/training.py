@@ -121,7 +121,7 @@ def fit(
         *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"]),
         ema,
     )  # fmt: skip
-    if settings["sync_batchnorm"] and trainer_args["accelerator"] == "cpu":
+    if settings.get("sync_batchnorm") and trainer_args["accelerator"] == "cpu":
         share_norms(module)
     last = folder / "checkpoints" / LAST
     resumed = last if config.resume else None
@@ -376,7 +376,7 @@ def _trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
         "num_nodes": settings["num_nodes"],
         "strategy": settings["strategy"],
         "precision": precision,
-        "sync_batchnorm": accelerator == "gpu" and bool(settings["sync_batchnorm"]),
+        "sync_batchnorm": accelerator == "gpu" and bool(settings.get("sync_batchnorm")),
         "max_epochs": settings["max_epochs"],
         "check_val_every_n_epoch": settings["val_every_n_epochs"],
         "log_every_n_steps": settings["log_every_n_steps"],

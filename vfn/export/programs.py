@@ -17,7 +17,7 @@ from vfn.checkpoint import Checkpoint
 from vfn.data.formats import need
 from vfn.data.intensity import Intensity
 from vfn.files import replacing
-from vfn.nets import UNetGenerator
+from vfn.nets import Generator
 
 INPUT, OUTPUT = "input", "output"  # names of the two tensors
 FACTS = "vfn"  # key of the metadata of an ONNX model, and FACTS.json in a .pt2
@@ -52,7 +52,7 @@ def facts(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _bare(generator: UNetGenerator) -> tuple[UNetGenerator, torch.Tensor]:
+def _bare(generator: Generator) -> tuple[Generator, torch.Tensor]:
     """A copy on the CPU in float32, evaluation mode, default layout; and an example to trace it by.
 
     No size of the example is 1, down to the bottleneck: a 1 would be traced as a constant.
@@ -63,7 +63,7 @@ def _bare(generator: UNetGenerator) -> tuple[UNetGenerator, torch.Tensor]:
     return bare, torch.zeros(2, bare.first.in_channels, side, side + bare.stride)
 
 
-def write_onnx(path: Path, generator: UNetGenerator, about: dict[str, Any]) -> int:
+def write_onnx(path: Path, generator: Generator, about: dict[str, Any]) -> int:
     """Write `path`: (batch, Ci, height, width) -> (batch, Ct, height, width), float32 in [-1, 1].
 
     Batch, height and width are free; height and width are multiples of the generator's stride.
@@ -97,7 +97,7 @@ def write_onnx(path: Path, generator: UNetGenerator, about: dict[str, Any]) -> i
     return int(program.model.opset_imports[""])
 
 
-def write_torch(path: Path, generator: UNetGenerator, about: dict[str, Any]) -> None:
+def write_torch(path: Path, generator: Generator, about: dict[str, Any]) -> None:
     """Write `path`, for `torch.export.load`; shapes and `about` as in `write_onnx`."""
     bare, example = _bare(generator)
     batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))

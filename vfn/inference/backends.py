@@ -9,7 +9,7 @@ import torch
 
 from vfn.errors import UserError
 from vfn.export.programs import INPUT, ONNX_PACKAGES, need_all, write_onnx
-from vfn.nets import UNetGenerator
+from vfn.nets import Generator
 from vfn.precision import pick_device, pick_precision
 
 BACKENDS = ("torch", "onnx", "openvino")
@@ -41,7 +41,7 @@ def pick_arithmetic(backend: str, device: str, precision: str) -> tuple[torch.de
     return cpu, pick_precision(precision, cpu)
 
 
-def make_network(generator: UNetGenerator, backend: str, precision: str) -> Network:
+def make_network(generator: Generator, backend: str, precision: str) -> Network:
     """The generator as `backend` ("onnx" or "openvino") runs it, with as many threads as torch.
 
     Its ONNX model is made anew, in a folder that goes away.
