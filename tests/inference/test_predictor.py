@@ -1,8 +1,10 @@
 import csv
+import gc
 import json
 import logging
 import os
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -180,6 +182,24 @@ def test_rows_of_a_large_field_are_read_as_they_are_needed() -> None:
         mine.append(band)
     for i, field in enumerate(fields):
         np.testing.assert_array_equal(np.concatenate(bands[i], 1), predictor.predict(field))
+
+
+def test_fields_leave_the_memory_once_they_are_predicted() -> None:
+    predictor = make_predictor(make_checkpoint(), batch_size=1)
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def fields() -> Iterator[_Pixels]:
+        for i in range(6):
+            array = grey(i, (40, 45))
+            alive.append(weakref.ref(array))
+            yield _Pixels([array], None)
+            del array
+
+    for _ in predictor.bands(fields()):
+        gc.collect()
+        most = max(most, sum(ref() is not None for ref in alive))
+    assert most <= 2
 
 
 # --- which files are which fields ---

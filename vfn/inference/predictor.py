@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -235,7 +236,7 @@ class Predictor:
         fields: Iterable["_Pixels"],
         network: Callable[[torch.Tensor], torch.Tensor],
         flat: bool = True,
-    ) -> Iterator[tuple["_Pixels", int, np.ndarray]]:
+    ) -> Iterator[tuple[Any, int, np.ndarray]]:
         """What `network` makes of fields: (field, row, (C, h, W) in [-1, 1]).
 
         Args:
@@ -243,7 +244,6 @@ class Predictor:
         """
         maps = self.checkpoint.inputs
         flats = self.checkpoint.flats[: len(maps)] if flat else (None,) * len(maps)
-        sources: dict[int, _Pixels] = {}  # by the id of what `predict_bands` gives back
 
         def source(field: _Pixels) -> Source:
             def rows(start: int, stop: int) -> torch.Tensor:
@@ -255,20 +255,17 @@ class Predictor:
                 return torch.from_numpy(np.stack(stack))
 
             height, width = field.inputs[0].shape
-            made = Source((height, width), rows)
-            sources[id(made)] = field
-            return made
+            return Source((height, width), rows, field)
 
-        with torch.inference_mode():
-            for band in predict_bands(
-                network, map(source, fields), self.tile, int(self.overlap * self.tile),
-                self.stride, self.batch_size,
-            ):  # fmt: skip
-                height, width = band.values.shape[1:]
-                step = max(1, BAND_PIXELS // width)
-                for start in range(0, height, step):
-                    part = band.values[:, start : start + step].numpy()
-                    yield sources[id(band.source)], band.top + start, part
+        for band in predict_bands(
+            torch.inference_mode()(network), map(source, fields), self.tile,
+            int(self.overlap * self.tile), self.stride, self.batch_size,
+        ):  # fmt: skip
+            height, width = band.values.shape[1:]
+            step = max(1, BAND_PIXELS // width)
+            for start in range(0, height, step):
+                part = band.values[:, start : start + step].numpy()
+                yield band.source.owner, band.top + start, part
 
     def _grey(self, y: np.ndarray, region: Region | None) -> np.ndarray:
         """Targets (Ct, H, W) in [-1, 1] back to grey values, real numbers."""

@@ -49,10 +49,12 @@ class Source:
         shape: (H, W), from 1x1 up.
         rows: (start, stop) -> (Ci, stop - start, W) float32, those rows of the field as the network
             takes them; asked for from top to bottom, tiles' overlaps twice.
+        owner: whatever the one who asks knows the field by.
     """
 
     shape: tuple[int, int]
     rows: Callable[[int, int], Tensor]
+    owner: object = None
 
 
 class Band(NamedTuple):
