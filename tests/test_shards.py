@@ -71,6 +71,8 @@ def test_three_jobs_predict_what_one_does(ckpt: Path, tmp_path: Path) -> None:
     more = run(*predict, "output=few", "shard=9/9", cwd=tmp_path).ok().out
     assert "0 field(s) in" in more
     run(*predict, "output=few", "shard=9/8", cwd=tmp_path).refused("shard=9/8", "K/N")
+    plate = ("format=ome_zarr", "shard=1/2")
+    run(*predict, "output=few", *plate, cwd=tmp_path).refused("shard=1/2", "format=ome_tiff")
 
 
 def test_an_evaluation_scores_what_the_jobs_predicted(ckpt: Path, tmp_path: Path) -> None:

@@ -513,6 +513,11 @@ def run(
     """
     if file_format not in ("ome_tiff", "ome_zarr"):
         raise UserError(f"format={file_format}: unknown; choose ome_tiff or ome_zarr")
+    if shard.count > 1 and file_format == "ome_zarr":
+        raise UserError(
+            f"format=ome_zarr, shard={shard.number}/{shard.count}: jobs would write one plate's list of wells at once; "
+            "give format=ome_tiff, or no shard"
+        )
     views = find_views(predictor.checkpoint, source)
     names = [view.name for view in views]
     if len(set(names)) < len(names):
