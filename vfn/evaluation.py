@@ -93,9 +93,14 @@ class CheckpointPairs:
 
     def _unrefocused(self, view: View) -> np.ndarray:
         """What the model makes of the view's inputs as they lie on the disk."""
-        inputs = present(read_view(replace(restored(view), targets=()), self.data.store))
+        inputs = present(read_view(_inputs(restored(view)), self.data.store))
         stain = self.predictor.predict(inputs, view.region)
         return stain[: len(self.predictor.checkpoint.task.targets)]
+
+
+def _inputs(view: View) -> View:
+    """The view without its targets, and without how far these were moved."""
+    return replace(view, targets=(), offsets=())
 
 
 def _test_data(config: DictConfig, predictor: Predictor) -> tuple[TrainedData, list[View]]:
@@ -304,7 +309,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
                 pairs.pair(index)
             log.info("%d of %d fields in %s, job %s", len(mine), len(pairs), folder, config.shard)
             return {}
-        predictor.settle(present(read_view(replace(views[0], targets=()), data.store)))
+        predictor.settle(present(read_view(_inputs(views[0]), data.store)))
         recipe = predictor.checkpoint.recipe
         provenance |= {
             "model": f"{recipe['model']} {predictor.checkpoint.identity}",
