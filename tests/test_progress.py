@@ -41,7 +41,7 @@ def test_no_more_items_wait_than_asked_for() -> None:
         time.sleep(0.01)
     time.sleep(0.3)
     assert made == [0, 1, 2, 3]  # one was taken, two wait, one is in the hand
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert not workers()
 
 
@@ -70,6 +70,6 @@ def test_who_stops_asking_ends_the_thread_and_its_source() -> None:
     for item in (stream := ahead(items(), 1)):
         assert item == 1
         break
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert ended == [True]
     assert not workers()

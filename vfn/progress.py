@@ -42,7 +42,7 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
         yield item
 
 
-def ahead(items: Iterable[T], count: int) -> Iterator[T]:
+def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
     """Pass `items` through, made by a thread of its own that is up to `count` items ahead.
 
     An error of the thread is raised here, in its turn; whoever stops asking stops the thread.

@@ -5,7 +5,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
@@ -133,7 +133,7 @@ class Predictor:
         field = _Pixels(inputs, region)
         return np.concatenate([band for _, _, band in self.bands([field])], 1)
 
-    def bands(self, fields: Iterable["_Pixels"]) -> Iterator[tuple["_Pixels", int, np.ndarray]]:
+    def bands(self, fields: Iterable["_Pixels"]) -> Iterator[tuple[Any, int, np.ndarray]]:
         """Predict fields one after the other, in memory that grows with their width alone.
 
         Args:
@@ -565,15 +565,13 @@ def run(
                 list_in_plate(path, view.plate)
 
     # Three threads: one reads the next field, one computes, this one compresses and writes.
-    predicted = ahead(predictor.bands(ahead(jobs(), 1)), 2)
-    for job, bands in groupby(predicted, key=itemgetter(0)):
-        assert isinstance(job, _Job)
-        shape = job.inputs[0].shape
-        predictor.write(
-            job.view, job.path, job.identity, job.alarms, shape, (band for *_, band in bands)
-        )
-        if job.path.parent != output:
-            list_in_plate(job.path, job.view.plate)
+    with closing(ahead(predictor.bands(ahead(jobs(), 1)), 2)) as predicted:
+        for job, bands in groupby(predicted, key=itemgetter(0)):
+            shape = job.inputs[0].shape
+            parts = (band for *_, band in bands)
+            predictor.write(job.view, job.path, job.identity, job.alarms, shape, parts)
+            if job.path.parent != output:
+                list_in_plate(job.path, job.view.plate)
     _report_alarms(alarms, len(views), shard.own(output / "input_shift.csv"))
     if refused and len(refused) == len(views):
         raise refused[0]
