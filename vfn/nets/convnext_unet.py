@@ -72,12 +72,7 @@ class ConvNeXtUNet(Generator):
     def forward(self, x: Tensor) -> Tensor:
         """(B, Ci, H, W) in [-1, 1] -> (B, Ct, H, W) in [-1, 1], float32; H, W multiples of `stride`."""
         inputs = x
-        x = self.first(x)
-        skips = [x]
-        for block in self.down:
-            x = block(x)
-            skips.append(x)
-        skips.pop()
+        x, skips = self._encoded(x)
         for narrow, block in zip(self.narrow, self.up, strict=True):
             x = block(_doubled(narrow(x)) + skips.pop())
         x = _doubled(self.widen(x)) + self.full(inputs)

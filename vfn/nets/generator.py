@@ -13,7 +13,7 @@ STARTS = ("level", "linear")
 class Generator(nn.Module):
     """Base of all generators: (B, Ci, H, W) in [-1, 1] -> (B, Ct, H, W) in [-1, 1], float32.
 
-    A network builds its layers up to `last`, whose name tells `init=CKPT` which weights other
+    A network builds its layers, `first` and `down` to the smallest size and up to `last`, whose name tells `init=CKPT` which weights other
     targets cannot share, and then calls `_prepare_start`.
 
     Args:
@@ -29,6 +29,8 @@ class Generator(nn.Module):
             inputs.
     """
 
+    first: nn.Module
+    down: nn.ModuleList
     last: nn.Conv2d | nn.ConvTranspose2d
 
     def __init__(
@@ -87,6 +89,13 @@ class Generator(nn.Module):
             weight, bias = linear
             self.linear.weight.copy_(weight[:, :, None, None])
             self.linear.bias.copy_(bias)
+
+    def _encoded(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The features of the smallest size, and those of every larger one for the way up."""
+        features = [self.first(x)]
+        for block in self.down:
+            features.append(block(features[-1]))
+        return features.pop(), features
 
     def _in_range(self, features: Tensor, inputs: Tensor) -> Tensor:
         """The last layer: (B, C, H', W') and (B, Ci, H, W) -> (B, Ct, H, W) in [-1, 1], float32.

@@ -82,12 +82,7 @@ class UNetGenerator(Generator):
     def forward(self, x: Tensor) -> Tensor:
         """(B, Ci, H, W) in [-1, 1] -> (B, Ct, H, W) in [-1, 1], float32; H, W multiples of `stride`."""
         inputs = x
-        x = self.first(x)
-        skips = [x]
-        for block in self.down:
-            x = block(x)
-            skips.append(x)
-        skips.pop()
+        x, skips = self._encoded(x)
         for block in self.up:
             x = torch.cat([block(x), skips.pop()], dim=1)
         return self._in_range(torch.relu(x), inputs)
