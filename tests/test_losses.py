@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vfn.errors import UserError
 from vfn.losses import (
     Objective,
+    add_weight_l1,
     discriminator_bce,
     discriminator_term,
     feature_matching,
@@ -21,7 +22,6 @@ from vfn.losses import (
     gradient_penalty,
     masked_mae,
     soft_tolerance,
-    weight_l1,
 )
 from vfn.metrics.tolerance import tolerance_level
 
@@ -79,8 +79,16 @@ def test_hopeless_logits_keep_finite_losses_and_gradients(loss: object) -> None:
 
 @pytest.mark.parametrize(("reduction", "expected"), [("sum", 10.0), ("mean", 2.0)])
 def test_weight_l1(reduction: str, expected: float) -> None:
-    parameters = [torch.tensor([[-1.0, 2.0]]), torch.tensor([-3.0, 0.0, 4.0])]
-    assert weight_l1(iter(parameters), reduction) == expected
+    """Value, and the gradient that autograd would give; on top of what the backward pass left."""
+    values = [torch.tensor([[-1.0, 2.0]]), torch.tensor([-3.0, 0.0, 4.0])]
+    parameters = [v.clone().requires_grad_() for v in values]
+    parameters[0].grad = torch.ones(1, 2)
+    assert add_weight_l1(parameters, 0.5, reduction) == expected
+    total = torch.cat([v.flatten() for v in values]).requires_grad_()
+    norm = total.abs().sum() if reduction == "sum" else total.abs().mean()
+    (gradient,) = torch.autograd.grad(0.5 * norm, total)
+    torch.testing.assert_close(parameters[0].grad, 1 + gradient[None, :2])
+    torch.testing.assert_close(parameters[1].grad, gradient[2:])
 
 
 def test_objective_has_the_papers_weights() -> None:

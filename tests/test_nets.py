@@ -10,7 +10,7 @@ from vfn.errors import UserError
 from vfn.nets import fold_norms, make_discriminator, make_generator
 from vfn.nets.convnext_unet import ConvNeXtUNet
 from vfn.nets.discriminator import ConditionalDiscriminator, PatchGAN
-from vfn.nets.generator import LEAK, Generator, clamp_straight
+from vfn.nets.generator import LEAK, Generator, clamp_straight, doubled_in_strips
 from vfn.nets.unet import UNetGenerator
 
 SMALL = {"width": 4, "max_width": 8}
@@ -46,11 +46,13 @@ def test_skip_connections_carry_each_encoder_level() -> None:
     net = UNetGenerator(1, 1, **SMALL, depth=4).eval()
     seen: list[torch.Tensor] = []
     for layer in (net.first, *net.down):
-        layer.register_forward_hook(lambda _m, _i, out: seen.append(out))
+        # Before the next layer's ReLU, which writes over what it is given.
+        layer.register_forward_hook(lambda _m, _i, out: seen.append(out.clone()))
     joined: list[torch.Tensor] = []
     for layer in (*net.up, net.last):
-        layer.register_forward_hook(lambda _m, inputs, _out: joined.append(inputs[0]))
-    net(images(1, 1, 32, 48))
+        layer.register_forward_pre_hook(lambda _m, inputs: joined.append(inputs[0].clone()))
+    with torch.enable_grad():  # without gradients the last layer is not called
+        net(images(1, 1, 32, 48))
     bottleneck, *skips = seen[::-1]
     torch.testing.assert_close(joined[0], bottleneck)
     for taken, skip in zip(joined[1:], skips, strict=True):
@@ -325,3 +327,37 @@ def test_starts_that_cannot_be(name: str) -> None:
         make_generator({"name": name, "start": "zero"}, 1, 1)
     with pytest.raises(UserError, match=r"start=linear, residual=true"):
         make_generator({"name": name, "start": "linear", "residual": True}, 1, 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    kernel=st.sampled_from([3, 4]),
+    batch=st.integers(1, 2),
+    height=st.integers(1, 9),
+    width=st.sampled_from([1, 3, 1500]),  # 1,500: strips of five rows
+    targets=st.integers(1, 3),
+    bias=st.booleans(),
+)
+def test_the_last_layer_in_strips_is_the_last_layer(
+    kernel: int, batch: int, height: int, width: int, targets: int, bias: bool
+) -> None:
+    layer = nn.ConvTranspose2d(5, targets, kernel, 2, 1, kernel % 2, bias=bias)
+    features = images(batch, 5, height, width).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            doubled_in_strips(features, layer), layer(features), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_gradient_of_a_decoder_step_is_no_slice() -> None:
+    """A slice of the concatenation's gradient would send batch norm's backward pass down a slow path."""
+    net = UNetGenerator(1, 1, **SMALL, depth=3).to(memory_format=torch.channels_last)
+    dense = []
+    for block in net.up:
+        block[-1].register_full_backward_hook(
+            lambda *given: dense.append(
+                given[2][0].is_contiguous(memory_format=torch.channels_last)
+            )
+        )
+    net(images(2, 1, 16, 16).to(memory_format=torch.channels_last)).sum().backward()
+    assert dense == [True, True]

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vfn.data.views import Task
 from vfn.errors import UserError
+from vfn.heap import keep_freed_memory
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
@@ -121,6 +122,7 @@ def _check_types(config: DictConfig) -> None:
 
 def run_cli(main: Callable[[], Any]) -> None:
     """Run a Hydra entry point; a command line that Hydra cannot compose becomes a line, too."""
+    keep_freed_memory()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     # Jobs that a launcher starts in processes of their own must find vfn from any folder.
     paths = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]

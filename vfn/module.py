@@ -1,7 +1,7 @@
 """The LightningModule: one generator step and one discriminator step a batch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -12,13 +12,13 @@ from vfn.averaging import Averaged
 from vfn.data.patches import Batch
 from vfn.losses import (
     Objective,
+    add_weight_l1,
     discriminator_term,
     feature_matching,
     generator_term,
     gradient_penalty,
     masked_mae,
     soft_tolerance,
-    weight_l1,
 )
 from vfn.nets.discriminator import Discriminator
 from vfn.structure import ms_ssim_loss
@@ -34,6 +34,21 @@ class AdamSettings:
     lr_generator: float = 2e-4
     lr_discriminator: float = 2e-4
     betas: Sequence[float] = (0.5, 0.999)
+
+
+@dataclass
+class Verdict:
+    """What D says of a prediction, to G.
+
+    Attributes:
+        terms: G's loss terms that are D's to give, by name.
+        loss: their weighted sum.
+        gradient: of `loss` with respect to the prediction, of its shape.
+    """
+
+    terms: dict[str, Tensor]
+    loss: Tensor
+    gradient: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class VirtualStain(L.LightningModule):
@@ -97,28 +112,52 @@ class VirtualStain(L.LightningModule):
         return list(optimisers)
 
     def training_step(self, batch: Batch, _index: int) -> None:
-        """One forward pass of G; D learns on its detached output, then G against the new D."""
+        """Both learn from one pass of G, and of D over its prediction and over the truth.
+
+        Each moves against the other as it was when the batch came. The paper leaves the order open;
+        moving D first, as pix2pix's code does, takes a further pass of D over the prediction.
+        """
         optimisers = self.optimizers()
         optimisers = optimisers if isinstance(optimisers, list) else [optimisers]
         fake = self(batch.input)
         # Beyond the field's edge D would tell padding from prediction: both get the truth there.
         seen = torch.where(batch.valid, fake, batch.target)
         losses: dict[str, Tensor] = {}
+        verdict = None
         if self.discriminator is not None:
-            losses |= self.discriminator_step(optimisers[1], batch, seen.detach())
-        losses |= self.generator_step(optimisers[0], batch, fake, seen)
+            of_d, verdict = self.discriminator_step(optimisers[1], batch, seen)
+            losses |= of_d
+        losses |= self.generator_step(optimisers[0], batch, fake, seen, verdict)
         self.steps += 1
         self.log_dict(
             {f"train/{name}": value.detach() for name, value in losses.items()},
             on_step=True, on_epoch=True, sync_dist=True, batch_size=len(batch.input),
         )  # fmt: skip
 
-    def discriminator_step(self, optimiser: Any, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        """D minimises its term (eq. 2), every few steps R1 too; `fake` carries no gradient to G."""
+    def discriminator_step(
+        self, optimiser: Any, batch: Batch, seen: Tensor
+    ) -> tuple[dict[str, Tensor], "Verdict"]:
+        """D minimises its term (eq. 2), every few steps R1 too.
+
+        Args:
+            seen: the prediction; no gradient passes through it to G.
+
+        Returns:
+            D's losses; what D, before it moved, has to say to G.
+        """
         assert self.discriminator is not None
         weights = self.objective
-        real_logits = self.discriminator(batch.input, batch.target).float()
-        fake_logits = self.discriminator(batch.input, fake).float()
+        seen = seen.detach().requires_grad_()
+        real_logits, real = self.discriminator.judge(batch.input, batch.target)
+        fake_logits, fake = self.discriminator.judge(batch.input, seen)
+        real_logits, fake_logits = real_logits.float(), fake_logits.float()
+        adversarial = generator_term(weights.adversarial_kind, fake_logits)
+        verdict = Verdict({"adversarial": adversarial}, weights.adversarial * adversarial)
+        if weights.feature_matching:
+            matching = feature_matching(fake, [features.detach() for features in real])
+            verdict.terms["feature_matching"] = matching
+            verdict.loss = verdict.loss + weights.feature_matching * matching
+        (verdict.gradient,) = torch.autograd.grad(verdict.loss, seen, retain_graph=True)
         loss = weights.discriminator * discriminator_term(
             weights.adversarial_kind, real_logits, fake_logits
         )
@@ -129,12 +168,13 @@ class VirtualStain(L.LightningModule):
         optimiser.zero_grad()
         self.manual_backward(loss)
         optimiser.step()
-        return {
+        of_d = {
             "loss_d": loss,
             "d_real": torch.sigmoid(real_logits).mean(),
             "d_fake": torch.sigmoid(fake_logits).mean(),
             **penalty,
         }
+        return of_d, verdict
 
     def _penalty(self, batch: Batch) -> Tensor:
         """R1 on the truth, in float32: it is a gradient of a gradient."""
@@ -144,9 +184,20 @@ class VirtualStain(L.LightningModule):
             return gradient_penalty(self.discriminator(batch.input.float(), truth), truth)
 
     def generator_step(
-        self, optimiser: Any, batch: Batch, fake: Tensor, seen: Tensor
+        self,
+        optimiser: Any,
+        batch: Batch,
+        fake: Tensor,
+        seen: Tensor,
+        verdict: "Verdict | None" = None,
     ) -> dict[str, Tensor]:
-        """G minimises the objective; D is frozen, and takes gradients through to G alone."""
+        """G minimises the objective.
+
+        Args:
+            fake: the prediction, everywhere.
+            seen: what D saw of it, a function of `fake`.
+            verdict: of `discriminator_step` on `seen`; None without a discriminator.
+        """
         weights = self.objective
         mae = masked_mae(fake.float(), batch.target, batch.valid)
         loss, terms = weights.mae * mae, {"mae": mae}
@@ -161,31 +212,23 @@ class VirtualStain(L.LightningModule):
             structure = ms_ssim_loss(fake.float(), batch.target, batch.valid)
             loss = loss + weights.ms_ssim * structure
             terms["ms_ssim"] = structure
-        if self.discriminator is not None:
-            self.discriminator.requires_grad_(False)
-            logits, features = self.discriminator.judge(batch.input, seen)
-            adversarial = generator_term(weights.adversarial_kind, logits.float())
-            loss = loss + weights.adversarial * adversarial
-            terms["adversarial"] = adversarial
-            if weights.feature_matching:
-                with torch.no_grad():
-                    real = self.discriminator.judge(batch.input, batch.target)[1]
-                matching = feature_matching(features, real)
-                loss = loss + weights.feature_matching * matching
-                terms["feature_matching"] = matching
+        optimiser.zero_grad()
+        if verdict is None:
+            self.manual_backward(loss)
+        else:
+            # This sum is no loss; its gradient is the one that D found.
+            self.manual_backward(loss + (seen * verdict.gradient).sum())
+            loss = loss + verdict.loss
+            terms |= verdict.terms
         if weights.weight_l1:
             # Of what is trained: a frozen encoder's weights would only add a constant.
             trained = [p for p in self.generator.parameters() if p.requires_grad]
-            norm = weight_l1(trained, weights.weight_l1_reduction)
+            norm = add_weight_l1(trained, weights.weight_l1, weights.weight_l1_reduction)
             loss = loss + weights.weight_l1 * norm
             terms["weight_l1"] = norm
-        optimiser.zero_grad()
-        self.manual_backward(loss)
         optimiser.step()
         if self.averaged is not None:
             self.averaged.update(self.generator)
-        if self.discriminator is not None:
-            self.discriminator.requires_grad_(True)
         return {"loss_g": loss, **terms}
 
     def validation_step(self, batch: Batch, _index: int) -> None:
