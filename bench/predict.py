@@ -6,7 +6,8 @@
 The generator is the paper's (`--width`), trained for `--train-time` on simulated fields (520x696, LZW TIFFs) so
 that it has something to say. The reference is in this file: float32, NCHW, eager, tiles of 256 px that share a
 quarter, one at a time, and the image decoded for each tile, as scripts made for patches do; "decoded once" leaves
-that last handicap out. Both write OME-TIFFs. Repeats alternate, so that all see the same machine.
+that last handicap out. Both write OME-TIFFs. Each way has a process of its own; repeats alternate, so that
+all see the same machine.
 
 Agreement: with the reference's tiles and float32 no pixel differs by more than a grey level. The default
 (fields in one piece, bf16 where it is exact enough) is compared with the truth instead: PSNR of both.
@@ -19,6 +20,7 @@ RATIO name value.
 import argparse
 import json
 import math
+import multiprocessing
 import resource
 import statistics
 import subprocess
@@ -26,7 +28,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -40,11 +45,22 @@ from sections import Tee, machine, write_section
 
 from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.data.simulated import Specimen
+from vfn.heap import keep_freed_memory
 from vfn.inference.predictor import Predictor, run
 from vfn.inference.tiles import blend_weights, tile_starts
 
 SHAPE, TILE, OVERLAP = (520, 696), 256, 64
 say = Tee()
+REFERENCES = {"reference": False, "reference, decoded once": True}
+OURS: dict[str, dict[str, Any]] = {
+    "vfn, the reference's tiles in float32": {
+        "precision": "float32", "tile": TILE, "overlap": OVERLAP / TILE,
+    },
+    "vfn, float32": {"precision": "float32"},
+    "vfn, bf16": {"precision": "bf16"},
+    "vfn": {},
+}  # fmt: skip
+_way: Callable[[Path], Any]
 FIRST_NEW = 1000  # seed of the first field that the model did not see
 
 
@@ -83,6 +99,31 @@ def reference(checkpoint: Checkpoint, source: Path, output: Path, once: bool) ->
         tifffile.imwrite(output / name, fitted_out.restore(total), compression="zlib")
 
 
+def _prepare(name: str, ckpt: Path, source: Path) -> None:
+    """In a process of its own: what `_timed` runs. As in the commands, ours keep the memory they free."""
+    global _way
+    checkpoint = load_checkpoint(ckpt)
+    if name in REFERENCES:
+        once = REFERENCES[name]
+        _way = partial(reference, checkpoint, source, once=once)
+        return
+    keep_freed_memory()
+    predictor = Predictor(checkpoint, **OURS[name])
+
+    def way(out: Path) -> str:
+        run(predictor, source, out)
+        return predictor.precision
+
+    _way = way
+
+
+def _timed(output: Path) -> tuple[float, str]:
+    """Seconds, and the precision that was computed in."""
+    start = time.perf_counter()
+    precision = _way(output) or "float32"
+    return time.perf_counter() - start, precision
+
+
 def psnr(folder: Path, truth: Path) -> float:
     """Median over the fields, dB on the range of the dtype."""
     values = []
@@ -104,6 +145,7 @@ def cost(ckpt: Path, source: Path) -> dict[str, float]:
 
 def one(ckpt: str, source: str, output: str) -> None:
     """What `cost` runs."""
+    keep_freed_memory()
     predictor = Predictor(load_checkpoint(Path(ckpt)))
     start = time.perf_counter()
     run(predictor, Path(source), Path(output))
@@ -158,36 +200,25 @@ def measure(folder: Path, dtype: str, args: argparse.Namespace) -> list[str]:
         f"data.cache_dir={folder / 'cache'}",
     )  # fmt: skip
     ckpt = folder / "run" / "checkpoints" / "best.ckpt"
-    plain = load_checkpoint(ckpt)
-    shared = {"tile": TILE, "overlap": OVERLAP / TILE}
-    ways: dict[str, Callable[[Path], object]] = {
-        "reference": lambda out: reference(plain, new, out, False),
-        "reference, decoded once": lambda out: reference(plain, new, out, True),
+    spawn = multiprocessing.get_context("spawn")
+    ways = {
+        name: ProcessPoolExecutor(1, spawn, _prepare, (name, ckpt, new))
+        for name in (*REFERENCES, *OURS)
     }
-    ours = {
-        "vfn, the reference's tiles in float32": Predictor(
-            load_checkpoint(ckpt), precision="float32", **shared
-        ),
-        "vfn, float32": Predictor(load_checkpoint(ckpt), precision="float32"),
-        "vfn, bf16": Predictor(load_checkpoint(ckpt), precision="bf16"),
-        "vfn": Predictor(load_checkpoint(ckpt)),
-    }
-    for name, predictor in ours.items():
-        ways[name] = lambda out, predictor=predictor: run(predictor, new, out)
     megapixels = args.fields * math.prod(SHAPE) / 1e6
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(args.repeats + 1):  # the first warms up
         for name, way in ways.items():
-            out = folder / f"{name}_{repeat}"
-            start = time.perf_counter()
-            way(out)
+            seconds, precision = way.submit(_timed, folder / f"{name}_{repeat}").result()
             if repeat:
-                rates[name].append(megapixels / (time.perf_counter() - start))
+                rates[name].append(megapixels / seconds)
+    for way in ways.values():
+        way.shutdown()
     say(f"\n{dtype}, {args.fields} fields of {SHAPE[1]}x{SHAPE[0]}, from files to files")
     for name, values in rates.items():
         text = f"  {name:40s} {spread(values, 'Mpx/s')}"
         say(f"{text}; PSNR {psnr(folder / f'{name}_0', truth):.2f} dB")
-    say(f"  (vfn chose {ours['vfn'].precision})")
+    say(f"  (vfn chose {precision})")
     worst = 0
     for path in sorted((folder / "reference_0").glob("*.tif")):
         same = tifffile.imread(folder / "vfn, the reference's tiles in float32_0" / path.name)
@@ -204,7 +235,7 @@ def measure(folder: Path, dtype: str, args: argparse.Namespace) -> list[str]:
             ratios.append(f"RATIO {label} {ratio:.2f}")
     if dtype != args.dtype[0]:
         return ratios
-    latency(ours["vfn"], new, args.latency)
+    latency(ckpt, new, args.latency)
     ratios += scaling(ckpt, folder, dtype, args.fields)
     if torch.cuda.is_available():
         decoded(ckpt)
@@ -215,8 +246,10 @@ def measure(folder: Path, dtype: str, args: argparse.Namespace) -> list[str]:
     return ratios
 
 
-def latency(predictor: Predictor, source: Path, count: int) -> None:
+def latency(ckpt: Path, source: Path, count: int) -> None:
     """One field in memory, as a live microscope asks for it."""
+    keep_freed_memory()
+    predictor = Predictor(load_checkpoint(ckpt))
     image = tifffile.imread(next(source.glob("*_phase.tif")))
     times = []
     for _ in range(count + 5):
