@@ -1,15 +1,17 @@
 """The paper's models, others, and ours with and without each ingredient, at equal training time.
 
-    python bench/models.py --data DIR --runs outputs/models --seeds 3 --max-time 00:00:01:00
+    python bench/models.py --data DIR --runs outputs/models --seeds 3 --seconds 60
 
-Every model is trained on every set for --max-time, once a seed, and scored on the held-out part by
-evaluate.py, all through the command line. A run that is finished is not run again, so that the same
-command goes on where it was stopped; a training that was cut is trained anew, since its time counts
-in one piece. Writes docs/models.md and its chart (--write). Last lines: RATIO name value, the MAE of
+First the patches a second of each model are measured, repeats alternating, on a machine that should do nothing
+else; they are kept in rates.json of --runs. Then every model is trained on every set with as many patches as
+it would see in --seconds, once a seed, and scored on the held-out part by evaluate.py, all through the command
+line. So what else runs by then makes no difference, and the same seed gives the same figures. A run that is
+finished is not run again: the same command goes on where it was stopped. Writes docs/models.md and its chart (--write). Last lines: RATIO name value, the MAE of
 `best` over that of another model on one set; below 1, ours errs less.
 """
 
 import argparse
+import csv
 import json
 import math
 import os
@@ -17,6 +19,7 @@ import platform
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -72,6 +75,11 @@ MODELS: dict[str, list[str]] = {
         "loss.feature_matching=0.1", "model.discriminator.width=32",
     ],
 }  # fmt: skip
+EPOCH, REPEATS = 64, 3  # patches; of the measurement of rates
+PACE = [
+    f"data.patches_per_epoch={EPOCH}", "data.val_patches=16", "logger=csv",
+    "trainer.sample_every_n_epochs=100000",
+]  # fmt: skip
 COLUMNS = {"psnr_signal": 2, "ssim_signal": 4, "pearson": 4, "mae_signal": 4}  # -> digits
 BASELINES = {"linear": "linear map of the inputs", "mean": "mean of the training target"}
 START, END = "<!-- table: bench/models.py -->", "<!-- end of table -->"
@@ -79,20 +87,44 @@ START, END = "<!-- table: bench/models.py -->", "<!-- end of table -->"
 Figures = dict[str, float]  # column -> mean over the targets of a set
 
 
-def run(place: str, model: str, seed: int, args: argparse.Namespace) -> dict[str, Figures]:
+def rates(args: argparse.Namespace) -> dict[str, float]:
+    """Patches a second of each model on the first set, validation apart: medians of REPEATS runs."""
+    kept = args.runs.absolute() / "rates.json"
+    known: dict[str, list[float]] = (
+        json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    )
+    folder, overrides = SETS[args.sets[0]]
+    wanted = [model for model in args.models if len(known.get(model, [])) < REPEATS]
+    for _ in range(REPEATS):
+        for model in wanted:
+            with tempfile.TemporaryDirectory() as scratch:
+                call(
+                    "train.py", f"run={scratch}/run", f"data.root={args.data.absolute() / folder}",
+                    *overrides, *MODELS[model], *PACE, "trainer.max_epochs=2",
+                    "trainer.val_every_n_epochs=2",
+                )  # fmt: skip
+                with Path(scratch, "run", "metrics.csv").open(encoding="utf-8", newline="") as file:
+                    *_, last = csv.DictReader(file)  # the first epoch warms up
+            known.setdefault(model, []).append(float(last["images_per_s"]))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, json.dumps(known))
+    return {model: statistics.median(known[model]) for model in args.models}
+
+
+def run(
+    place: str, model: str, seed: int, rate: float, args: argparse.Namespace
+) -> dict[str, Figures]:
     """Train and score what is not yet; figures of "prediction" and of both baselines."""
     folder, overrides = SETS[place]
-    target = (
-        args.runs.absolute() / args.max_time.replace(":", "-") / place / f"{_slug(model)}_{seed}"
-    )
+    epochs = max(1, round(rate * args.seconds / EPOCH))
+    target = args.runs.absolute() / f"{args.seconds:g}s" / place / f"{_slug(model)}_{seed}"
     summary, trained = target / "evaluation" / "summary.json", target / "trained"
     if not trained.exists() and target.exists():
         shutil.rmtree(target)
     if not trained.exists():
         call(
             "train.py", f"run={target}", f"data.root={args.data.absolute() / folder}", *overrides,
-            *MODELS[model], f"seed={seed}", "logger=csv", f"trainer.max_time={args.max_time}",
-            "trainer.max_epochs=100000", "trainer.sample_every_n_epochs=100000",
+            *MODELS[model], f"seed={seed}", *PACE, f"trainer.max_epochs={epochs}",
         )  # fmt: skip
         trained.touch()
     if not summary.exists():
@@ -158,14 +190,18 @@ def chart(found: dict[str, dict[str, list[Figures]]], path: Path) -> None:
     plt.close(figure)
 
 
-def page(found: dict[str, dict[str, list[Figures]]], args: argparse.Namespace) -> list[str]:
+def page(
+    found: dict[str, dict[str, list[Figures]]], pace: dict[str, float], args: argparse.Namespace
+) -> list[str]:
     """The generated part of docs/models.md."""
     head = f"| set | model | {' | '.join(COLUMNS)} |"
+    seen = ", ".join(f"{model} {rate * args.seconds:.0f}" for model, rate in pace.items())
     return [
-        f"{args.max_time} of training each, mean ± standard deviation of {args.seeds} seed(s), mean "
+        f"{args.seconds:g} s of training each, mean ± standard deviation of {args.seeds} seed(s), mean "
         f"over the targets of a set; {os.cpu_count()} cores ({platform.machine()}), vfn "
         f"{__version__}, torch {torch.__version__.partition('+')[0]}, lightning "
         f"{lightning.__version__}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}.",
+        "", f"Patches of 256x256 seen: {seen}.",
         "", head, "|" + " --- |" * (len(COLUMNS) + 2),
         *(line for place, rows in found.items() for line in table(place, rows)),
         "", "![Gain over the linear map](images/models.png)",
@@ -178,7 +214,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the real images")
     parser.add_argument("--runs", type=Path, default=Path("outputs/models"))
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--max-time", default="00:00:01:00", help="of each training, DD:HH:MM:SS")
+    parser.add_argument("--seconds", type=float, default=60, help="of each training")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument(
@@ -186,17 +222,18 @@ def main() -> None:
         help="Markdown file whose table is replaced; the chart lies beside it in images/",
     )  # fmt: skip
     args = parser.parse_args()
+    pace = rates(args)
     found: dict[str, dict[str, list[Figures]]] = {}
     # A seed of all, then the next: what is there when it is stopped can be compared.
     for seed in range(args.seeds):
         for place in args.sets:
             rows = found.setdefault(place, {})
             for model in args.models:
-                figures = run(place, model, seed, args)
+                figures = run(place, model, seed, pace[model], args)
                 rows.setdefault(model, []).append(figures["prediction"])
             for baseline in BASELINES:
                 rows.setdefault(baseline, []).append(figures[baseline])
-    text = page(found, args)
+    text = page(found, pace, args)
     print("\n".join(text))
     before, _, rest = args.write.read_text(encoding="utf-8").partition(START)
     write_text(args.write, "\n".join([before + START, *text, END + rest.partition(END)[2]]))
