@@ -75,7 +75,7 @@ MODELS: dict[str, list[str]] = {
         "loss.feature_matching=0.1", "model.discriminator.width=32",
     ],
 }  # fmt: skip
-EPOCH, REPEATS = 64, 3  # patches; of the measurement of rates
+EPOCH = 64  # patches
 PACE = [
     f"data.patches_per_epoch={EPOCH}", "data.val_patches=16", "logger=csv",
     "trainer.sample_every_n_epochs=100000",
@@ -88,14 +88,14 @@ Figures = dict[str, float]  # column -> mean over the targets of a set
 
 
 def rates(args: argparse.Namespace) -> dict[str, float]:
-    """Patches a second of each model on the first set, validation apart: medians of REPEATS runs."""
+    """Patches a second of each model on the first set, validation apart: medians of --repeats runs."""
     kept = args.runs.absolute() / "rates.json"
     known: dict[str, list[float]] = (
         json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     )
     folder, overrides = SETS[args.sets[0]]
-    wanted = [model for model in args.models if len(known.get(model, [])) < REPEATS]
-    for _ in range(REPEATS):
+    wanted = [model for model in args.models if len(known.get(model, [])) < args.repeats]
+    for _ in range(args.repeats):
         for model in wanted:
             with tempfile.TemporaryDirectory() as scratch:
                 call(
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("outputs/models"))
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--seconds", type=float, default=60, help="of each training")
+    parser.add_argument("--repeats", type=int, default=3, help="of the measurement of rates")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument(

@@ -34,19 +34,27 @@ def ms_ssim_loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     x, y, seen = prediction + 1, target + 1, valid.to(prediction.dtype)
     scales = sum(min(x.shape[-2:]) >> k >= SSIM_WINDOW for k in range(len(MS_SSIM_WEIGHTS)))
     weights = [w / sum(MS_SSIM_WEIGHTS[:scales]) for w in MS_SSIM_WEIGHTS[:scales]]
+    # To ask a GPU would make the host wait for it.
+    everywhere = valid.device.type == "cpu" and bool(valid.all())
     product = x.new_ones(x.shape[:2])
     counts = torch.ones_like(product, dtype=torch.bool)
     for scale, weight in enumerate(weights):
         if scale:
             x, y, seen = (F.avg_pool2d(t, 2) for t in (x, y, seen))
-        whole = (-F.max_pool2d(-seen, SSIM_WINDOW, 1) >= 1).to(x.dtype)
         luminance, contrast = _factors(x, y)
+        whole = torch.ones_like(contrast) if everywhere else _whole(seen)
         factor = luminance * contrast if scale == scales - 1 else contrast
         number = whole.sum((-2, -1))
         mean = (factor * whole).sum((-2, -1)) / number.clamp(min=1)
         product = product * mean.clamp(min=FLOOR) ** weight
         counts = counts & (number > 0)
     return ((1 - product) * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _whole(seen: Tensor) -> Tensor:
+    """1 for each window whose pixels are all seen, else 0: (B, C, H, W) -> (B, C, H - 10, W - 10)."""
+    gaps = F.max_pool2d(1 - seen, (SSIM_WINDOW, 1), 1)
+    return (F.max_pool2d(gaps, (1, SSIM_WINDOW), 1) <= 0).to(seen.dtype)
 
 
 def _factors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
