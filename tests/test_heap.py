@@ -12,7 +12,7 @@ import torch
 from vfn.heap import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
-for _ in range(3):  # 64 MB, which glibc would map anew each time
+for _ in range(20):  # 64 MB, which glibc would map anew each time
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
