@@ -212,25 +212,25 @@ def _reader(path: Path) -> Callable[[Path], Image]:
     )
 
 
-def as_pixels(path: Path, array: np.ndarray) -> np.ndarray:
+def as_pixels(what: Path | str, array: np.ndarray) -> np.ndarray:
     """Decoded pixels in native byte order, float32 if they are any float.
 
     Raises:
-        UserError: none, of another dtype, NaN or infinite; it names `path`.
+        UserError: none, of another dtype, NaN or infinite; it names `what` they are.
     """
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):  # too large for float32: infinite, and refused as such
             array = array.astype(np.float32)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.size == 0:
-        raise UserError(f"{path}: has no pixels (shape {array.shape}); leave it out")
+        raise UserError(f"{what}: has no pixels (shape {array.shape}); leave it out")
     if array.dtype.name not in DTYPES:
         raise UserError(
-            f"{path}: pixels are {array.dtype.name}; save it as one of {', '.join(DTYPES)}"
+            f"{what}: pixels are {array.dtype.name}; convert them to one of {', '.join(DTYPES)}"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
-        raise UserError(f"{path}: {bad} pixels are NaN or infinite; replace them or leave it out")
+        raise UserError(f"{what}: {bad} pixels are NaN or infinite; replace them or leave it out")
     return array
 
 

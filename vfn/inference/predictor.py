@@ -1,5 +1,6 @@
 """Fields in, predicted stains out: in memory (`Predictor`), and from folder to folder (`run`)."""
 
+import copy
 import csv
 import hashlib
 import io
@@ -95,22 +96,37 @@ class Predictor:
         self._network = (
             None if backend == "torch" else make_network(self.generator, backend, self.precision)
         )
-        self.channels = checkpoint.task.targets
+        self._cover(uncertainty)
+        self.head: ScaleHead | None = None
+        if checkpoint.uncertainty is not None:
+            head = checkpoint.uncertainty.head.to(self.device)
+            self.head = head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _cover(self, uncertainty: float | None) -> None:
+        self.channels = self.checkpoint.task.targets
         self._interval = ""
         self.coverage = None if uncertainty is None else check_coverage(uncertainty)
-        calibrated = checkpoint.uncertainty
-        if self.coverage is not None:
-            if calibrated is None:
-                raise UserError(
-                    f"uncertainty={uncertainty:g}: the model is not calibrated; run "
-                    f"python -m vfn.calibrate ckpt={checkpoint.path}"
-                )
-            self.multipliers = calibrated.multipliers(self.coverage)
-            self.channels += tuple(halfwidth_channel(c, self.coverage) for c in self.channels)
-            self._interval = f"interval {self.coverage:.0%} by {digest(calibrated.tensors())}, "
-        self.head: ScaleHead | None = None
-        if calibrated is not None:
-            self.head = calibrated.head.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.coverage is None:
+            return
+        calibrated = self.checkpoint.uncertainty
+        if calibrated is None:
+            raise UserError(
+                f"uncertainty={uncertainty:g}: the model is not calibrated; run "
+                f"python -m vfn.calibrate ckpt={self.checkpoint.path}"
+            )
+        self.multipliers = calibrated.multipliers(self.coverage)
+        self.channels += tuple(halfwidth_channel(c, self.coverage) for c in self.channels)
+        self._interval = f"interval {self.coverage:.0%} by {digest(calibrated.tensors())}, "
+
+    def covering(self, uncertainty: float | None) -> "Predictor":
+        """The same networks with intervals of another coverage, or without.
+
+        Raises:
+            UserError: intervals are asked of a model that is not calibrated.
+        """
+        other = copy.copy(self)
+        other._cover(uncertainty)
+        return other
 
     def predict(self, inputs: Sequence[np.ndarray], region: Region | None = None) -> np.ndarray:
         """Predict one field.
