@@ -35,7 +35,9 @@ LAUNCHERS = {
     "submitit_slurm": "hydra-submitit-launcher",
     "ray": "hydra-ray-launcher",
 }  # Hydra's, and the packages that they come in
-CONF = Path(__file__).resolve().parent.parent / "conf"
+PACKAGE = Path(__file__).resolve().parent
+# In a clone beside the package; pip puts it into it.
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +127,7 @@ def run_cli(main: Callable[[], Any]) -> None:
     keep_freed_memory()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     # Jobs that a launcher starts in processes of their own must find vfn from any folder.
-    paths = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
     try:
