@@ -15,6 +15,7 @@ import torch
 
 from tests.cli import refuse_network, run
 from tests.conftest import make_image, write_tokens
+from vfn.card import card_of, markdown
 from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.errors import UserError
 from vfn.export.bioimage import Label, write_bioimage
@@ -145,7 +146,7 @@ def test_a_package_passes_the_zoos_test_and_keeps_grey_values(folder: Path) -> N
     said = run("vfn.export", ckpt(dtype), *given, cwd=folder, prepare=refuse_network).ok()
     assert said.out == f"zoo_{dtype}/Two_stains.zip\n"
     path = folder / f"zoo_{dtype}" / "Two_stains.zip"
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [path, path.with_name("model_card.md")]
     images = [make_image(seed, dtype)[:64, :80] for seed in (100, 101)]
     np.save(folder / "image.npy", np.stack(images)[None])
     zoo = ("tests.zoo", path, "image.npy", f"{dtype}.npy")
@@ -166,12 +167,31 @@ def test_a_package_passes_the_zoos_test_and_keeps_grey_values(folder: Path) -> N
 
 def test_a_package_names_itself(folder: Path) -> None:
     run("vfn.export", ckpt("uint8"), "format=bioimage", "output=named", cwd=folder).ok()
-    (path,) = (folder / "named").iterdir()
+    (path,) = (folder / "named").glob("*.zip")
+    card = (folder / "named" / "model_card.md").read_text(encoding="utf-8")
+    assert card == markdown(card_of(model(folder, "uint8").recipe))
     assert path.name == "phase_+_cy5_to_dapi_+_tubulin.zip"
     with zipfile.ZipFile(path) as package:
         about = package.read("rdf.yaml").decode()
         assert "predicts dapi, tubulin from phase, cy5" in about.lower()
-        assert "multiples of 8" in package.read("README.md").decode()
+        assert "license: CC-BY-4.0" in about
+        page = package.read("README.md").decode()
+    assert "multiples of 8" in page
+    assert card.split("\n", 1)[1] in page  # the same under the package's own name
+
+
+def test_a_package_has_the_licence_and_the_pixel_size_of_the_card(folder: Path) -> None:
+    raw = torch.load(folder / ckpt("uint8").removeprefix("ckpt="), weights_only=True)
+    card = raw["vfn"]["card"]
+    card["licence"], card["data"]["pixel_size"] = "CC0-1.0", 0.5
+    torch.save(raw, folder / "licensed.ckpt")
+    keys = ["ckpt=licensed.ckpt", "format=bioimage", "output=licensed"]
+    run("vfn.export", *keys, cwd=folder).ok()
+    (path,) = (folder / "licensed").glob("*.zip")
+    with zipfile.ZipFile(path) as package:
+        about = package.read("rdf.yaml").decode()
+    assert "license: CC0-1.0" in about
+    assert "scale: 0.5" in about
 
 
 @pytest.mark.parametrize("module", ["onnxscript", "bioimageio.core"])

@@ -5,7 +5,7 @@ The same code as behind `predict.py` and `evaluate.py`: what they write is what 
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vfn.card import Card, card_of
 from vfn.checkpoint import load_checkpoint
 from vfn.data.images import as_pixels
 from vfn.data.pixels import present, read_view
@@ -66,7 +67,6 @@ class Model:
         dtype: of a prediction, as of the real stains in training.
         pixel_size: micrometres a pixel of the training images; None where they did not say.
         calibrated: whether `predict` can give intervals (`python -m vfn.calibrate`).
-        card: the model card, plain data; empty in checkpoints that were written without one.
     """
 
     def __init__(self, path: Path, **options: Any) -> None:
@@ -80,10 +80,18 @@ class Model:
         size = checkpoint.recipe.get("pixel_size")
         self.pixel_size = None if size is None else float(size)
         self.calibrated = checkpoint.uncertainty is not None
-        self.card: Mapping[str, Any] = checkpoint.recipe.get("card") or {}
 
     def __repr__(self) -> str:
         return f"<vfn.Model {' + '.join(self.inputs)} -> {', '.join(self.targets)}, {self.path}>"
+
+    @property
+    def card(self) -> Card:
+        """The model card, plain data: what `python -m vfn.info` prints.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return card_of(self._predictor.checkpoint.recipe)
 
     def channels(self, uncertainty: float | None = None) -> tuple[str, ...]:
         """Names of the channels that `predict` gives with the same `uncertainty`.

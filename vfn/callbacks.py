@@ -1,13 +1,14 @@
-"""What a training leaves in its run folder: checkpoints, metrics.csv, sample images."""
+"""What a training leaves in its run folder: checkpoints with their card, metrics.csv, sample images."""
 
 import csv
 import io
 import logging
 import math
+import platform
 import signal
 import threading
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
+from vfn.card import updated
+from vfn.data.base import StainData
 from vfn.data.patches import Batch
 from vfn.files import write_text
 from vfn.module import VirtualStain
@@ -135,6 +138,83 @@ class Checkpoints(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A resumed run must beat the score that it had."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+
+class ModelCard(Callback):
+    """Keeps the card in the module's recipe true: what was spent so far, the last validation.
+
+    It comes before what saves checkpoints.
+    """
+
+    def __init__(self, data: StainData) -> None:
+        self.data = data
+        self.start, self.before = 0.0, 0.0
+        self.baselines: dict[str, float] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, and measure the baselines."""
+        self.start = time.monotonic()
+        if trainer.is_global_zero:
+            self.baselines = self.data.baseline_errors()
+        self._spent(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """A run may be stopped, and saved, after any step."""
+        self._spent(trainer, pl_module)
+
+    def _spent(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, VirtualStain)
+        config, device = self.data.config, pl_module.device
+        gpu = device.type == "cuda"
+        training = {
+            "seconds": round(self.seconds, 1),
+            "epoch": trainer.current_epoch + 1,
+            "steps": pl_module.steps,
+            "patches": pl_module.steps * config.batch_size * trainer.world_size,
+            "patch_size": config.patch_size,
+            "device": torch.cuda.get_device_name(device)
+            if gpu
+            else f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s)",
+            "processes": trainer.world_size,
+            "precision": str(trainer.precision),
+            "parameters": sum(p.numel() for p in pl_module.generator.parameters()),
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+        pl_module.recipe["card"] = updated(pl_module.recipe["card"], training=training)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all calls of the run."""
+        return self.before + time.monotonic() - self.start
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The figures of these very weights."""
+        assert isinstance(pl_module, VirtualStain)
+        # Asked for by every process: the figures are reduced when they are asked for.
+        figures = {key: float(trainer.callback_metrics[f"val/{key}"]) for key in ("mae", "mse")}
+        mae, mse = figures["mae"], figures["mse"]
+        validation = {
+            "patches": len(self.data.val_patches()),
+            "mae": mae if math.isfinite(mae) else None,
+            "psnr": 10 * math.log10(4 / mse) if math.isfinite(mse) and mse > 0 else None,
+            "baselines": self.baselines,
+        }
+        pl_module.recipe["card"] = updated(pl_module.recipe["card"], validation=validation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was spent so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A resumed run goes on counting."""
+        self.before = float(state_dict["seconds"])
 
 
 class EpochTable(Callback):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from vfn.card import card_of, updated
 from vfn.data.discovery import Layout
 from vfn.data.illumination import FlatField
 from vfn.data.input_shift import Envelope
@@ -110,7 +111,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: see `read_raw`; or weights that do not fit the network they name.
     """
     raw = read_raw(path)
-    return from_recipe(raw[RECIPE], submodule(settled(raw["state_dict"]), "generator"), path)
+    return from_recipe(raw[RECIPE], _generator_weights(raw), path)
 
 
 def from_recipe(
@@ -162,14 +163,37 @@ def store_uncertainty(path: Path, uncertainty: Uncertainty) -> None:
     Raises:
         UserError: see `read_raw`; it cannot be written there.
     """
+    _amend(path, read_raw(path), {"uncertainty": uncertainty.to_dict()})
+
+
+def store_test_scores(path: Path, identity: str, scores: Mapping[str, Any]) -> None:
+    """Put `scores` (see `vfn.card.scores_of`) into the card of the checkpoint at `path`.
+
+    Args:
+        identity: of the weights that were scored.
+
+    Raises:
+        UserError: see `read_raw`; other weights lie there by now; it cannot be written there.
+    """
     raw = read_raw(path)
-    raw[RECIPE] = {**raw[RECIPE], "uncertainty": uncertainty.to_dict()}
+    if digest(_generator_weights(raw)) != identity:
+        raise UserError(f"ckpt={path}: was written anew while it was scored; score it again")
+    card = updated(card_of(raw[RECIPE]), test=dict(scores))
+    _amend(path, raw, {"card": card})
+
+
+def _amend(path: Path, raw: dict[str, Any], parts: Mapping[str, Any]) -> None:
+    raw[RECIPE] = {**raw[RECIPE], **parts}
     try:
         AtomicCheckpointIO().save_checkpoint(raw, path)
     except OSError as exc:
         raise UserError(
-            f"ckpt={path}: cannot be written ({exc.strerror or exc}); calibrate a copy of it"
+            f"ckpt={path}: cannot be written ({exc.strerror or exc}); work on a copy of it"
         ) from exc
+
+
+def _generator_weights(raw: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return submodule(settled(raw["state_dict"]), "generator")
 
 
 def submodule(state: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

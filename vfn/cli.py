@@ -3,6 +3,7 @@
 0 done; 2 the user's input is wrong; 130 interrupted.
 """
 
+import argparse
 import difflib
 import logging
 import os
@@ -12,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose
@@ -155,6 +156,31 @@ def run_module(config_name: str, work: Callable[[DictConfig], Any]) -> None:
         guarded(work, config)
 
     run_cli(main)
+
+
+class LineParser(argparse.ArgumentParser):
+    """For commands without a config: says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run_parsed(work: Callable[[], Any], interrupted: str = "interrupted") -> int:
+    """Do the work of such a command.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        work()
+    except UserError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
 def _leave(message: str, code: int) -> None:

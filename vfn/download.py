@@ -23,13 +23,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import pooch  # type: ignore[import-untyped]
 import requests
 from rich.filesize import decimal
 
-from vfn.cli import INTERRUPTED, WRONG_INPUT, known_tasks, set_up_logging
+from vfn.cli import LineParser, known_tasks, run_parsed, set_up_logging
 from vfn.errors import UserError
 from vfn.files import make_folder, write_text
 from vfn.progress import progress, progress_bytes
@@ -555,21 +555,13 @@ def download(
         ) from exc
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = LineParser(
         "python -m vfn.download",
         description="Fetch, check and unpack a public data set. Run again after an interruption, it "
         "goes on where it stopped; what is there already is not fetched.",
     )
-    common = _Parser(add_help=False)
+    common = LineParser(add_help=False)
     common.add_argument("--root", type=Path, required=True, help="folder for the data (data.root)")
     common.add_argument("--url", help="folder of the archives on another server")
     common.add_argument(
@@ -595,27 +587,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _command(argv: Sequence[str] | None) -> None:
+    args = _parser().parse_args(argv)
+    set_up_logging()
+    source = SOURCES[args.data]
+    archives = chosen_archives(args)
+    given = read_checksums(args.sha256) if args.sha256 else {}
+    if args.sha256 and not given.keys() & set(archives):
+        raise UserError(f"{args.sha256}: names none of the archives, as {archives[0]}")
+    url = (args.url or source.url).rstrip("/") + "/"
+    download(source, archives, args.root, url, given, args.keep_archives)
+    log.info("%s", source.terms)
+    log.info("%s", next_step(args.data, args.root))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    try:
-        args = _parser().parse_args(argv)
-        set_up_logging()
-        source = SOURCES[args.data]
-        archives = chosen_archives(args)
-        given = read_checksums(args.sha256) if args.sha256 else {}
-        if args.sha256 and not given.keys() & set(archives):
-            raise UserError(f"{args.sha256}: names none of the archives, as {archives[0]}")
-        url = (args.url or source.url).rstrip("/") + "/"
-        download(source, archives, args.root, url, given, args.keep_archives)
-        log.info("%s", source.terms)
-        log.info("%s", next_step(args.data, args.root))
-    except UserError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    going_on = "interrupted; the same command goes on where it stopped"
+    return run_parsed(partial(_command, argv), going_on)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from vfn import __version__
-from vfn.checkpoint import load_checkpoint
+from vfn.card import scores_of
+from vfn.checkpoint import load_checkpoint, store_test_scores
 from vfn.cli import known_tasks, plain, set_up_logging
 from vfn.comparing import compare
 from vfn.conditions.compare import compare_conditions
@@ -277,6 +278,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
     }
+    if config.card and given != ["ckpt"]:
+        raise UserError("card=true: puts the scores of a model into its card; give ckpt=CKPT")
     treated = _second(config)
     if treated and given != ["ckpt"]:
         raise UserError("data2: compares two conditions by a model of the first; give ckpt=CKPT")
@@ -284,6 +287,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise UserError(
             f"match={config.match}: picks control fields beside data2; give data2.match too"
         )
+    if config.card and treated:
+        raise UserError("card=true: treated cells are no test of the model; leave out data2")
     shard = Shard.parse(config.shard)
     if shard.count > 1 and (given != ["ckpt"] or treated):
         raise UserError(
@@ -301,6 +306,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         predictor = make_predictor(config, checkpoint, wanted)
         trained, views = _test_data(config, predictor)
         data = trained.data
+        own = {str(name) for name, _ in checkpoint.recipe["split"]["test"]}
+        if config.card and (shard.count > 1 or {view.name for view in views} != own):
+            raise UserError(
+                f"card=true: the {len(own)} test fields of the training, all of them, belong into the card, "
+                f"here are {len(views)}, job {config.shard or '1/1'}; leave out data... and shard, or card"
+            )
         folder = make_folder(make_folder(output) / "predictions")
         pairs = CheckpointPairs(predictor, data, views, folder)
         if shard.count > 1:
@@ -317,7 +328,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             "data": f"{data.config.name}, split by {data.config.split}, "
             f"{len(recipe['split']['train'])} training views",
         }
-        return score(pairs, output, provenance, settings)
+        summary = score(pairs, output, provenance, settings)
+        if config.card:
+            store_test_scores(checkpoint.path, checkpoint.identity, scores_of(summary))
+            log.info("the scores are in the model card: python -m vfn.info %s", checkpoint.path)
+        return summary
     channels = tuple(str(c) for c in config.channels) or None
     pred = config.pred if isinstance(config.pred, ListConfig) else [config.pred]
     images = FolderPairs(

@@ -25,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vfn import __version__
 from vfn.averaging import checked_decay
-from vfn.callbacks import BEST, LAST, Budget, Checkpoints, EpochTable, Samples
+from vfn.callbacks import BEST, LAST, Budget, Checkpoints, EpochTable, ModelCard, Samples
+from vfn.card import About, make_card
 from vfn.checkpoint import FORMAT, AtomicCheckpointIO, read_raw, submodule
 from vfn.cli import (
     INTERRUPTED,
@@ -97,6 +98,7 @@ def fit(
     """
     L.seed_everything(config.seed, workers=True, verbose=False)
     task = trainable_task(config.task)
+    about = About.from_dict(plain(config.get("card") or {}))  # older run folders have none
     settings = plain(config.trainer)
     objective = Objective(**_known(plain(config.loss)))
     schedule = ScheduleSettings(
@@ -118,7 +120,7 @@ def fit(
     if fresh:
         _start(parts[0], data)
     module = VirtualStain(
-        *parts, objective, _adam(config), _recipe(config, data), bool(settings["channels_last"]),
+        *parts, objective, _adam(config), _recipe(config, data, about), bool(settings["channels_last"]),
         ema,
     )  # fmt: skip
     if settings.get("sync_batchnorm") and trainer_args["accelerator"] == "cpu":
@@ -278,8 +280,8 @@ def _adam(config: DictConfig) -> AdamSettings:
     return AdamSettings(adam["lr_generator"], adam["lr_discriminator"], tuple(adam["betas"]))
 
 
-def _recipe(config: DictConfig, data: StainData) -> dict[str, Any]:
-    return {
+def _recipe(config: DictConfig, data: StainData, about: About) -> dict[str, Any]:
+    recipe = {
         "format": FORMAT,
         "version": __version__,
         "generator": plain(config.model.generator),
@@ -288,6 +290,7 @@ def _recipe(config: DictConfig, data: StainData) -> dict[str, Any]:
         "seed": config.seed,
         **data.recipe(),
     }
+    return {**recipe, "card": make_card(recipe, about, data.counts())}
 
 
 def _initialise(
@@ -415,6 +418,7 @@ def _callbacks(
     count = min(SAMPLE_ROWS, len(patches))
     batch = data.normaliser(patches.__getitems__([i * len(patches) // count for i in range(count)]))
     callbacks: list[L.Callback] = [
+        ModelCard(data),
         EpochTable(folder / "metrics.csv"),
         Samples(
             folder / "samples", settings["sample_every_n_epochs"], batch, task.inputs, task.targets

@@ -444,6 +444,39 @@ class StainData(L.LightningDataModule):
         views = self.split.val
         return GridPatches(views, self._shapes(views), self._reader(), self.config.val_patches)
 
+    def baseline_errors(self) -> dict[str, float]:
+        """Mean absolute error of what costs nothing, over the validation patches, in [-1, 1]: the mean
+        of the training target; where there is one, the best linear map of the inputs."""
+        patches, level, linear = self.val_patches(), self.target_level(), self.linear_start()
+        sums, pixels = {"mean": 0.0}, 0
+        for start in range(0, len(patches), self.config.batch_size):
+            stop = min(start + self.config.batch_size, len(patches))
+            batch = self.normaliser(patches.__getitems__(range(start, stop)))
+            predicted = {"mean": level[:, None, None].expand_as(batch.target)}
+            if linear is not None:
+                weight, bias = linear
+                mapped = torch.einsum("tc,bchw->bthw", weight, batch.input) + bias[:, None, None]
+                predicted["linear"] = mapped.clamp(-1, 1)
+            pixels += int(batch.valid.sum())
+            for name, image in predicted.items():
+                error = (image - batch.target).abs()[batch.valid].sum(dtype=torch.float64)
+                sums[name] = sums.get(name, 0.0) + float(error)
+        return {name: total / max(pixels, 1) for name, total in sums.items()}
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many views, fields, wells and plates (0 where not known) each part has."""
+        assert self.split is not None
+        found = {}
+        for part in ("train", "val", "test"):
+            views: list[View] = getattr(self.split, part)
+            found[part] = {
+                "views": len(views),
+                "fields": len({view.field for view in views}),
+                "wells": len({(view.plate, view.well) for view in views if view.well}),
+                "plates": len({view.plate for view in views if view.plate}),
+            }
+        return found
+
     def _loading(self, batch_size: int) -> dict[str, Any]:
         workers = self.config.num_workers
         if workers:

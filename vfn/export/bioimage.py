@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vfn import __version__
+from vfn.card import card_of, markdown
 from vfn.checkpoint import Checkpoint
 from vfn.data.formats import need
 from vfn.data.intensity import Intensity, to_dtype
@@ -250,38 +251,19 @@ def _description(
 
 
 def _documentation(checkpoint: Checkpoint, name: str) -> str:
-    """The README.md of the package."""
-    task = checkpoint.task
-
-    def rows(names: Sequence[str], maps: Sequence[Intensity]) -> str:
-        return "\n".join(
-            f"| {channel} | {fitted.dtype} | {fitted.low:g} to {fitted.high:g} |"
-            for channel, fitted in zip(names, maps, strict=True)
-        )
-
-    head = "| channel | dtype | grey values that become -1 to 1 |\n| --- | --- | --- |"
+    """The README.md of the package: the model card, and what this package asks of images."""
+    title, card = markdown(card_of(checkpoint.recipe)).split("\n", 1)
     return f"""# {name}
 
-Virtual fluorescence staining by vfn {__version__}, model {checkpoint.identity}: a U-Net generator
+{title.removeprefix("# ")}, by vfn {__version__}, model {checkpoint.identity}: a U-Net generator
 trained after VirFluoNet (Nguyen et al. 2020).
 
-## Input
+## Use
 
-{head}
-{rows(task.inputs, checkpoint.inputs)}
-
-Grey values beyond are clipped. Give images of the same kind as in training: microscope, exposure,
-bit depth, pixel size. Height and width are multiples of {checkpoint.generator.stride}; larger fields
-are predicted in tiles that overlap.
-
-## Output
-
-{head}
-{rows(task.targets, checkpoint.targets)}
-
-A predicted stain is an estimate, not a measurement: structures that the input does not show cannot
-be there for sure.
-
+Give images of the same kind as in training: microscope, exposure, bit depth, pixel size. Grey values
+beyond the ranges below are clipped. Height and width are multiples of {checkpoint.generator.stride}; larger
+fields are predicted in tiles that overlap.
+{card}
 ## Validation
 
 Score predictions against real stains of your own, by field: `python evaluate.py pred=DIR truth=DIR

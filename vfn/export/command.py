@@ -1,18 +1,23 @@
 """`python -m vfn.export`: a checkpoint in, a file for other programs out."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import DictConfig
 
+from vfn.card import NOT_STATED, card_of, markdown
 from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.cli import plain, set_up_logging
 from vfn.errors import UserError
 from vfn.export.bioimage import Label, write_bioimage
 from vfn.export.programs import facts, write_onnx, write_torch
-from vfn.files import make_folder
+from vfn.files import make_folder, write_text
 from vfn.prediction import required
 from vfn.refocusing import refocusing_of
 
+CARD = "model_card.md"
+LICENCE = "CC-BY-4.0"  # of a package whose maker states none: the zoo wants one
 FORMATS = ("onnx", "torch", "bioimage")
 
 log = logging.getLogger(__name__)
@@ -29,8 +34,9 @@ def export(config: DictConfig) -> None:
     output = required(config, "output", "DIR")
     if config.format not in FORMATS:
         raise UserError(f"format={config.format}: unknown; choose one of {', '.join(FORMATS)}")
-    label = _label(config)
     checkpoint = load_checkpoint(ckpt)
+    card = card_of(checkpoint.recipe)
+    label = _label(config, card)
     folder = make_folder(output)
     if config.format == "bioimage":
         path = write_bioimage(folder, checkpoint, label)
@@ -40,13 +46,14 @@ def export(config: DictConfig) -> None:
     else:
         path = folder / "model.pt2"
         write_torch(path, checkpoint.generator, facts(checkpoint))
+    write_text(folder / CARD, markdown(card))
     for missing in _left_out(checkpoint):
         log.warning("not in the file: %s", missing)
     log.info("%s", path)
 
 
-def _label(config: DictConfig) -> Label:
-    """The keys of a package.
+def _label(config: DictConfig, card: Mapping[str, Any]) -> Label:
+    """The keys of a package; what they leave open the card of the model tells.
 
     Raises:
         UserError: no author, a pixel size that is none.
@@ -62,7 +69,10 @@ def _label(config: DictConfig) -> Label:
     name, description = (
         None if config[key] is None else str(config[key]) for key in ("name", "description")
     )
-    return Label(name, description, [str(a) for a in authors], str(config.license), size)
+    stated = None if card["licence"] == NOT_STATED else str(card["licence"])
+    licence = str(config.license or stated or LICENCE)
+    size = card["data"]["pixel_size"] if size is None else size
+    return Label(name, description, [str(a) for a in authors], licence, size)
 
 
 def _left_out(checkpoint: Checkpoint) -> list[str]:
