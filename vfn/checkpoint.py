@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from vfn.card import card_of, updated
 from vfn.data.discovery import Layout
 from vfn.data.illumination import FlatField
+from vfn.data.images import DTYPES
 from vfn.data.input_shift import Envelope
 from vfn.data.intensity import Intensity
 from vfn.data.survey import LinearMap
@@ -22,14 +24,20 @@ from vfn.errors import UserError
 from vfn.files import replacing
 from vfn.focus.scale import FocusScale
 from vfn.module import RECIPE, settled
-from vfn.nets import Generator, make_generator
+from vfn.nets import Generator, make_generator, with_weights
 from vfn.uncertainty import Uncertainty
 
 FORMAT = 2  # of the recipe; raised when a reader must know
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's, under a temporary name until it is whole."""
+    """Lightning's, under a temporary name until it is whole; read as data alone."""
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See `read_raw`: nobody who asks for it gets more than data."""
+        return read_raw(Path(path))
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -85,6 +93,7 @@ def read_raw(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file; give outputs/NAME/checkpoints/best.ckpt")
     try:
+        _check_stored(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: they are refused below
             # weights_only: a stranger's file can hold data, never code.
@@ -94,14 +103,50 @@ def read_raw(path: Path) -> dict[str, Any]:
             f"ckpt={path}: is no checkpoint, or a damaged one ({type(exc).__name__}); "
             "train anew or copy it again"
         ) from exc
-    if not isinstance(raw, dict) or RECIPE not in raw or "state_dict" not in raw:
+    recipe = raw.get(RECIPE) if isinstance(raw, dict) else None
+    if not isinstance(recipe, dict) or "state_dict" not in raw:
         raise UserError(f"ckpt={path}: is not a checkpoint of vfn; give one that train.py wrote")
-    if raw[RECIPE]["format"] != FORMAT:
+    if recipe.get("format") != FORMAT:
         raise UserError(
-            f"ckpt={path}: format {raw[RECIPE]['format']}, this version reads {FORMAT}; "
+            f"ckpt={path}: format {recipe.get('format')}, this version reads {FORMAT}; "
             "use the version of vfn that wrote it"
         )
+    refuse_code(recipe, f"ckpt={path}")
     return raw
+
+
+def _check_stored(path: Path) -> None:
+    """torch stores tensors as they are; a compressed archive could grow a thousandfold when it is read.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not zipfile.is_zipfile(path):  # damaged, or no checkpoint: torch says so
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("compressed")
+
+
+def refuse_code(data: Any, what: str) -> None:
+    """Refuse plain data that names code to run, as Hydra's `_target_` does: nothing of ours ever does,
+    and nothing of ours would run it; whoever put it there meant another program to.
+
+    Raises:
+        UserError: it does; the message names `what`.
+    """
+    todo = [data]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, Mapping):
+            if "_target_" in node:
+                raise UserError(
+                    f"{what}: names code to run (_target_: {node['_target_']}), which no file of vfn does; "
+                    "do not trust it"
+                )
+            todo += node.values()
+        elif isinstance(node, list | tuple):
+            todo += node
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -124,19 +169,35 @@ def from_recipe(
         path: where they came from.
 
     Raises:
-        UserError: weights that do not fit the network they name.
+        UserError: weights that do not fit the network they name; a recipe that lacks something.
     """
+    try:
+        return _from_recipe(recipe, weights, path)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as exc:
+        raise UserError(
+            f"ckpt={path}: its recipe is damaged ({type(exc).__name__}: {exc}); train anew or copy it again"
+        ) from exc
+
+
+def _from_recipe(
+    recipe: Mapping[str, Any], weights: dict[str, torch.Tensor], path: Path
+) -> Checkpoint:
     task = Task(
         str(recipe["task"]["name"]),
         tuple(recipe["task"]["inputs"]),
         tuple(recipe["task"]["targets"]),
         tuple(float(z) for z in recipe["task"]["input_z"]),
     )
-    generator = make_generator(recipe["generator"], len(task.inputs), len(task.targets))
     try:
-        generator.load_state_dict(weights)
+        generator = with_weights(
+            lambda: make_generator(recipe["generator"], len(task.inputs), len(task.targets)),
+            weights,
+        )
     except RuntimeError as exc:
         raise UserError(f"ckpt={path}: weights do not fit its network; train anew") from exc
+    unknown = {str(d["dtype"]) for d in (*recipe["inputs"], *recipe["targets"])} - set(DTYPES)
+    if unknown:
+        raise ValueError(f"dtype {min(unknown)}")
     calibrated, focus = recipe.get("uncertainty"), recipe.get("focus")
     classical = recipe.get("deconvolution")
     return Checkpoint(

@@ -27,7 +27,7 @@ from vfn import __version__
 from vfn.averaging import checked_decay
 from vfn.callbacks import BEST, LAST, Budget, Checkpoints, EpochTable, ModelCard, Samples
 from vfn.card import About, make_card
-from vfn.checkpoint import FORMAT, AtomicCheckpointIO, read_raw, submodule
+from vfn.checkpoint import FORMAT, AtomicCheckpointIO, read_raw, refuse_code, submodule
 from vfn.cli import (
     INTERRUPTED,
     MULTIRUN,
@@ -203,7 +203,10 @@ def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
                 f"resume={folder}: holds no run (config.yaml and checkpoints/{LAST}); "
                 "give the folder of a run, outputs/NAME"
             )
-        merged = explicit(OmegaConf.load(stored), config, skip=("run",))  # type: ignore[arg-type]
+        before = OmegaConf.load(stored)
+        refuse_code(OmegaConf.to_container(before), str(stored))
+        read_raw(folder / "checkpoints" / LAST)  # refused before anything is written
+        merged = explicit(before, config, skip=("run",))  # type: ignore[arg-type]
         merged.resume, merged.init = str(folder), None
         return folder, merged
     folder = folder_of(config)

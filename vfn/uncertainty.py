@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vfn.errors import UserError
+from vfn.nets import with_weights
 
 # Half-widths in units of the score that are told apart; neighbours differ by 1.2 %.
 MULTIPLIERS: NDArray[np.float64] = np.geomspace(1e-2, 1e3, 1000)
@@ -215,8 +216,13 @@ class Uncertainty:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], inputs: int) -> "Uncertainty":
         """The inverse of `to_dict`, for a model of so many `inputs`."""
-        head = ScaleHead(inputs, len(data["fields"]), int(data["width"]))
-        head.load_state_dict(data["head"])
+        targets, width = len(data["fields"]), int(data["width"])
+        if data["misses"].shape != (targets, *data["multipliers"].shape):
+            raise ValueError(f"misses {tuple(data['misses'].shape)} of {targets} target(s)")
+        try:
+            head = with_weights(lambda: ScaleHead(inputs, targets, width), data["head"])
+        except RuntimeError as exc:
+            raise ValueError(f"error model: {exc}") from exc
         curves = tuple(
             Miscoverage(data["multipliers"].numpy(), misses.numpy(), int(fields))
             for misses, fields in zip(data["misses"], data["fields"], strict=True)

@@ -7,6 +7,7 @@ thousands of fields is listed in seconds, and no pixel is touched before a plane
 
 import importlib
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vfn.data.images import as_pixels, micrometres
+from vfn.data.images import MAX_BLANK, as_pixels, check_promise, micrometres
 from vfn.errors import UserError
 
 READERS = {".nd2": "bioio_nd2", ".czi": "bioio_czi", ".lif": "bioio_lif"}
@@ -153,25 +154,39 @@ def _zarr_scenes(path: Path) -> list[Scene]:
     attributes = _attributes(path)
     if "plate" in attributes:
         wells = [str(well["path"]) for well in attributes["plate"]["wells"]]
-        return [scene for well in wells for scene in _well_scenes(path / well, well)]
+        return [scene for well in wells for scene in _well_scenes(_below(path, well), well)]
     if "multiscales" in attributes:
         return [Scene("", partial(_zarr_stack, path))]
     if "bioformats2raw.layout" in attributes:  # bioformats2raw puts every file into such a layout
         listed = _attributes(path / "OME").get("series") if (path / "OME").is_dir() else None
         series = listed or sorted((p.name for p in path.iterdir() if p.name.isdigit()), key=int)
         several = len(series) > 1
-        return [Scene(f"s{s}" * several, partial(_zarr_stack, path / s), site=s) for s in series]
+        return [
+            Scene(f"s{s}" * several, partial(_zarr_stack, _below(path, str(s))), site=str(s))
+            for s in series
+        ]
     raise UserError(
         f"{path}: its metadata name neither an image nor a plate, so it is no OME-Zarr; "
         "export it as OME-Zarr"
     )
 
 
+def _below(folder: Path, name: str) -> Path:
+    """What metadata name within `folder`.
+
+    Raises:
+        UserError: it lies outside.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{folder}: its metadata name {name!r}, outside of it; do not trust it")
+    return folder / name
+
+
 def _well_scenes(folder: Path, path: str) -> list[Scene]:
     well = path.replace("/", "")
     with reading(folder):
         sites = [str(image["path"]) for image in _attributes(folder)["well"]["images"]]
-    return [Scene(f"{well}_s{s}", partial(_zarr_stack, folder / s), well, s) for s in sites]
+    return [Scene(f"{well}_s{s}", partial(_zarr_stack, _below(folder, s)), well, s) for s in sites]
 
 
 def _zarr_stack(path: Path) -> Stack:
@@ -179,7 +194,7 @@ def _zarr_stack(path: Path) -> Stack:
         attributes = _attributes(path)
         scales = attributes["multiscales"][0]
         level = scales["datasets"][0]  # the first is the one of full resolution
-        array = path / level["path"]
+        array = _below(path, level["path"])
         shape = json.loads(_array_metadata(array).read_bytes())["shape"]
         listed = scales.get("axes", "tczyx")  # not named before NGFF 0.3
         described: list[dict[str, str]] = [{"name": a} if isinstance(a, str) else a for a in listed]
@@ -274,6 +289,10 @@ class ZarrPlane:
         at = {"c": self.channel, "z": self.z}
         with reading(self.path):
             array = zarr.open_array(self.path / self.array, mode="r")
+            promised = math.prod(array.shape[-2:]) * array.dtype.itemsize
+            if promised > MAX_BLANK:
+                stored = sum(os.stat(file).st_size for file in _files(self.path / self.array))
+                check_promise(self.path, promised, stored)
             pixels = np.asarray(array[tuple(at.get(axis, 0) for axis in self.axes[:-2])])
             # A chunk that is not there reads as zeros: rightly so where empty ones are not stored,
             # wrongly where the copy stopped. None at all is certainly the latter.

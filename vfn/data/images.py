@@ -4,8 +4,10 @@ import math
 import mmap
 import os
 import re
+import shutil
 import stat
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -249,7 +251,9 @@ def _read_png(path: Path) -> Image:
         raise UserError(f"{path}: is an interlaced PNG; save it without interlacing")
     if not width or not height:
         raise UserError(f"{path}: has no pixels ({width}x{height}); leave it out")
-    _check_promise(path, width * height * depth // 8, len(data))
+    promised = width * height * depth // 8
+    check_promise(path, promised, len(data))
+    _check_room(path, promised, _memory(), "this machine has")
     array = imagecodecs.png_decode(data)
     if array.ndim != 2:  # a grey PNG may name a transparent grey value
         raise UserError(f"{path}: has transparency, grey is expected; save it without")
@@ -320,8 +324,12 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
             f"{path}: is truncated (ImageJ's metadata state {stated} images, one is there); "
             "copy it anew, or save the one as a file of its own"
         )
-    _check_promise(path, series.nbytes, tif.filehandle.size)
+    check_promise(path, series.nbytes, tif.filehandle.size)
     # A large image is decoded into a file that has no name: its pixels may leave the memory.
+    if series.nbytes > MAPPED:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        _check_room(path, series.nbytes, free, f"{folder} (TMPDIR names another folder) has")
     array = series.asarray(out="memmap" if series.nbytes > MAPPED else None)
     release(array)
     if series.axes.startswith("Y") and array.ndim == 3:  # samples behind the pixels: Y, X, S
@@ -407,7 +415,7 @@ def _check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
             f"{path}: is damaged (page {number} has {stored} bytes of pixels, {page.shape} of "
             f"{page.bitspersample} bits need {needed}); {remedy}"
         )
-    _check_promise(path, math.prod(page.chunks) * page.dtype.itemsize, size)
+    check_promise(path, math.prod(page.chunks) * page.dtype.itemsize, size)
     if page.compression == JPEG:
         for offset, count in pieces:
             page.parent.filehandle.seek(max(offset, offset + count - 16))
@@ -417,12 +425,37 @@ def _check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
                 )
 
 
-def _check_promise(path: Path, promised: int, size: int) -> None:
+def check_promise(path: Path, promised: int, size: int) -> None:
+    """Refuse a header that no file of that size can keep.
+
+    Args:
+        promised: bytes of pixels.
+        size: of the file, bytes.
+
+    Raises:
+        UserError: it does.
+    """
     if promised > max(MAX_BLANK, MAX_EXPANSION * size):
         raise UserError(
             f"{path}: is damaged (its header promises {promised:,} bytes of pixels from a file of "
             f"{size:,}); copy it anew from the microscope or leave it out"
         )
+
+
+def _check_room(path: Path, needed: int, room: float, where: str) -> None:
+    if needed > room:
+        raise UserError(
+            f"{path}: needs {needed / 2**30:.1f} GiB for its pixels, {where} {room / 2**30:.1f} GiB; if it is "
+            "what the microscope wrote, cut it into smaller fields"
+        )
+
+
+def _memory() -> float:
+    """Bytes of this machine; infinite where it does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # Windows
+        return math.inf
 
 
 def _ome_pixels(tif: tifffile.TiffFile) -> list[dict[str, Any]]:

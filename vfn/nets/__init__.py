@@ -1,10 +1,11 @@
 """The networks, made by name: a checkpoint names a network, it never brings code."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -15,6 +16,8 @@ from vfn.nets.generator import Generator
 from vfn.nets.unet import UNetGenerator
 
 G = TypeVar("G", bound=nn.Module)
+# Of what decides how much memory a network takes: far more than any machine could train.
+LARGEST = {"width": 2048, "max_width": 8192, "depth": 12, "blocks": 64, "kernel_size": 31}
 GENERATORS: dict[str, type[Generator]] = {
     "unet": UNetGenerator,
     "convnext_unet": ConvNeXtUNet,
@@ -33,8 +36,11 @@ def _make(
     if name not in table:
         raise UserError(f"model.{kind}.name={name}: unknown; choose one of {', '.join(table)}")
     try:
+        for key, value in options.items():
+            if key in LARGEST and not 1 <= value <= LARGEST[key]:
+                raise UserError(f"model.{kind}.{key}={value}: give 1 to {LARGEST[key]}")
         return table[name](**sizes, **options)
-    except TypeError as exc:
+    except (TypeError, ValueError) as exc:
         raise UserError(f"model.{kind}: {exc}; see conf/model for the keys of {name}") from exc
 
 
@@ -48,6 +54,26 @@ def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int)
         "generator", GENERATORS, spec, in_channels=in_channels, out_channels=out_channels
     )
     return generator
+
+
+def with_weights(make: Callable[[], G], weights: Mapping[str, torch.Tensor]) -> G:
+    """The network that `make` makes, with `weights`.
+
+    It is made without memory first: whatever sizes a stranger's file names, no more is taken than its
+    weights need.
+
+    Raises:
+        RuntimeError: the weights do not fit it.
+    """
+    with torch.device("meta"):
+        wanted = make().state_dict()
+    for name, tensor in wanted.items():
+        given = weights.get(name)
+        if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
+            raise RuntimeError(f"{name} does not fit")
+    module = make()
+    module.load_state_dict(weights)
+    return module
 
 
 def make_discriminator(spec: Mapping[str, Any], in_channels: int, patch_size: int) -> Discriminator:
@@ -90,4 +116,5 @@ __all__ = [
     "fold_norms",
     "make_discriminator",
     "make_generator",
+    "with_weights",
 ]
