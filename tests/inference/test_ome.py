@@ -54,6 +54,16 @@ def test_an_unknown_pixel_size_stays_unknown(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.ome.tif").pixel_size is None
 
 
+def test_the_same_prediction_is_the_same_file_byte_for_byte(tmp_path: Path) -> None:
+    array = np.arange(40, dtype=np.uint16).reshape(1, 5, 8)
+    for name, identity in (("a", "abc"), ("b", "abc"), ("c", "other")):
+        path = tmp_path / f"{name}.ome.tif"
+        write_ome(path, [array], (5, 8), "uint16", ("dapi",), 0.65, identity, ["a remark"])
+    first, second, other = ((tmp_path / f"{name}.ome.tif").read_bytes() for name in "abc")
+    assert first == second
+    assert first != other
+
+
 def test_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.tif"
     array = RNG.integers(0, 60_000, (2, 30, 40)).astype(np.uint16)

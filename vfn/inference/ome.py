@@ -2,6 +2,7 @@
 
 import math
 import struct
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -49,6 +50,8 @@ def write_ome(
         "axes": "CYX",
         "Channel": {"Name": list(channels)},
         "Description": "\n".join([note, *remarks]),
+        # Else a random one, which makes two files of the same prediction differ.
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, "\n".join([note, *channels, *remarks]))),
     }
     if pixel_size is not None:
         for axis in "XY":
