@@ -10,7 +10,7 @@ from vfn.cli import set_up_logging
 from vfn.data.store import PlaneStore
 from vfn.data.views import View
 from vfn.errors import UserError
-from vfn.inference.predictor import Predictor, run
+from vfn.inference.predictor import Predictor, Prepare, run
 from vfn.refocusing import refocusing_of
 from vfn.shards import Shard
 
@@ -76,16 +76,25 @@ def predict(config: DictConfig) -> list[Path]:
     if predictor.coverage is not None and checkpoint.uncertainty is not None:
         for line in checkpoint.uncertainty.promise(predictor.coverage, checkpoint.task.targets):
             log.info(line)
-    step = refocusing_of(checkpoint)
-
-    def refocus(views: list[View], store: PlaneStore) -> list[View]:
-        assert step is not None
-        log.info("%s", step.summary(views, store))
-        step.record(shard.own(output / "refocus.csv"), {"": views}, store)
-        return step.apply(views, store)
-
-    paths = run(
-        predictor, source, output, str(config.format), None if step is None else refocus, shard
-    )
+    prepare = refocusing_step(checkpoint, shard.own(output / "refocus.csv"))
+    paths = run(predictor, source, output, str(config.format), prepare, shard)
     log.info("%d field(s) in %s", len(paths), output)
     return paths
+
+
+def refocusing_step(checkpoint: Checkpoint, table: Path) -> Prepare | None:
+    """What the checkpoint does with blurred fields before it predicts; None where it leaves them.
+
+    Args:
+        table: is written anew, a row a field that was looked at.
+    """
+    step = refocusing_of(checkpoint)
+    if step is None:
+        return None
+
+    def refocus(views: list[View], store: PlaneStore) -> list[View]:
+        log.info("%s", step.summary(views, store))
+        step.record(table, {"": views}, store)
+        return step.apply(views, store)
+
+    return refocus

@@ -25,7 +25,7 @@ from vfn.data.survey import LinearMap
 from vfn.data.views import Task
 from vfn.errors import UserError
 from vfn.inference.ome import SHIFT
-from vfn.inference.predictor import Predictor, _Pixels, find_views, run
+from vfn.inference.predictor import Predictor, _Pixels, find_views, predict_views, run
 from vfn.nets import make_generator
 from vfn.precision import pick_device, pick_precision
 
@@ -380,6 +380,23 @@ def test_a_field_that_cannot_be_predicted_stops_no_other(images: Path, tmp_path:
     with pytest.raises(UserError, match=r"^1 of 3 fields were not predicted.*A1_phase.ome.tif: "):
         run(make_predictor(make_checkpoint()), images, tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == ["A0.ome.tif", "A2.ome.tif"]
+
+
+def test_whoever_watches_hears_how_far_it_is_and_may_end_it(images: Path, tmp_path: Path) -> None:
+    predictor = make_predictor(make_checkpoint())
+    views = find_views(predictor.checkpoint, images)
+    shares: list[float] = []
+    predict_views(predictor, views, tmp_path / "out", watch=shares.append)
+    assert shares == sorted(shares)
+    assert len(shares) >= len(views) > 1
+    assert shares[-1] == 1
+
+    def enough(share: float) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        predict_views(predictor, views, tmp_path / "ended", watch=enough)
+    assert list((tmp_path / "ended").iterdir()) == []
 
 
 def test_a_flat_field_is_taken_out_and_put_back(images: Path) -> None:

@@ -509,26 +509,34 @@ def whole_images(root: Path, channels: Sequence[str]) -> list[Field]:
         if is_container(path):
             for scene in scenes(path):
                 name, where = _place(scene, stem)
-                found.append(_whole(name, channels, scene.load().focal, where))
+                found.append(whole_field(name, channels, scene.load().focal, where))
         else:
             planes = [FilePlane(path, i) for i in range(len(read_image(path).array))]
-            found.append(_whole(stem, channels, planes, {}))
+            found.append(whole_field(stem, channels, planes))
     return found
 
 
-def _whole(
-    name: str, channels: Sequence[str], planes: Sequence[FilePlane | ContainerPlane], where: Where
+def whole_field(
+    name: str,
+    channels: Sequence[str],
+    planes: Sequence[FilePlane | ContainerPlane],
+    where: Where | None = None,
 ) -> Field:
+    """A field whose `planes` are its `channels`, one by one.
+
+    Raises:
+        UserError: not as many of the one as of the other.
+    """
     if len(planes) != len(channels):
         raise UserError(
             f"{planes[0].path}: has {len(planes)} channel(s), the model takes {len(channels)}; "
             "name the files by channel, or give one file with all of them"
         )
     keys = [(plane, z or 0.0) for plane, z in map(split_plane, channels)]
-    return Field(name, dict(zip(keys, planes, strict=True)), **where)
+    return Field(name, dict(zip(keys, planes, strict=True)), **(where or {}))
 
 
 __all__ = [
     "SUFFIXES", "Field", "FilePlane", "Layout", "Plane", "discover", "left_out", "split_plane",
-    "split_token", "whole_images",
+    "split_token", "whole_field", "whole_images",
 ]  # fmt: skip

@@ -45,6 +45,7 @@ BATCH_PIXELS = {"cpu": TILE**2, "cuda": 16 * TILE**2}  # in a batch, where its s
 BAND_PIXELS = 2**22  # turned into grey values at once, in float64
 PROBE = 512  # px, side of the part of a field on which bf16 is tried
 HALF_GREY = 0.5  # grey levels that bf16 may cost, as the root of the mean square
+Prepare = Callable[[list[View], PlaneStore], list[View]]
 
 
 class Predictor:
@@ -511,15 +512,13 @@ def run(
     source: Path,
     output: Path,
     file_format: str = "ome_tiff",
-    prepare: Callable[[list[View], PlaneStore], list[View]] | None = None,
+    prepare: Prepare | None = None,
     shard: Shard = WHOLE,
 ) -> list[Path]:
     """Predict every field of `source` into `output`; a field that cannot be predicted stops no other.
 
     Args:
-        file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
-        prepare: what is done with the fields before the network sees them (refocusing).
-        shard: which of the fields, where several jobs share them.
+        file_format, prepare, shard: see `predict_views`.
 
     Returns:
         The paths, in order.
@@ -535,17 +534,44 @@ def run(
             "give format=ome_tiff, or no shard"
         )
     views = find_views(predictor.checkpoint, source)
-    names = [view.name for view in views]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(
-            f"two fields are named {twice}: rename one, their predictions would collide"
-        )
     folder = source.parent if source.is_file() else source
     if _inside(output, folder) and (source.is_dir() or _inside(folder, output)):
         raise UserError(
             f"output={output}: lies in the input folder, where predictions would be taken for images; "
             "choose a folder beside it"
+        )
+    return predict_views(predictor, views, output, file_format, prepare, shard)
+
+
+def predict_views(
+    predictor: Predictor,
+    views: list[View],
+    output: Path,
+    file_format: str = "ome_tiff",
+    prepare: Prepare | None = None,
+    shard: Shard = WHOLE,
+    watch: Callable[[float], None] | None = None,
+) -> list[Path]:
+    """Predict fields into `output`; a field that cannot be predicted stops no other.
+
+    Args:
+        file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
+        prepare: what is done with the fields before the network sees them (refocusing).
+        shard: which of the fields, where several jobs share them.
+        watch: is told now and then which share of the work is done, in [0, 1]; what it raises ends
+            the prediction.
+
+    Returns:
+        The paths, in order.
+
+    Raises:
+        UserError: no place for it; two fields of one name; at the end, fields that were refused.
+    """
+    names = [view.name for view in views]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(
+            f"two fields are named {twice}: rename one, their predictions would collide"
         )
     output = make_folder(output)
     paths = {name: output / f"{name}{TIFF}" for name in names}
@@ -580,11 +606,20 @@ def run(
             elif path.parent != output:
                 list_in_plate(path, view.plate)
 
+    def told(job: _Job, bands: Iterable[tuple[Any, int, np.ndarray]]) -> Iterator[np.ndarray]:
+        """The pixels of `bands`; `watch` hears of each."""
+        for _, top, band in bands:
+            yield band
+            if watch is not None:
+                rows = (top + band.shape[1]) / job.inputs[0].shape[0]
+                watch((order[job.view.name] + rows) / len(views))
+
+    order = {view.name: number for number, view in enumerate(views)}
     # Three threads: one reads the next field, one computes, this one compresses and writes.
     with closing(ahead(predictor.bands(ahead(jobs(), 1)), 2)) as predicted:
         for job, bands in groupby(predicted, key=itemgetter(0)):
             shape = job.inputs[0].shape
-            parts = (band for *_, band in bands)
+            parts = told(job, bands)
             predictor.write(job.view, job.path, job.identity, job.alarms, shape, parts)
             if job.path.parent != output:
                 list_in_plate(job.path, job.view.plate)
