@@ -84,8 +84,11 @@ class Checkpoint:
         return int(self.recipe["data"]["patch_size"])
 
 
-def read_raw(path: Path) -> dict[str, Any]:
+def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
     """The file as plain data and tensors.
+
+    Args:
+        mapped: tensors stay in the file until they are looked at.
 
     Raises:
         UserError: missing, unreadable, or no checkpoint of vfn.
@@ -97,7 +100,7 @@ def read_raw(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: they are refused below
             # weights_only: a stranger's file can hold data, never code.
-            raw = torch.load(path, map_location="cpu", weights_only=True)
+            raw = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as exc:  # the unpickler raises whatever damaged bytes lead to
         raise UserError(
             f"ckpt={path}: is no checkpoint, or a damaged one ({type(exc).__name__}); "

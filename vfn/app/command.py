@@ -1,0 +1,125 @@
+"""From a config to a page that answers until Ctrl-C."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from omegaconf import DictConfig
+
+from vfn.app.folders import Folders
+from vfn.app.models import Models
+from vfn.app.workspace import Workspace
+from vfn.cli import INTERRUPTED, set_up_logging
+from vfn.data.formats import need
+from vfn.errors import UserError
+from vfn.prediction import required
+
+HOST = "127.0.0.1"  # never another: the page has no users, and reads this machine's images
+LAST_PORT = 65535
+TRIED = 50  # ports, to name one that is free
+PATIENCE = 5.0  # s that a step of the network may go on after Ctrl-C
+
+log = logging.getLogger(__name__)
+
+
+def serve(config: DictConfig) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        UserError: no such folders, a port that is taken, bounds that are none, packages missing.
+        KeyboardInterrupt: at the end.
+    """
+    set_up_logging()
+    for package in ("starlette", "uvicorn"):
+        need(package, "python -m vfn.app", '"vfn[app]", or starlette uvicorn')
+    # Only now: they import these packages.
+    from vfn.app.guard import Guard
+    from vfn.app.server import Site
+
+    models = Models(required(config, "runs", "outputs"))
+    folders = Folders([Path(str(folder)) for folder in config.folders or ()])
+    for key in ("upload_mb", "files"):
+        if not config[key] > 0:
+            raise UserError(f"{key}={config[key]}: give a number above 0")
+    listening = listen(config.port)
+    port = listening.getsockname()[1]
+    workspace = Workspace(int(config.upload_mb * 2**20), int(config.files))
+    site = Site(config, models, folders, workspace)
+    key = secrets.token_urlsafe(16)
+    # What the page shows need not be printed as well; defects are.
+    logging.getLogger("vfn.inference").setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, _interrupt)  # which ends as Ctrl-C does
+    try:
+        print(f"open http://{HOST}:{port}/?key={key} in the browser; Ctrl-C ends", flush=True)
+        _answer(Guard(site.app, key, port), listening)
+    finally:
+        ended = site.queue.close(PATIENCE)
+        workspace.close()
+        if not ended:  # Python cannot leave in peace while the network computes in a thread
+            print("interrupted", file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)
+
+
+def _answer(app: Any, listening: socket.socket) -> None:
+    import uvicorn
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", server_header=False,
+            timeout_graceful_shutdown=1, ws="none",
+        )
+    )  # fmt: skip
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    server.run([listening])
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def listen(port: int) -> socket.socket:
+    """A socket of this machine alone.
+
+    Args:
+        port: 0 for any that is free.
+
+    Raises:
+        UserError: it is taken, or no port.
+    """
+    if not 0 <= port <= LAST_PORT:
+        raise UserError(f"port={port}: give a number up to {LAST_PORT}, or 0 for any that is free")
+    try:
+        return _bound(port)
+    except OSError as exc:
+        free = next(filter(_is_free, range(port + 1, min(port + TRIED, LAST_PORT) + 1)), 0)
+        raise UserError(
+            f"port={port}: cannot be used ({exc.strerror}); say port={free}"
+            + (", which is free" if free else " for any that is free")
+        ) from exc
+
+
+def _bound(port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if os.name == "posix":  # elsewhere it would let two programs have one port
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+        listening.listen(128)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _is_free(port: int) -> bool:
+    try:
+        _bound(port).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""Folders of images that the page may look into: those that the user named, and what is in them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vfn.data.images import is_container, is_image
+from vfn.errors import UserError
+
+SHOWN = 500  # subfolders
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is in a folder: names of its subfolders, and how many images and containers."""
+
+    folders: tuple[str, ...]
+    images: int
+
+
+class Folders:
+    """The allowed roots.
+
+    Raises:
+        UserError: one of them is no folder.
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        for root in roots:
+            if not root.is_dir():
+                raise UserError(f"folders=[{root}]: no such folder; give folders that hold images")
+        self.roots = tuple(root.resolve() for root in roots)
+
+    def resolve(self, root: int, path: str) -> Path:
+        """The folder `path` below root number `root`.
+
+        Raises:
+            UserError: it is not there, or would lie elsewhere.
+        """
+        if not 0 <= root < len(self.roots):
+            raise UserError("that folder is none of those that folders=[...] allows")
+        allowed = self.roots[root]
+        try:
+            folder = (allowed / path).resolve()
+            there = inside(folder, allowed) and folder.is_dir()
+        except (OSError, ValueError, RuntimeError):  # too long, a null byte, links in a circle
+            there = False
+        if not there:
+            raise UserError(f"{path}: is no folder below {allowed}; choose one of the list")
+        return folder
+
+    def list(self, folder: Path) -> Listing:
+        """What is in `folder`, of `resolve`."""
+        folders, images = [], 0
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = Path(entry.name)
+                    if is_image(name) or is_container(name):
+                        images += 1
+                    elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                        folders.append(entry.name)
+        except OSError as exc:
+            raise UserError(f"{folder}: cannot be read ({exc.strerror}); check its rights") from exc
+        return Listing(tuple(sorted(folders)[:SHOWN]), images)
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """Whether `path`, its links followed, is `folder` (which is resolved) or lies below it."""
+    return path.resolve().is_relative_to(folder)
+
+
+def check_inside(source: Path, folder: Path) -> None:
+    """Refuse a source with links that lead out of `folder`: the page reads nothing else.
+
+    Raises:
+        UserError: it names the first of them.
+    """
+
+    def links(path: str) -> None:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_symlink() and not inside(Path(entry.path), folder):
+                    raise UserError(
+                        f"{entry.path}: is a link that leads out of {folder}, which is not allowed; "
+                        "copy the file, or start the page with folders=[...] that hold it"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    links(entry.path)
+
+    if not inside(source, folder):
+        raise UserError(f"{source}: lies outside of {folder}, which is not allowed")
+    if source.is_dir():
+        links(str(source))

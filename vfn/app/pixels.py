@@ -1,0 +1,90 @@
+"""What the browser gets of an image: a part of it, no larger than the screen needs, in 16 bit."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vfn.data.images import release
+
+SIDE = 1024  # px at most, each way
+SAMPLES = 500_000  # pixels that tell percentiles well enough
+AUTO = (1.0, 99.8)  # percentiles that are black and white at first
+CODES = 65535
+FINE = 4  # rows and columns that are averaged into one; beyond them, some are left out
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How grey values are shown and sent.
+
+    Attributes:
+        dtype: of the image.
+        low, high: its least and greatest grey value.
+        black, white: `AUTO` percentiles of its grey values, apart.
+        median: of its grey values.
+        offset, step: grey value = offset + step x the 16-bit code that is sent.
+    """
+
+    dtype: str
+    low: float
+    high: float
+    black: float
+    white: float
+    median: float
+    offset: float
+    step: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def measure(image: np.ndarray) -> Scale:
+    """The scale of an image (H, W)."""
+    low, high = float(image.min()), float(image.max())
+    black, median, white = (float(v) for v in np.percentile(sample(image), (AUTO[0], 50, AUTO[1])))
+    release(image)
+    if image.dtype.kind == "u":
+        offset, step = 0.0, 1.0
+    else:
+        offset, step = low, (high - low) / CODES or 1.0
+    if white <= black:
+        black, white = low, high if high > low else low + 1
+    return Scale(image.dtype.name, low, high, black, white, median, offset, step)
+
+
+def sample(image: np.ndarray) -> np.ndarray:
+    """Some rows and columns of an image (H, W), enough for its percentiles."""
+    stride = max(1, math.isqrt(image.size // SAMPLES))
+    return image[::stride, ::stride]
+
+
+def part(
+    image: np.ndarray, scale: Scale, rows: tuple[int, int], columns: tuple[int, int], side: int
+) -> np.ndarray:
+    """A part of an image (H, W), reduced to `side` pixels at most each way.
+
+    Args:
+        scale: of `measure`.
+        rows, columns: first, and first behind; cut at the image.
+
+    Returns:
+        (h, w) uint16 codes, see `Scale`; h and w are 1 or more.
+    """
+    (top, bottom), (left, right) = (
+        (min(max(0, start), size - 1), max(min(stop, size), min(max(0, start), size - 1) + 1))
+        for (start, stop), size in zip((rows, columns), image.shape, strict=True)
+    )
+    height, width = bottom - top, right - left
+    shrink = max(1.0, max(height, width) / min(max(1, side), SIDE))
+    stride = max(1, int(shrink // FINE))
+    pixels = np.ascontiguousarray(image[top:bottom:stride, left:right:stride])
+    release(image)
+    if shrink > 1:
+        size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    codes = (pixels.astype(np.float64) - scale.offset) / scale.step
+    return np.clip(np.rint(codes), 0, CODES).astype("<u2")

@@ -1,0 +1,326 @@
+"""From files and a model to predictions, by the code of `predict.py`."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from vfn.app.folders import check_inside
+from vfn.app.models import Model
+from vfn.app.pixels import AUTO, Scale, measure, sample
+from vfn.app.queue import Job
+from vfn.checkpoint import Checkpoint, load_checkpoint
+from vfn.data.discovery import FilePlane, Plane, whole_field
+from vfn.data.images import find_sources, is_image, read_image, strip_suffix
+from vfn.data.views import View, make_views
+from vfn.errors import UserError
+from vfn.inference.predictor import find_views, predict_views
+from vfn.prediction import make_predictor, refocusing_step
+
+PIXELS_DIFFER = 0.05  # of the training's pixel size, from which on it is said
+SHOWN_FIELDS = 200  # of a folder; more are for predict.py
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from.
+
+    Attributes:
+        folder: holds them.
+        allowed: folder (resolved) out of which no link may lead.
+        private: the folder's name means nothing to the user, so messages leave it out.
+    """
+
+    folder: Path
+    allowed: Path
+    private: bool
+
+    def words(self, text: object) -> str:
+        """A message as the user knows the files."""
+        if not self.private:
+            return str(text)
+        return str(text).replace(f"{self.folder}/", "").replace(str(self.folder), "dropped files")
+
+    def name(self, plane: Plane) -> str:
+        """Of the file that a plane comes from, and its position in it."""
+        text = str(getattr(plane, "path", plane))
+        name = text.removeprefix(f"{self.folder}/")
+        index = getattr(plane, "index", None)
+        return name if index is None else f"{name}, channel {index + 1}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The fields of a source as a model sees them.
+
+    Attributes:
+        views: none where `problem` says why.
+        planes: (file, position) of each grey image, for an assignment by hand; of a few files alone.
+        damaged: files that cannot be read, in a line each.
+    """
+
+    views: Sequence[View]
+    problem: str = ""
+    planes: Sequence[tuple[str, int]] = ()
+    damaged: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be predicted.
+
+    Attributes:
+        coverage: of the intervals; None for the stains alone.
+        output: an empty folder.
+    """
+
+    model: Model
+    source: Source
+    views: Sequence[View]
+    coverage: float | None
+    output: Path
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One image that the page shows: an input, a stain, or a half-width.
+
+    Attributes:
+        path, index: where a predicted image lies; `plane` where an input does.
+        training: the range of the training's images that became [-1, 1], grey values.
+        bright: of a half-width, its median where the stain is bright.
+    """
+
+    kind: str
+    channel: str
+    scale: Scale
+    training: tuple[float, float]
+    plane: Plane | None = None
+    path: Path | None = None
+    index: int = 0
+    bright: float | None = None
+
+    def read(self) -> np.ndarray:
+        """Pixels (H, W).
+
+        Raises:
+            UserError: see `read_image`.
+        """
+        if self.plane is not None:
+            return self.plane.read()
+        assert self.path is not None
+        return read_image(self.path).array[self.index]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One field: its file and layers, or why there is none.
+
+    Attributes:
+        warnings: lines that lower the trust in it.
+        notes: what the intervals promise, and what nobody knows.
+    """
+
+    name: str
+    error: str = ""
+    path: Path | None = None
+    shape: tuple[int, int] = (0, 0)
+    pixel_size: float | None = None
+    layers: tuple[Layer, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def checkpoint_of(model: Model) -> Checkpoint:
+    """The model's checkpoint, read once.
+
+    Raises:
+        UserError: see `load_checkpoint`.
+    """
+    status = model.path.stat()
+    return _load(model.path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)  # with their weights, which may be large
+def _load(path: Path, _mtime: int, _size: int) -> Checkpoint:
+    return load_checkpoint(path)
+
+
+def look(model: Model, source: Source) -> Found:
+    """Which fields the model finds among the files.
+
+    Raises:
+        UserError: a model that cannot be read; a link that leads out of what is allowed.
+    """
+    checkpoint = checkpoint_of(model)
+    check_inside(source.folder, source.allowed)
+    try:
+        views, problem = find_views(checkpoint, source.folder), ""
+    except UserError as exc:
+        views, problem = [], source.words(exc)
+    planes, damaged = _planes(source) if source.private else ([], [])
+    return Found(views, problem, planes, damaged)
+
+
+def _planes(source: Source) -> tuple[list[tuple[str, int]], list[str]]:
+    planes, damaged = [], []
+    try:
+        paths = [path for path in find_sources(source.folder) if is_image(path)]
+    except UserError:  # containers alone, or nothing
+        return [], []
+    for path in paths:
+        try:
+            planes += [(path.name, index) for index in range(len(read_image(path).array))]
+        except UserError as exc:
+            damaged.append(source.words(exc))
+    return planes, damaged
+
+
+def assigned(model: Model, source: Source, channels: Mapping[str, tuple[str, int]]) -> list[View]:
+    """One field whose channels the user has pointed out.
+
+    Args:
+        channels: input -> file and position in it.
+
+    Raises:
+        UserError: an input without an image, or an image that is not there.
+    """
+    checkpoint = checkpoint_of(model)
+    known, _ = _planes(source)
+    planes = []
+    for channel in checkpoint.task.inputs:
+        chosen = channels.get(channel)
+        if chosen is None:
+            raise UserError(f"{channel}: no image is chosen for it; choose one")
+        if chosen not in known:  # looked up, never made into a path
+            raise UserError(f"{channel}: {chosen[0]} is not among the dropped files")
+        planes.append(FilePlane(source.folder / chosen[0], chosen[1]))
+    name = strip_suffix(planes[0].path)
+    return make_views(
+        [whole_field(name, checkpoint.task.inputs, planes)], checkpoint.task, targets=False
+    )
+
+
+def predict(job: Job, config: DictConfig) -> list[Predicted]:
+    """Do the work of a job, whose `order` is an `Order`; a field that is refused stops no other."""
+    order: Order = job.order
+    job.tell(0.0, "reading the model")
+    checkpoint = checkpoint_of(order.model)
+    # Made anew each time: as predict.py, it chooses the arithmetic by the first field that it meets.
+    predictor = make_predictor(config, checkpoint, order.coverage, str(config.backend))
+    notes = _promises(checkpoint, predictor.coverage)
+    results = []
+    for number, view in enumerate(order.views):
+
+        def watch(share: float, before: int = number, name: str = view.name) -> None:
+            job.tell((before + share) / len(order.views), f"predicting {name}")
+
+        watch(0.0)
+        folder = order.output / str(number)
+        try:
+            prepare = refocusing_step(checkpoint, folder / "refocus.csv")
+            paths = predict_views(predictor, [view], folder, prepare=prepare, watch=watch)
+            if not (paths and paths[0].is_file()):
+                raise UserError(f"field {view.name}: is out of focus, and the model leaves it out")
+            watch(1.0)
+            results.append(_described(view, paths[0], checkpoint, predictor.channels, notes))
+        except UserError as exc:
+            results.append(Predicted(view.name, error=order.source.words(exc)))
+    return results
+
+
+def _promises(checkpoint: Checkpoint, coverage: float | None) -> list[str]:
+    if coverage is None or checkpoint.uncertainty is None:
+        return []
+    return checkpoint.uncertainty.promise(coverage, checkpoint.task.targets)
+
+
+def _described(
+    view: View,
+    path: Path,
+    checkpoint: Checkpoint,
+    channels: Sequence[str],
+    notes: Sequence[str],
+) -> Predicted:
+    task, layers = checkpoint.task, []
+    for channel, plane, fitted in zip(task.inputs, view.inputs, checkpoint.inputs, strict=True):
+        training = (fitted.low, fitted.high)
+        layers.append(Layer("input", channel, measure(plane.read()), training, plane))
+    image = read_image(path)
+    ranges = [(one.low, one.high) for one in checkpoint.targets]
+    ranges += [(0.0, (high - low) / 2) for low, high in ranges]
+    for index, (channel, pixels) in enumerate(zip(channels, image.array, strict=True)):
+        scale, bright, kind = measure(pixels), None, "stain"
+        if index >= len(task.targets):
+            kind, bright = "halfwidth", _bright(pixels, image.array[index - len(task.targets)])
+        layers.append(Layer(kind, channel, scale, ranges[index], None, path, index, bright))
+    size, trained = view.inputs[0].pixel_size, checkpoint.recipe["pixel_size"]
+    warnings = [*_shifts(path.parent / "input_shift.csv"), *_pixel_size(size, trained)]
+    return Predicted(
+        view.name, "", path, image.array.shape[1:], size, tuple(layers), tuple(warnings),
+        (*notes, *_unknown_size(size, trained)),
+    )  # fmt: skip
+
+
+def _bright(halfwidth: np.ndarray, stain: np.ndarray) -> float:
+    """Median half-width over the pixels that are nearer to the brightest than to the median stain."""
+    widths, values = sample(halfwidth), sample(stain)
+    middle, top = np.percentile(values, (50, AUTO[1]))
+    return float(np.median(widths[values >= (middle + top) / 2]))
+
+
+def _shifts(table: Path) -> list[str]:
+    """What the input-shift alarm wrote; nothing where it was silent."""
+    if not table.is_file():
+        return []
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        return [f"{row['channel']}: {row['finding']}" for row in csv.DictReader(stream)]
+
+
+def _pixel_size(size: float | None, trained: float | None) -> list[str]:
+    if not size or not trained or abs(size / trained - 1) <= PIXELS_DIFFER:
+        return []
+    return [
+        f"pixel size {size:.4g} µm, in training {trained:.4g} µm: cells look {trained / size:.2g} times as "
+        "large to the model as those that it learnt from; use a model of this magnification, or "
+        "resample the image"
+    ]
+
+
+def _unknown_size(size: float | None, trained: float | None) -> list[str]:
+    if size or not trained:
+        return []
+    return [
+        f"the file states no pixel size; the model was trained on {trained:.4g} µm a pixel: check that "
+        "yours are alike"
+    ]
+
+
+def described(predicted: Predicted) -> dict[str, Any]:
+    """Plain data of one field, for the page."""
+    return {
+        "name": predicted.name,
+        "error": predicted.error,
+        "height": predicted.shape[0],
+        "width": predicted.shape[1],
+        "pixel_size": predicted.pixel_size,
+        "file": predicted.path.name if predicted.path else "",
+        "bytes": predicted.path.stat().st_size if predicted.path else 0,
+        "warnings": list(predicted.warnings),
+        "notes": list(predicted.notes),
+        "layers": [
+            {
+                "kind": x.kind,
+                "channel": x.channel,
+                "training": x.training,
+                "bright": x.bright,
+                **x.scale.to_dict(),
+            }
+            for x in predicted.layers
+        ],
+    }

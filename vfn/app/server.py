@@ -1,0 +1,368 @@
+"""The addresses that the page asks: JSON, pixels and files."""
+
+import json
+import logging
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from vfn import __version__
+from vfn.app.folders import Folders
+from vfn.app.models import Models
+from vfn.app.pixels import SIDE, part
+from vfn.app.predicting import (
+    SHOWN_FIELDS,
+    Found,
+    Order,
+    Predicted,
+    Source,
+    assigned,
+    checkpoint_of,
+    described,
+    look,
+    predict,
+)
+from vfn.app.queue import Job, Queue
+from vfn.app.workspace import KEPT, NOT_FOUND, TOO_LARGE, Drop, Refused, Workspace
+from vfn.errors import UserError
+from vfn.report.html import environment
+from vfn.uncertainty import check_coverage
+
+BAD_REQUEST, DEFECT = 400, 500
+ASKED = 2**20  # bytes of JSON that the page may send
+STATIC = {"app.css": "text/css", "app.js": "text/javascript"}
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Site:
+    """What the page can ask for.
+
+    Args:
+        config: of `conf/app.yaml`.
+    """
+
+    def __init__(
+        self, config: DictConfig, models: Models, folders: Folders, workspace: Workspace
+    ) -> None:
+        self.config, self.models, self.folders = config, models, folders
+        self.workspace, self.queue = workspace, Queue()
+        routes = [
+            Route("/", self.page),
+            Route("/static/{name}", self.static),
+            Route("/api/models", self.list_models),
+            Route("/api/folder", self.list_folder),
+            Route("/api/drops", self.new_drop, methods=["POST"]),
+            Route("/api/drops/{drop}", self.remove_drop, methods=["DELETE"]),
+            Route("/api/drops/{drop}/files", self.receive, methods=["PUT"]),
+            Route("/api/fields", self.look, methods=["POST"]),
+            Route("/api/jobs", self.order, methods=["POST"]),
+            Route("/api/jobs/{job}", self.state),
+            Route("/api/jobs/{job}", self.stop, methods=["DELETE"]),
+            Route("/api/jobs/{job}/pixels", self.pixels),
+            Route("/api/jobs/{job}/file", self.file),
+            Route("/api/jobs/{job}/all", self.all_files),
+        ]
+        told: Mapping[Any, Any] = {
+            HTTPException: _http_line,
+            UserError: _line,
+            json.JSONDecodeError: _malformed,
+            Exception: _defect,
+        }
+        self.app = Starlette(routes=routes, exception_handlers=told)
+
+    def page(self, request: Request) -> Response:
+        """The page itself."""
+        template = environment().get_template("app/page.html.j2")
+        text = template.render(
+            version=__version__,
+            runs=str(self.config.runs),
+            upload_mb=self.config.upload_mb,
+            files=self.config.files,
+            folders=[root.name or str(root) for root in self.folders.roots],
+        )
+        return Response(text, media_type="text/html")
+
+    def static(self, request: Request) -> Response:
+        """Its style and script: two names, and no path."""
+        name = request.path_params["name"]
+        if name not in STATIC:
+            raise Refused(NOT_FOUND, f"{name}: is not there")
+        return Response(files("vfn").joinpath("app", name).read_bytes(), media_type=STATIC[name])
+
+    def list_models(self, request: Request) -> Response:
+        """Every trained model."""
+        return JSONResponse({"models": [dict(model.card) for model in self.models.all()]})
+
+    def list_folder(self, request: Request) -> Response:
+        """What is in an allowed folder."""
+        root, path = _whole(request.query_params, "root"), request.query_params.get("path", "")
+        folder = self.folders.resolve(root, path)
+        found = self.folders.list(folder)
+        below = folder.relative_to(self.folders.roots[root]).as_posix()
+        return JSONResponse(
+            {
+                "path": "" if below == "." else below,
+                "folders": list(found.folders),
+                "images": found.images,
+            }
+        )
+
+    def new_drop(self, request: Request) -> Response:
+        """A place for files."""
+        return JSONResponse({"drop": self.workspace.new_drop(self._in_use).name})
+
+    async def receive(self, request: Request) -> Response:
+        """One file, as the body: it goes to the disk as it comes."""
+        drop = self.workspace.drop(request.path_params["drop"])
+        name = request.query_params.get("name", "")
+        try:
+            with drop.receiving(name) as write:
+                drop.check_size(name, _length(request))
+                async for chunk in request.stream():
+                    write(chunk)
+        except ClientDisconnect:
+            return Response(status_code=BAD_REQUEST)  # nobody hears it
+        return JSONResponse({"files": drop.files})
+
+    def remove_drop(self, request: Request) -> Response:
+        """Files that nobody needs any more, with what was predicted from them."""
+        drop = self.workspace.drop(request.path_params["drop"])
+        for job in self.queue.jobs():
+            if job.order.source.folder == drop.folder:
+                self._forget(job)
+        self.workspace.remove(drop)
+        return JSONResponse({})
+
+    async def look(self, request: Request) -> Response:
+        """Which fields a model finds in a drop or a folder."""
+        asked = await _asked(request)
+        return await run_in_threadpool(self._look, asked)
+
+    def _look(self, asked: Mapping[str, Any]) -> Response:
+        source = self._source(asked)
+        model = self.models.find(str(asked.get("model")))
+        found = look(model, source)
+        checkpoint = checkpoint_of(model)
+        task = checkpoint.task
+        return JSONResponse(
+            {
+                "problem": found.problem,
+                "damaged": list(found.damaged),
+                "wanted": list(task.inputs),
+                "planes": [{"file": name, "index": index} for name, index in found.planes],
+                "count": len(found.views),
+                "fields": [
+                    {
+                        "name": view.name,
+                        "channels": {
+                            channel: source.name(plane)
+                            for channel, plane in zip(task.inputs, view.inputs, strict=True)
+                        },
+                    }
+                    for view in found.views[:SHOWN_FIELDS]
+                ],
+            }
+        )
+
+    async def order(self, request: Request) -> Response:
+        """Ask for a prediction."""
+        asked = await _asked(request)
+        return await run_in_threadpool(self._order, asked)
+
+    def _order(self, asked: Mapping[str, Any]) -> Response:
+        source = self._source(asked)
+        model = self.models.find(str(asked.get("model")))
+        coverage = asked.get("coverage")
+        if coverage is not None:
+            coverage = check_coverage(_number(coverage, "coverage"))
+        if isinstance(asked.get("channels"), dict):
+            chosen = {
+                str(channel): (str(where.get("file")), _number(where.get("index"), "index", int))
+                for channel, where in asked["channels"].items()
+                if isinstance(where, dict)
+            }
+            views = assigned(model, source, chosen)
+        else:
+            found: Found = look(model, source)
+            if found.problem:
+                raise UserError(found.problem)
+            wanted = asked.get("fields")
+            names = {str(name) for name in wanted} if isinstance(wanted, list) else set()
+            views = [view for view in found.views if view.name in names]
+            if not views:
+                raise UserError("no field is chosen; choose one or more of the list")
+        if len(views) > self.config.files:
+            raise Refused(
+                TOO_LARGE,
+                f"{len(views)} fields: the page predicts {self.config.files} at once; choose fewer, or use "
+                "predict.py for a plate",
+            )
+        for job in [job for job in self.queue.jobs() if job.over][: -(KEPT - 1)]:
+            self._forget(job)
+        order = Order(model, source, views, coverage, self.workspace.new_folder())
+        job = Job(partial(predict, config=self.config), order)
+        self.queue.add(job)
+        return JSONResponse({"job": job.name})
+
+    def state(self, request: Request) -> Response:
+        """How far a prediction is, and what came out."""
+        job = self._job(request)
+        order: Order = job.order
+        results: list[Predicted] = job.result or []
+        return JSONResponse(
+            {
+                "state": str(job.state),
+                "ahead": self.queue.ahead(job),
+                "label": job.label,
+                "share": job.share,
+                "seconds": job.seconds,
+                "error": job.error,
+                "model": order.model.name,
+                "coverage": order.coverage,
+                "command": _command(order),
+                "fields": [described(one) for one in results],
+            }
+        )
+
+    def stop(self, request: Request) -> Response:
+        """End a prediction; it stops at the next step."""
+        self._job(request).stop()
+        return JSONResponse({})
+
+    def pixels(self, request: Request) -> Response:
+        """A part of a layer, see `vfn.app.pixels`."""
+        query = request.query_params
+        layers = self._field(request).layers
+        number = _whole(query, "layer")
+        if not 0 <= number < len(layers):
+            raise Refused(NOT_FOUND, "there is no such image")
+        layer = layers[number]
+        top, left, height, width = (
+            _whole(query, key) for key in ("top", "left", "height", "width")
+        )
+        side = _whole(query, "side") if "side" in query else SIDE
+        codes = part(
+            layer.read(), layer.scale, (top, top + height), (left, left + width), side
+        )  # fmt: skip
+        shape = {"X-Height": str(codes.shape[0]), "X-Width": str(codes.shape[1])}
+        return Response(codes.tobytes(), media_type="application/octet-stream", headers=shape)
+
+    def file(self, request: Request) -> Response:
+        """The OME-TIFF of a field, the very file that was written."""
+        path = self._field(request).path
+        if path is None:
+            raise Refused(NOT_FOUND, "this field was not predicted")
+        return FileResponse(path, media_type="image/tiff", filename=path.name)
+
+    def all_files(self, request: Request) -> Response:
+        """Every OME-TIFF of a prediction in one archive; they are compressed already."""
+        job = self._job(request)
+        paths = [one.path for one in job.result or [] if one.path is not None]
+        if not paths:
+            raise Refused(NOT_FOUND, "there is nothing to download yet")
+        folder = Path(tempfile.mkdtemp(dir=self.workspace.root))
+        with zipfile.ZipFile(folder / "predicted.zip", "w", zipfile.ZIP_STORED) as archive:
+            for path in paths:
+                archive.write(path, path.name)
+        gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+        return FileResponse(folder / "predicted.zip", filename="predicted.zip", background=gone)
+
+    def _job(self, request: Request) -> Job:
+        return self.queue.find(request.path_params["job"])
+
+    def _field(self, request: Request) -> Predicted:
+        results: list[Predicted] = self._job(request).result or []
+        number = _whole(request.query_params, "field")
+        if not 0 <= number < len(results):
+            raise Refused(NOT_FOUND, "there is no such field")
+        return results[number]
+
+    def _source(self, asked: Mapping[str, Any]) -> Source:
+        if asked.get("drop") is not None:
+            drop = self.workspace.drop(str(asked["drop"]))
+            return Source(drop.folder, drop.folder, private=True)
+        folder = asked.get("folder")
+        if not isinstance(folder, dict):
+            raise UserError("no images yet: drop files, or choose a folder")
+        root = _number(folder.get("root"), "root", int)
+        path = self.folders.resolve(root, str(folder.get("path", "")))
+        return Source(path, self.folders.roots[root], private=False)
+
+    def _in_use(self, drop: Drop) -> bool:
+        return any(
+            not job.over and job.order.source.folder == drop.folder for job in self.queue.jobs()
+        )
+
+    def _forget(self, job: Job) -> None:
+        self.queue.forget(job)
+        shutil.rmtree(job.order.output, ignore_errors=True)
+
+
+def _command(order: Order) -> str:
+    """What predicts the same in a terminal."""
+    source = "FILES" if order.source.private else str(order.source.folder)
+    interval = "" if order.coverage is None else f" uncertainty={order.coverage:g}"
+    return f"python predict.py ckpt={order.model.path} input={source} output=DIR{interval}"
+
+
+def _whole(query: Mapping[str, str], key: str) -> int:
+    return _number(query.get(key), key, int)
+
+
+def _number(value: Any, key: str, kind: Callable[[Any], T] = float) -> T:  # type: ignore[assignment]
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise UserError(f"{key}={value}: is no number") from exc
+
+
+def _length(request: Request) -> int:
+    stated = request.headers.get("content-length", "0")
+    return int(stated) if stated.isdecimal() else 0
+
+
+async def _asked(request: Request) -> dict[str, Any]:
+    """The JSON object in a request's body."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > ASKED:
+            raise Refused(TOO_LARGE, "the page asks for too much at once")
+    asked = json.loads(body)
+    if not isinstance(asked, dict):
+        raise UserError("the request is no JSON object")
+    return asked
+
+
+def _line(request: Request, exc: Exception) -> Response:
+    return JSONResponse({"error": str(exc)}, getattr(exc, "status", BAD_REQUEST))
+
+
+def _http_line(request: Request, exc: HTTPException) -> Response:
+    return JSONResponse({"error": exc.detail}, exc.status_code)
+
+
+def _malformed(request: Request, exc: Exception) -> Response:
+    return JSONResponse({"error": "the request is no JSON"}, BAD_REQUEST)
+
+
+def _defect(request: Request, exc: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
+    line = f"a defect of vfn, not of your images ({type(exc).__name__}); the terminal says more"
+    return JSONResponse({"error": line}, DEFECT)

@@ -1,0 +1,174 @@
+"""The page's temporary folder: dropped files and predictions, gone when the program ends."""
+
+import errno
+import re
+import secrets
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vfn.data.images import SUFFIXES, is_container, is_image
+from vfn.errors import UserError
+from vfn.files import replacing
+
+KEPT = 6  # drops, and as many predictions; older ones make room
+LONGEST = 180  # bytes of a name: a prediction's is longer than its input's
+ZARR = ".zarr"  # a folder, which cannot be dropped as a file
+NOT_FOUND, CONFLICT, TOO_LARGE, NO_IMAGE, FULL = 404, 409, 413, 415, 507
+
+
+class Refused(UserError):  # noqa: N818
+    """What the page asks for cannot be done; `status` is that of the HTTP answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(eq=False)
+class Drop:
+    """Files that were dropped together.
+
+    Attributes:
+        most_bytes, most_files: bounds of all of them together.
+        size: bytes that are there or on their way.
+    """
+
+    name: str
+    folder: Path
+    most_bytes: int
+    most_files: int
+    size: int = 0
+    files: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def receiving(self, name: str) -> Iterator[Callable[[bytes], None]]:
+        """Give a function that takes the next bytes of a new file; it is there once it is whole.
+
+        Args:
+            name: as the browser tells it.
+
+        Raises:
+            Refused: too many files or bytes, no image by its name, a name twice, a full disk.
+        """
+        name = safe_name(name)
+        if len(self.files) >= self.most_files:
+            raise Refused(
+                TOO_LARGE,
+                f"{name}: is one file more than the {self.most_files} that the page takes at once; drop "
+                "fewer, choose a folder instead, or start the page with a higher files=",
+            )
+        if name in self.files:
+            raise Refused(
+                CONFLICT,
+                f"{name}: two files have this name; rename one, or drop one field at a time",
+            )
+        self.files.append(name)
+        before = self.size
+        try:
+            with replacing(self.folder / name) as temporary, temporary.open("wb") as file:
+
+                def write(chunk: bytes) -> None:
+                    self.size += len(chunk)
+                    self.check_size(name)
+                    file.write(chunk)
+
+                yield write
+        except BaseException as exc:
+            self.files.remove(name)
+            self.size = before
+            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise Refused(
+                    FULL,
+                    f"{name}: does not fit on the disk of {self.folder.parent}; make room, or start the "
+                    "page with TMPDIR=DIR on a larger disk",
+                ) from exc
+            raise
+
+    def check_size(self, name: str, coming: int = 0) -> None:
+        """Refuse more than `most_bytes`, with what is still to come.
+
+        Raises:
+            Refused: too many.
+        """
+        if self.size + coming > self.most_bytes:
+            raise Refused(
+                TOO_LARGE,
+                f"{safe_name(name)}: is too large: the page takes {self.most_bytes / 2**20:.3g} MB at once; "
+                "choose a folder instead, or start the page with a higher upload_mb=",
+            )
+
+
+class Workspace:
+    """The folder itself.
+
+    Args:
+        most_bytes, most_files: of each drop.
+    """
+
+    def __init__(self, most_bytes: int, most_files: int) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="vfn-app-")).resolve()
+        self._bounds = (most_bytes, most_files)
+        self._drops: dict[str, Drop] = {}
+
+    def new_drop(self, in_use: Callable[[Drop], bool]) -> Drop:
+        """A place for files; of the older ones, those that are not `in_use` make room."""
+        for drop in [d for d in self._drops.values() if not in_use(d)][: -(KEPT - 1)]:
+            self.remove(drop)
+        name = secrets.token_hex(8)
+        drop = Drop(name, self.new_folder(), *self._bounds)
+        self._drops[name] = drop
+        return drop
+
+    def drop(self, name: str) -> Drop:
+        """The drop that is called so.
+
+        Raises:
+            Refused: it is no longer there, or never was.
+        """
+        if name not in self._drops:  # looked up, never made into a path
+            raise Refused(NOT_FOUND, "these files are no longer there; drop them again")
+        return self._drops[name]
+
+    def remove(self, drop: Drop) -> None:
+        """Delete a drop and its files."""
+        self._drops.pop(drop.name, None)
+        shutil.rmtree(drop.folder, ignore_errors=True)
+
+    def new_folder(self) -> Path:
+        """An empty folder."""
+        return Path(tempfile.mkdtemp(dir=self.root))
+
+    def close(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def safe_name(text: str) -> str:
+    """A file name of an image, without folders, odd characters or undue length.
+
+    >>> safe_name("../../plate 1/A01_phase.tif")
+    'A01_phase.tif'
+
+    Raises:
+        Refused: it is not named like an image.
+    """
+    name = unicodedata.normalize("NFC", re.split(r"[\\/]", text)[-1])
+    name = "".join("_" if c in '<>:"|?*' or not c.isprintable() else c for c in name)
+    name = name.strip().lstrip(".")
+    path = Path(name)
+    if not is_image(path) and (not is_container(path) or name.lower().endswith(ZARR)):
+        raise Refused(
+            NO_IMAGE,
+            f"{name or 'a file without a name'}: is no image by its name; {', '.join(SUFFIXES)}, .nd2, "
+            ".czi and .lif files are read",
+        )
+    cut = len(name.encode()) - LONGEST
+    if cut > 0:
+        stem, dot, suffix = name.rpartition(".")
+        name = stem.encode()[:-cut].decode(errors="ignore") + dot + suffix
+    return name
