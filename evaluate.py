@@ -4,14 +4,15 @@ import hydra
 from omegaconf import DictConfig
 
 from vfn.cli import guarded, run_cli
-from vfn.evaluation import evaluate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
     """Hydra's entry point."""
-    guarded(evaluate, config)
+    from vfn.evaluation import evaluate  # here: --help and a misspelt key need not wait for it
+
+    guarded(evaluate, config, "evaluate")
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, "evaluate")

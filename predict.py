@@ -4,14 +4,15 @@ import hydra
 from omegaconf import DictConfig
 
 from vfn.cli import guarded, run_cli
-from vfn.prediction import predict
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(config: DictConfig) -> None:
     """Hydra's entry point."""
-    guarded(predict, config)
+    from vfn.prediction import predict  # here: --help and a misspelt key need not wait for it
+
+    guarded(predict, config, "predict")
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, "predict")

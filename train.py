@@ -4,14 +4,16 @@ import hydra
 from omegaconf import DictConfig
 
 from vfn.cli import guarded, run_cli
-from vfn.training import train
+from vfn.usage import DEMO
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
     """Hydra's entry point."""
+    from vfn.training import train  # here: --help and a misspelt key need not wait for it
+
     guarded(train, config)
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, "train", alone=DEMO)

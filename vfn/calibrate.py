@@ -1,7 +1,16 @@
 """Give a trained model its uncertainty: python -m vfn.calibrate --help"""
 
-from vfn.calibration import calibrate
+from omegaconf import DictConfig
+
 from vfn.cli import run_module
 
+
+def main(config: DictConfig) -> None:
+    """The work, imported once the command line has proved sound."""
+    from vfn.calibration import calibrate
+
+    calibrate(config)
+
+
 if __name__ == "__main__":
-    run_module("calibrate", calibrate)
+    run_module("calibrate", main)

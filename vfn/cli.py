@@ -4,14 +4,13 @@
 """
 
 import argparse
-import difflib
 import logging
 import os
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 from vfn.data.views import Task
 from vfn.errors import UserError
 from vfn.heap import keep_freed_memory
+from vfn.settings import settings_lines
+from vfn.usage import CONF, HELP, PACKAGE, check_words, help_text, nearest, nearest_setting
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
@@ -36,9 +37,6 @@ LAUNCHERS = {
     "submitit_slurm": "hydra-submitit-launcher",
     "ray": "hydra-ray-launcher",
 }  # Hydra's, and the packages that they come in
-PACKAGE = Path(__file__).resolve().parent
-# In a clone beside the package; pip puts it into it.
-CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +45,13 @@ class JobFailed(Exception):  # noqa: N818
     """A job of a sweep failed and has said why; it may cross from a launcher's process to ours."""
 
 
-def guarded(work: Callable[[DictConfig], Any], config: DictConfig) -> None:
+def guarded(
+    work: Callable[[DictConfig], Any], config: DictConfig, command: str | None = None
+) -> None:
     """Do the work of one Hydra job and leave with the promised exit code.
+
+    Args:
+        command: whose settings are shown first; None shows none.
 
     Only what the user gave wrongly becomes a line; anything else is a defect of ours and keeps its
     traceback. Hydra must not see the exception: it would add lines of its own. In a sweep it must,
@@ -58,6 +61,8 @@ def guarded(work: Callable[[DictConfig], Any], config: DictConfig) -> None:
     swept = bool(varied())
     try:
         _check_types(config)
+        if command is not None:
+            print("\n".join(settings_lines(config, command)), flush=True)
         work(config)
     except UserError as exc:
         if not swept:
@@ -123,20 +128,34 @@ def _check_types(config: DictConfig) -> None:
             raise UserError(f"{key}={given}: give {kind}, as {default} is")
 
 
-def run_cli(main: Callable[[], Any]) -> None:
-    """Run a Hydra entry point; a command line that Hydra cannot compose becomes a line, too."""
+def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) -> None:
+    """Run a Hydra entry point; a command line that Hydra cannot compose becomes a line, too.
+
+    Args:
+        command: the name of its config.
+        alone: the settings that are taken where none is given.
+    """
     keep_freed_memory()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     # Jobs that a launcher starts in processes of their own must find vfn from any folder.
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
+    if any(word in HELP for word in sys.argv[1:]):
+        print(help_text(command))
+        return
+    if alone and not sys.argv[1:]:
+        print(f"no settings given, so this is the demo: {' '.join(alone)}", flush=True)
+        sys.argv += alone
     try:
+        check_words(sys.argv[1:], command)
+        sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
         main()
+    except UserError as exc:
+        _leave(str(exc), WRONG_INPUT)
     except JobFailed as exc:  # jobs on a cluster have said it in their own logs alone
         _leave(f"the sweep ran on past what failed, first {exc}", WRONG_INPUT)
     except (HydraException, OmegaConfBaseException) as exc:
-        _leave(_config_message(exc), WRONG_INPUT)
+        _leave(_config_message(exc, command), WRONG_INPUT)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
 
@@ -155,7 +174,7 @@ def run_module(config_name: str, work: Callable[[DictConfig], Any]) -> None:
     def main(config: DictConfig) -> None:
         guarded(work, config)
 
-    run_cli(main)
+    run_cli(main, config_name)
 
 
 class LineParser(argparse.ArgumentParser):
@@ -188,16 +207,14 @@ def _leave(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _config_message(exc: Exception) -> str:
+def _config_message(exc: Exception, command: str) -> str:
     """Hydra's message in one line, with the nearest right name where it can be told."""
     text = " ".join(str(exc).split())
     missing_key = re.search(r"Could not override '([^']+)'", text)
     if missing_key:
-        full = missing_key[1]
-        key = full.rpartition(".")[2]
-        near = difflib.get_close_matches(key, _keys(full), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{full}: no such setting{hint} (--help lists the groups, --cfg job all settings)"
+        near = nearest_setting(missing_key[1], command)
+        hint = f"; did you mean {near}?" if near else ""
+        return f"{missing_key[1]}: no such setting{hint} (--help lists the groups, --cfg job all settings)"
     missing_group = re.search(
         r"Could not find '((?:hydra/)?\w+)/([^']+)'.*Available options in '[\w/]+':(.*)", text
     )
@@ -206,24 +223,10 @@ def _config_message(exc: Exception) -> str:
         names = options.split("Config search path")[0].split()
         if group == "hydra/launcher" and choice in LAUNCHERS:
             return f"{group}={choice}: not installed; pip install {LAUNCHERS[choice]}"
-        near = difflib.get_close_matches(choice, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(choice, names)
+        hint = f"did you mean {near}? " if near else ""
         return f"{group}={choice}: unknown; {hint}choose one of {', '.join(names)}"
     return text
-
-
-def _keys(path: str) -> list[str]:
-    """Keys beside the last one of `path`, over all configs; for the nearest right name."""
-    folder = CONF
-    group = path.split(".")[0] if "." in path else ""
-    files = [*folder.glob(f"{group}/*.yaml")] if group else [*folder.glob("*.yaml")]
-    keys: set[str] = set() if group else {p.name for p in folder.iterdir() if p.is_dir()}
-    for file in files:
-        node = OmegaConf.to_container(OmegaConf.load(file))
-        for part in path.split(".")[1:-1]:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
-        keys |= {str(key) for key in node} if isinstance(node, dict) else set()
-    return sorted(keys - {"defaults", "hydra"})
 
 
 def plain(config: Any) -> Any:
@@ -270,7 +273,9 @@ def make_task(data: Any) -> Task:
     Raises:
         UserError: no inputs or targets, a name twice, planes that are no numbers.
     """
-    inputs, targets = (tuple(str(c) for c in data[key] or ()) for key in ("inputs", "targets"))
+    # One channel may be a bare word: brackets mean something to a shell.
+    given = ([data[k]] if isinstance(data[k], str) else data[k] for k in ("inputs", "targets"))
+    inputs, targets = (tuple(str(c) for c in names or ()) for names in given)
     for key, names in (("inputs", inputs), ("targets", targets)):
         if len(set(names)) < len(names):
             raise UserError(f"task.{key}={list(names)}: a channel is named twice")

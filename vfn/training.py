@@ -50,8 +50,10 @@ from vfn.nets import Discriminator, Generator, make_discriminator, make_generato
 from vfn.nets.sync import share_norms
 from vfn.precision import has_fast_bf16
 from vfn.schedule import Schedule, ScheduleSettings
+from vfn.settings import settings_lines
 
 log = logging.getLogger(__name__)
+FEW = 1000  # patches from which a network that starts at nothing has learnt little
 SAMPLE_ROWS = 4  # patches on a sheet of samples
 SEARCH = "search.yaml"  # our record of a search, in its folder
 WANDB_TAG, WANDB_GROUP = 64, 128  # characters that W&B takes
@@ -71,9 +73,28 @@ def train(config: DictConfig) -> Path:
     if config.get("sweep"):
         from vfn.sweep import search  # here: it is made of trainings
 
+        _show(config)
         return search(config, folder_of(config))
     folder, config = _run_folder(config)
-    return fit(config, folder)
+    _show(config)
+    best = fit(config, folder)
+    if _is_first() and HydraConfig.get().mode != RunMode.MULTIRUN:
+        log.info("next: python evaluate.py ckpt=%s output=%s", best, folder / "evaluation")
+        log.info("      python predict.py ckpt=%s input=DIR output=DIR", best)
+    return best
+
+
+def _show(config: DictConfig) -> None:
+    """The settings, on the console alone: the run folder has them in config.yaml. Of the jobs of a
+    sweep the first shows all, the others what they vary."""
+    hydra = HydraConfig.get()
+    if not _is_first():
+        return
+    if hydra.mode == RunMode.MULTIRUN and hydra.job.num:
+        log.info("job %d: %s", hydra.job.num, " ".join(varied()))
+        return
+    for line in settings_lines(config, "train"):
+        log.info("%s", line)
 
 
 def fit(
@@ -156,6 +177,13 @@ def fit(
                 logger.experiment.finish()
     best = folder / "checkpoints" / BEST
     log.info("best validation MAE %.5f; checkpoint: %s", _best(trainer), best)
+    seen = trainer.global_step // len(trainer.optimizers) * data.config.batch_size * data.world
+    if seen < FEW:
+        log.info(
+            "it learnt from %d patches: too few to judge by; let it train longer (trainer.max_time, "
+            "resume=%s), on a GPU, or make it faster (model.generator.width=32 data.patch_size=128)",
+            seen, folder,
+        )  # fmt: skip
     return best
 
 

@@ -424,3 +424,15 @@ def test_planes_of_a_stack_by_position(tmp_path: Path) -> None:
     assert set(field.planes) == {("phase", -4.0), ("phase", 0.0), ("phase", 4.0)}
     for z, index in ((-4.0, 0), (0.0, 1), (4.0, 2)):
         np.testing.assert_array_equal(field.planes["phase", z].read(), stack[index])
+
+
+def test_words_that_could_mean_a_channel_are_named(tmp_path: Path) -> None:
+    for name in (
+        "r01c01-ch2sk1.tiff",
+        "r01c01-ch5sk1.tiff",
+        "r01c02-ch2sk1.tiff",
+        "r01c02-ch5sk1.tiff",
+    ):
+        tifffile.imwrite(tmp_path / name, np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match=r"4 paths: r01c01, ch2sk1, ch5sk1, r01c02\); map"):
+        discover(tmp_path, Layout(), ("ch2", "ch5"))

@@ -398,3 +398,17 @@ def test_a_spatial_split_stays_within_what_was_registered() -> None:
         assert 10 <= columns.start < columns.stop <= 110
     assert split.train[0].region[1].start == 10  # type: ignore[index]
     assert split.test[0].region[1].stop == 110  # type: ignore[index]
+
+
+def test_channels_whose_names_never_meet_are_told_apart_from_a_missing_file() -> None:
+    fields = [make_field("a_z0", ("phase", 0.0)), make_field("b_max", ("er", 0.0))]
+    task = Task("t", ("phase",), ("er",))
+    with pytest.raises(
+        UserError, match=r"none of 2 fields .* a_z0 has phase, b_max has er; .*manifest"
+    ):
+        make_views(fields, task)
+    whole = make_field("c", ("phase", 0.0), ("er", 0.0))
+    with pytest.raises(UserError, match="field a_z0: no file for er"):
+        make_views([*fields, whole], task)
+    with pytest.raises(UserError, match="field a_z0: no file for er"):  # all lack the same
+        make_views([fields[0], make_field("b_z0", ("phase", 0.0))], task)

@@ -7,6 +7,7 @@ relative path, or tokens of the path (the default, which needs no configuration)
 import csv
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,7 @@ from vfn.errors import UserError
 
 PATTERN_GROUPS = ("field", "channel", "plate", "well", "site", "z")
 MANIFEST_COLUMNS = ("field", "channel", "path")
+WORDS = 8  # of the paths, in a message
 
 
 class Plane(Protocol):
@@ -238,11 +240,12 @@ def discover(
     absent = [channel for channel in wanted if channel not in there]
     if absent:
         tokens = ", ".join(str(layout.channels.get(c, c)) for c in absent)
-        inside = "" if layout.manifest or layout.pattern else _inside(root)
+        named = bool(layout.manifest or layout.pattern)
+        inside, words = ("", "") if named else (_inside(root), _words(root))
         source = layout.manifest or root
         how = f"pattern {layout.pattern}" if layout.pattern else "part of a file's path"
         raise UserError(
-            f"{source}: no file for channel {', '.join(absent)} (looked for {tokens} as {how}{inside}); "
+            f"{source}: no file for channel {', '.join(absent)} (looked for {tokens} as {how}{inside}{words}); "
             "map channel names by data.channels={CHANNEL: TOKEN} or name files by data.pattern"
         )
     return [fields[name] for name in sorted(fields)]
@@ -259,6 +262,14 @@ def _inside(root: Path) -> str:
 Where = dict[str, str]  # plate, well, site, as far as they are known
 # name of the field, channel, z (um), plane, where
 Found = tuple[str, str, float, Plane, Where]
+
+
+def _words(root: Path) -> str:
+    """Words that tell files apart, the commonest first, for a message: one of them means the channel."""
+    paths = [_relative(path, root) for path in find_sources(root)]
+    counts = Counter(token for path in paths for token in dict.fromkeys(_parts(path)))
+    words = [token for token, count in counts.most_common() if count < len(paths)][:WORDS]
+    return f"; words in some of the {len(paths)} paths: {', '.join(words)}" if words else ""
 
 
 def _from_tokens(

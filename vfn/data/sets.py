@@ -16,6 +16,7 @@ from vfn.data.discovery import Field, Layout, Plane
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
 from vfn.data.views import Task
 from vfn.errors import UserError
+from vfn.usage import nearest
 
 
 class FolderData(StainData):
@@ -245,6 +246,10 @@ def make_data(task: Task, config: DataConfig, known_tasks: Iterable[Task] = ()) 
         have = f"it has {', '.join(kind.CHANNELS or ())}" + (
             "" if kind.HAS_Z else ", one plane each"
         )
+        known_names = list(kind.CHANNELS or ())
+        unknown = [c for c in task.channels if c not in known_names]
+        near = [f"{c} is like {match}" for c in unknown if (match := nearest(c, known_names))]
+        have += f" ({', '.join(near)})" if near else ""
         fitting = [known.name for known in known_tasks if kind.fits(known)]
         raise UserError(
             f"task={task.name} ({' + '.join(task.inputs)} -> {', '.join(task.targets)}"

@@ -102,14 +102,14 @@ def make_views(
     if unpaired not in ("error", "skip"):
         raise UserError(f"data.unpaired={unpaired}: unknown; choose error or skip")
     views: list[View] = []
-    skipped: list[str] = []
+    skipped: list[UserError] = []
     for entry in fields:
         try:
             views += _views_of(entry, task, targets)
         except UserError as exc:
-            if unpaired == "error":
-                raise
-            skipped.append(str(exc))
+            skipped.append(exc)
+    if skipped and unpaired == "error":
+        raise (None if views else _apart(fields, task)) or skipped[0]
     if not views:
         raise UserError(
             f"none of {len(fields)} field(s) has all of the channels {', '.join(task.channels)}; "
@@ -121,6 +121,20 @@ def make_views(
             len(skipped), len(fields), skipped[0],
         )  # fmt: skip
     return views
+
+
+def _apart(fields: Sequence[Field], task: Task) -> UserError | None:
+    """What is said where each channel makes fields of its own; None where it does not."""
+    has = {entry.name: sorted({channel for channel, _ in entry.planes}) for entry in fields}
+    one, *others = has
+    other = next((name for name in others if not set(has[name]) <= set(has[one])), None)
+    if other is None:
+        return None
+    return UserError(
+        f"none of {len(fields)} fields has all of {', '.join(task.channels)}: {one} has "
+        f"{', '.join(has[one])}, {other} has {', '.join(has[other])}; the paths of one field must "
+        "differ in the channel alone, else pair them by data.pattern or data.manifest"
+    )
 
 
 def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:

@@ -1,7 +1,16 @@
 """How far out of focus fields are: python -m vfn.focus --help"""
 
+from omegaconf import DictConfig
+
 from vfn.cli import run_module
-from vfn.focus.command import focus
+
+
+def main(config: DictConfig) -> None:
+    """The work, imported once the command line has proved sound."""
+    from vfn.focus.command import focus
+
+    focus(config)
+
 
 if __name__ == "__main__":
-    run_module("focus", focus)
+    run_module("focus", main)
