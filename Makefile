@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO := outputs/demo
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test lint docs notebooks format clean
 
 setup: .venv/installed
 
@@ -37,9 +37,17 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	! git grep -nE '^(<<<<<<<|>>>>>>>) ' # left of a merge, in whatever kind of file
 
+# The pages of docs/ as a site: open site/index.html. A dead link or anchor is an error.
+docs: .venv/installed-dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -d site/.doctrees docs site
+
+# Runs the notebooks of docs/ anew, outputs and all; a few minutes.
+notebooks: .venv/installed-dev
+	cd docs/notebooks && ../../$(BIN)/python run.py
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv outputs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -27,7 +27,16 @@ from vfn.data.views import Task
 from vfn.errors import UserError
 from vfn.heap import keep_freed_memory
 from vfn.settings import settings_lines
-from vfn.usage import CONF, HELP, PACKAGE, check_words, help_text, nearest, nearest_setting
+from vfn.usage import (
+    CONF,
+    HELP,
+    PACKAGE,
+    check_words,
+    help_text,
+    nearest,
+    nearest_setting,
+    settings_of,
+)
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
@@ -212,6 +221,10 @@ def _config_message(exc: Exception, command: str) -> str:
     text = " ".join(str(exc).split())
     missing_key = re.search(r"Could not override '([^']+)'", text)
     if missing_key:
+        inner = re.search(r"Key '([^']+)' is not in struct", f"{text} {exc.__cause__}")
+        if missing_key[1] in settings_of(command) and inner:  # a table of names that a file gives
+            key = f"{missing_key[1]}.{inner[1]}"
+            return f"{key}: not in the file of that choice; add it by +{key}=VALUE"
         near = nearest_setting(missing_key[1], command)
         hint = f"; did you mean {near}?" if near else ""
         return f"{missing_key[1]}: no such setting{hint} (--help lists the groups, --cfg job all settings)"

@@ -1,6 +1,6 @@
 """The objective (paper, sec. 2.4, eq. 2 to 6): pure terms, and how they are weighted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vfn.errors import UserError
 from vfn.metrics.tolerance import THRESHOLDS
+from vfn.terms import find_term
 
 ADVERSARIAL = ("bce", "hinge", "lsgan")
 
@@ -170,6 +171,7 @@ class Objective:
         r1, r1_every: weight of `gradient_penalty`, and the steps from one to the next, each of which
             counts r1_every times (StyleGAN2, Karras et al. 2020); it takes a discriminator.
         ms_ssim: weight of 1 - MS-SSIM (`vfn.structure`).
+        terms: weights of further terms by the names of their modules (`vfn.terms`).
         tolerance: weight of `soft_tolerance`; 0 leaves it out.
         tolerance_temperature, tolerance_beta1, tolerance_beta2: its arguments.
     """
@@ -184,6 +186,7 @@ class Objective:
     r1: float = 0.0
     r1_every: int = 16
     ms_ssim: float = 0.0
+    terms: Mapping[str, float] | None = None
     tolerance: float = 0.0
     tolerance_temperature: float = 0.1
     tolerance_beta1: float = 1.0
@@ -198,6 +201,12 @@ class Objective:
             raise UserError(
                 f"loss.adversarial_kind={self.adversarial_kind}: choose {', '.join(ADVERSARIAL)}"
             )
+        if not isinstance(self.terms, Mapping | None):
+            raise UserError(f"loss.terms={self.terms}: give {{NAME: WEIGHT}}, as {{edges: 0.5}}")
+        for name, weight in (self.terms or {}).items():
+            find_term(name)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+                raise UserError(f"loss.terms={{{name}: {weight}}}: a weight is a number, 0 or more")
         if self.r1_every < 1:
             raise UserError(f"loss.r1_every={self.r1_every}: give 1 step or more")
         for key in (

@@ -22,6 +22,7 @@ from vfn.losses import (
 )
 from vfn.nets.discriminator import Discriminator
 from vfn.structure import ms_ssim_loss
+from vfn.terms import find_term
 
 RECIPE = "vfn"  # the key of our part of a checkpoint
 GENERATOR, AVERAGED = "generator.", "averaged."  # what names in a state dict begin with
@@ -208,6 +209,9 @@ class VirtualStain(L.LightningModule):
             )  # fmt: skip
             loss = loss + weights.tolerance * tolerance
             terms["tolerance"] = tolerance
+        for name, weight in (weights.terms or {}).items():
+            terms[name] = find_term(name)(fake.float(), batch.target, batch.valid)
+            loss = loss + weight * terms[name]
         if weights.ms_ssim:
             structure = ms_ssim_loss(fake.float(), batch.target, batch.valid)
             loss = loss + weights.ms_ssim * structure

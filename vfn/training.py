@@ -287,8 +287,8 @@ def _networks(
     patch = data.config.patch_size
     if patch % generator.stride:
         raise UserError(
-            f"data.patch_size={patch}: the generator halves {config.model.generator.depth} times, "
-            f"so give a multiple of {generator.stride} or lower model.generator.depth"
+            f"data.patch_size={patch}: the generator halves the image {generator.stride.bit_length() - 1} "
+            f"times, so give a multiple of {generator.stride} or lower model.generator.depth"
         )
     if not objective.adversarial:
         return generator, None

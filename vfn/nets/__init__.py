@@ -2,7 +2,9 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -28,18 +30,37 @@ DISCRIMINATORS: dict[str, type[Discriminator]] = {
 }
 
 
+def _of_module(name: str, other: type[nn.Module]) -> type[nn.Module] | None:
+    """The network of the module `vfn/nets/NAME.py`: its only class over the base that `other` has.
+
+    Of this package alone: a checkpoint that names a network brings no code.
+    """
+    if not (name.isidentifier() and (Path(__file__).parent / f"{name}.py").is_file()):
+        return None
+    base = Generator if issubclass(other, Generator) else Discriminator
+    module = import_module(f"vfn.nets.{name}")
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, base) and value is not base
+    ]
+    mine = [value for value in own if value.__module__ == module.__name__]
+    return mine[0] if len(mine) == 1 else None
+
+
 def _make(
     kind: str, table: Mapping[str, type[nn.Module]], spec: Mapping[str, Any], **sizes: int
 ) -> Any:
     options = dict(spec)
     name = options.pop("name", None)
-    if name not in table:
+    made = table.get(str(name)) or _of_module(str(name), next(iter(table.values())))
+    if made is None:
         raise UserError(f"model.{kind}.name={name}: unknown; choose one of {', '.join(table)}")
     try:
         for key, value in options.items():
             if key in LARGEST and not 1 <= value <= LARGEST[key]:
                 raise UserError(f"model.{kind}.{key}={value}: give 1 to {LARGEST[key]}")
-        return table[name](**sizes, **options)
+        return made(**sizes, **options)
     except (TypeError, ValueError) as exc:
         raise UserError(f"model.{kind}: {exc}; see conf/model for the keys of {name}") from exc
 
