@@ -179,16 +179,21 @@ def main() -> None:
     print(machine())
     say(f"generator of width {args.width}")
     ratios: list[str] = []
+    charts: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for dtype in args.dtype:
-            ratios += measure(Path(scratch, dtype), dtype, args)
+            found, rates = measure(Path(scratch, dtype), dtype, args)
+            ratios += found
+            charts[f"megapixels a second, {dtype}"] = rates
     say("\n".join(ratios))
     if args.write:
-        write_section(args.write, "predict", say.lines)
+        write_section(args.write, "predict", say.lines, charts)
 
 
-def measure(folder: Path, dtype: str, args: argparse.Namespace) -> list[str]:
-    """Print the figures for one dtype; the ratios."""
+def measure(
+    folder: Path, dtype: str, args: argparse.Namespace
+) -> tuple[list[str], dict[str, list[float]]]:
+    """Print the figures for one dtype; the ratios, and the rates of each way."""
     write_fields(folder / "train", range(12), dtype, ("phase", "dapi"))
     new, truth = folder / "new", folder / "truth"
     write_fields(new, range(FIRST_NEW, FIRST_NEW + args.fields), dtype, ("phase",))
@@ -234,7 +239,7 @@ def measure(folder: Path, dtype: str, args: argparse.Namespace) -> list[str]:
             label = f"predict_{dtype}_{name}_over_{other}".replace(", ", "_").replace(" ", "_")
             ratios.append(f"RATIO {label} {ratio:.2f}")
     if dtype != args.dtype[0]:
-        return ratios
+        return ratios, rates
     latency(ckpt, new, args.latency)
     ratios += scaling(ckpt, folder, dtype, args.fields)
     if torch.cuda.is_available():
@@ -243,7 +248,7 @@ def measure(folder: Path, dtype: str, args: argparse.Namespace) -> list[str]:
         say("  GPU: not run, no CUDA device here")
     if args.huge:
         huge(ckpt, folder, dtype, args.huge)
-    return ratios
+    return ratios, rates
 
 
 def latency(ckpt: Path, source: Path, count: int) -> None:

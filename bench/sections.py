@@ -2,11 +2,16 @@
 
 import os
 import platform
+import statistics
 import sys
 import time
 from pathlib import Path
 
+import matplotlib as mpl
 import torch
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 
 from vfn.files import write_text
 
@@ -26,8 +31,15 @@ def _processor() -> str:
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
-def write_section(path: Path, name: str, printed: list[str]) -> None:
-    """Replace what stands in `path` between the marks of bench/`name`.py by the printed lines."""
+def write_section(
+    path: Path, name: str, printed: list[str], charts: dict[str, dict[str, list[float]]]
+) -> None:
+    """Replace what stands in `path` between the marks of bench/`name`.py by the printed lines.
+
+    Args:
+        charts: title with its unit -> what was measured -> values; they become one picture,
+            images/bench_`name`.png beside `path`, a bar for each median and a dot for each value.
+    """
     start, end = f"<!-- bench/{name}.py -->", f"<!-- end of bench/{name}.py -->"
     text = path.read_text(encoding="utf-8")
     before, found, rest = text.partition(start)
@@ -35,8 +47,35 @@ def write_section(path: Path, name: str, printed: list[str]) -> None:
     if not (found and closed):
         sys.exit(f"error: {path} has no marks {start} ... {end}")
     command = f"python bench/{name}.py {' '.join(sys.argv[1:])}".rstrip()
-    block = "\n".join(["```text", f"$ {command}", *printed, "```"])
+    picture = Path("images", f"bench_{name}.png")
+    draw(charts, path.parent / picture)
+    block = "\n".join(["```text", f"$ {command}", *printed, "```", "", f"![{name}]({picture})"])
     write_text(path, f"{before}{start}\n{machine()}.\n\n{block}\n{end}{after}")
+
+
+def draw(charts: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """A panel of bars for each chart; the references, which come first, in grey."""
+    rows = max(len(values) for values in charts.values())
+    figure, axes = plt.subplots(
+        1, len(charts), figsize=(6.5 * len(charts), 0.45 * rows + 1.2), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, (title, measured) in zip(axes[0], charts.items(), strict=True):
+        for y, (what, values) in enumerate(measured.items()):
+            middle = statistics.median(values)
+            axis.barh(y, middle, color="0.7" if what.startswith("reference") else "tab:blue")
+            axis.plot(values, [y] * len(values), "k.", markersize=4)
+            axis.annotate(f"{middle:.3g}", (max(values), y), (4, 0), textcoords="offset points",
+                          va="center", fontsize=9)  # fmt: skip
+        axis.set_yticks(range(len(measured)), list(measured))
+        axis.set_xlabel(title)
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        axis.set_xlim(left=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 class Tee:

@@ -155,13 +155,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_lzw(folder / "images", args.fields)
-        measure(folder, args, torch.device("cuda" if gpu else "cpu"))
+        rates = measure(folder, args, torch.device("cuda" if gpu else "cpu"))
     if args.write:
-        write_section(args.write, "train", say.lines)
+        write_section(args.write, "train", say.lines, {"patches a second": rates})
 
 
-def measure(folder: Path, args: argparse.Namespace, device: torch.device) -> None:
-    """Print rates, losses and ratios."""
+def measure(folder: Path, args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
+    """Print rates, losses and ratios; the rates of each way."""
     assert {"golgi_actin", "rna", "er"} <= set(CHANNELS)
     common = [
         "data=folder", f"data.root={folder / 'images'}", f"data.cache_dir={folder / 'cache'}",
@@ -210,6 +210,7 @@ def measure(folder: Path, args: argparse.Namespace, device: torch.device) -> Non
         pairs = zip(rates[name], rates[best], strict=True)
         ratio = statistics.median(fast / slow for fast, slow in pairs)
         say(f"RATIO train_{name.replace(', ', '_')}_over_reference {ratio:.2f}")
+    return rates
 
 
 if __name__ == "__main__":
