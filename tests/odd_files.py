@@ -37,7 +37,7 @@ OFFSETS, SAMPLES, ROWS, COUNTS, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = (
 
 ANEW = "copy it anew"
 GREY = "export each channel as a single-channel grey image"
-DTYPES = "save it as one of uint8, uint16, float32"
+DTYPES = "convert them to one of uint8, uint16, float32"
 
 
 @dataclass(frozen=True)

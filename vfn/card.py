@@ -138,7 +138,7 @@ def limits(card: Mapping[str, Any]) -> list[str]:
             "new experiments."
         )
     found = card["validation"]
-    if found and found["mae"] is not None:
+    if found and found["mae"] is not None and found["baselines"]:
         best = min(found["baselines"], key=found["baselines"].get)
         if found["mae"] >= found["baselines"][best]:
             said.append(

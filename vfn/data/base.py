@@ -435,8 +435,15 @@ class StainData(L.LightningDataModule):
         self._drawn = int(state_dict["drawn"])
 
     def val_dataloader(self) -> DataLoader[RawBatch]:
-        """Patches on a grid over the validation views, always the same."""
-        return DataLoader(self.val_patches(), **self._loading(self.config.batch_size))
+        """Patches on a grid over the validation views, always the same; each process takes its share.
+
+        Figures are means over pixels, so that shares of unequal size count right. Where there are
+        fewer patches than processes, every process takes all: none may be without.
+        """
+        data = self.val_patches()
+        world = self.world if len(data) >= self.world else 1
+        share = range(self.rank % world, len(data), world)
+        return DataLoader(data, sampler=share, **self._loading(self.config.batch_size))
 
     def val_patches(self) -> GridPatches:
         """What the validation loader loads."""

@@ -388,7 +388,7 @@ def _check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
     if page.dtype is None:
         raise UserError(
             f"{path}: pixels of {page.bitspersample} bits and sample format {page.sampleformat} are "
-            f"not known; save it as one of {', '.join(DTYPES)}"
+            f"not known; convert them to one of {', '.join(DTYPES)}"
         )
     if 0 in page.shape:
         raise UserError(f"{path}: has no pixels (page {number} is {page.shape}); leave it out")
