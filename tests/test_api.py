@@ -167,7 +167,7 @@ IMAGE = make_image(1, "uint16")
         ("one", np.full((1, 70, 91), np.nan), {}, "array: 6370 pixels are NaN or infinite"),
         ("one", IMAGE[None, :0], {}, "array: has no pixels"),
         ("one", [["a", "b"]], {"axes": "YX"}, "array: pixels are"),
-        ("one", IMAGE[None], {"pixel_size": 0.325}, "pixel_size=0.325: the model was trained on 0.65"),
+        ("one", IMAGE[None], {"pixel_size": 0.325}, "pixel size 0.325 um (training 0.65): structures are larger"),
         ("one", IMAGE[None], {"pixel_size": -1}, "pixel_size=-1: give micrometres"),
         ("one", IMAGE[None], {"uncertainty": 0.3}, "uncertainty=0.3"),
         ("two", np.stack([IMAGE // 257] * 2), {"uncertainty": 0.9}, "python -m vfn.calibrate"),
@@ -180,6 +180,17 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(vfn.UserError) as caught:
         model.predict(array, **options)
     assert says in str(caught.value)
+
+
+def test_the_script_warns_of_another_pixel_size(folder: Path, tmp_path: Path) -> None:
+    save(tmp_path / "images" / "g1_phase.ome.tif", make_image(201, "uint16"), size=1.3)
+    keys = [f"ckpt={folder / 'outputs' / 'one' / BEST}", "input=images", "output=out"]
+    said = run("predict.py", *keys, cwd=tmp_path).ok().out
+    phrase = "pixel size 1.3 um (training 0.65): structures are smaller than in training"
+    assert phrase in said
+    assert phrase in (tmp_path / "out" / "input_shift.csv").read_text()
+    with tifffile.TiffFile(tmp_path / "out" / "g1.ome.tif") as tif:
+        assert phrase in (tif.ome_metadata or "")
 
 
 def test_a_pixel_size_within_a_tenth_passes(one: vfn.Model) -> None:

@@ -10,7 +10,10 @@ import pytest
 import tifffile
 import torch
 
+import vfn
 from tests.cli import run
+from vfn.data.images import read_image
+from vfn.data.sets import U2OSCPS
 from vfn.data.simulated import Specimen
 from vfn.module import RECIPE
 
@@ -248,6 +251,15 @@ def test_only_blurred_pixels_are_touched(chained: Path, tmp_path: Path) -> None:
         same = np.array_equal(tifffile.imread(path), tifffile.imread(tmp_path / "b" / path.name))
         assert same == (path.name.removesuffix(".ome.tif") not in done)
     assert all(path.read_bytes() == content for path, content in before.items())
+    model = vfn.load(ckpt)
+    for path in sorted((tmp_path / "a").glob("*.ome.tif")):
+        name = path.name.removesuffix(".ome.tif").removeprefix("20585_")
+        planes = []
+        for channel in model.inputs:
+            plate = chained / "cps" / f"BBBC022_v1_images_20585w{U2OSCPS.CHANNELS[channel]}"
+            (file,) = plate.glob(f"*_{name}_*.tif")
+            planes.append(tifffile.imread(file))
+        np.testing.assert_array_equal(model.predict(planes), read_image(path).array)
 
 
 @pytest.mark.parametrize(

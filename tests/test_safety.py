@@ -151,6 +151,12 @@ def test_no_command_takes_a_target_from_a_checkpoint(folder: Path, command: str)
     assert contents(folder) == before
 
 
+def test_what_a_file_says_reaches_no_terminal_as_a_command() -> None:
+    with pytest.raises(UserError) as caught:
+        refuse_code({"_target_": "\x1b]0;owned\x07\x9b31m"}, "x.ckpt")
+    assert str(caught.value).startswith("x.ckpt: names code to run (_target_: ?]0;owned??31m)")
+
+
 def test_no_target_is_taken_from_a_run_folder(folder: Path) -> None:
     with (folder / "outputs/good/config.yaml").open("a") as file:
         file.write("extra:\n  _target_: os.system\n  command: touch owned\n")

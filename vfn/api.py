@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from vfn.card import Card, card_of
 from vfn.checkpoint import load_checkpoint
 from vfn.data.images import as_pixels
+from vfn.data.input_shift import judge_pixel_size
 from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore
 from vfn.data.views import View
@@ -23,7 +24,7 @@ from vfn.errors import UserError
 from vfn.inference.predictor import TILE, Predictor
 from vfn.metrics.ranges import FULL_RANGES, ChannelRanges, Range
 from vfn.metrics.rows import COLUMNS, score_image
-from vfn.refocusing import SIZES_DIFFER, refocusing_of
+from vfn.refocusing import refocusing_of
 
 ARRAY = "array"  # what messages call the user's pixels
 LEADING = "TZS"  # axes over which fields are predicted one by one
@@ -77,8 +78,7 @@ class Model:
         self.inputs, self.targets = checkpoint.task.inputs, checkpoint.task.targets
         self.input_dtypes = tuple(fitted.dtype for fitted in checkpoint.inputs)
         self.dtype = checkpoint.targets[0].dtype
-        size = checkpoint.recipe.get("pixel_size")
-        self.pixel_size = None if size is None else float(size)
+        self.pixel_size = checkpoint.pixel_size
         self.calibrated = checkpoint.uncertainty is not None
 
     def __repr__(self) -> str:
@@ -168,11 +168,8 @@ class Model:
             return
         if not (math.isfinite(given) and given > 0):
             raise UserError(f"pixel_size={given}: give micrometres a pixel, or None")
-        if self.pixel_size and abs(given / self.pixel_size - 1) > SIZES_DIFFER:
-            raise UserError(
-                f"pixel_size={given:g}: the model was trained on {self.pixel_size:g} um a pixel, "
-                "structures have another size here; resample the images to that, or train on these"
-            )
+        for phrase in judge_pixel_size(given, self.pixel_size):
+            raise UserError(f"{phrase}, or train on these")
 
     def _leading(self, array: NDArray[Any], axes: str) -> tuple[int, ...]:
         """Lengths of the axes before C, Y, X.

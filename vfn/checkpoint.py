@@ -83,6 +83,12 @@ class Checkpoint:
         """Side of the training patches (px)."""
         return int(self.recipe["data"]["patch_size"])
 
+    @property
+    def pixel_size(self) -> float | None:
+        """Micrometres a pixel of the training images; None where they did not say."""
+        size = self.recipe.get("pixel_size")  # checkpoints of earlier versions have none
+        return None if size is None else float(size)
+
 
 def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
     """The file as plain data and tensors.

@@ -1,5 +1,7 @@
 """The one exception that users see: their input is wrong, and this is what to do about it."""
 
+import re
+
 
 class UserError(Exception):
     """What the user gave cannot be used.
@@ -10,4 +12,6 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         # Library messages may bring line breaks; spaces stay, since names of files have them.
-        super().__init__(" ".join(filter(None, map(str.strip, message.splitlines()))))
+        line = " ".join(filter(None, map(str.strip, message.splitlines())))
+        # What a stranger's file says may be in it, and terminals obey control characters.
+        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", line))

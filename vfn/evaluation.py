@@ -64,7 +64,7 @@ class CheckpointPairs:
         inputs = present(arrays[:count])
         channels, truth = true_targets(checkpoint, view, arrays[count:], self.data.store)
         there = [checkpoint.task.targets.index(channel) for channel in channels]
-        alarms = self.predictor.alarms(inputs)
+        alarms = self.predictor.alarms(inputs, view.inputs[0].pixel_size)
         if self.folder is None:
             predicted = self.predictor.predict(inputs, view.region)
         else:

@@ -24,6 +24,7 @@ import torch
 
 from vfn.checkpoint import Checkpoint, from_recipe, load_checkpoint
 from vfn.data.discovery import Plane, split_plane
+from vfn.data.input_shift import SIZES_DIFFER
 from vfn.data.intensity import Histogram, Intensity
 from vfn.data.store import PlaneStore, in_parallel
 from vfn.data.views import Split, Task, View
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 
 PREFERRED = ("golgi_actin", "actin")  # channels that the paper refocuses
 ACTIONS = ("refocus", "leave_out", "keep")
-SIZES_DIFFER = 0.1  # of the pixel size, beyond which it is said
 KEPT = 8  # refocused planes in memory
 HEADER = ("field", "channel", "part", "focus_um", "low", "high", "blurred", "refocused")
 

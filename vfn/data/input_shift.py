@@ -27,6 +27,9 @@ WHITE = 0.047
 SPREADS, SPREADS_FEW = 1.5, 8.0  # SPREADS + SPREADS_FEW / N
 
 
+SIZES_DIFFER = 0.1  # of the pixel size, beyond which it is said
+
+
 @dataclass(frozen=True)
 class _Statistic:
     """How one number is compared and put into words.
@@ -212,6 +215,17 @@ class Envelope:
             for key in ("seen", "allowed")
         )
         return cls(seen, allowed, {name: float(unit) for name, unit in data["units"].items()})
+
+
+def judge_pixel_size(here: float | None, trained: float | None) -> list[str]:
+    """A phrase where pixels (um) are of another size than in training; none where either is unknown."""
+    if not here or not trained or abs(here / trained - 1) <= SIZES_DIFFER:
+        return []
+    larger = "larger" if here < trained else "smaller"
+    return [
+        f"pixel size {here:.3g} um (training {trained:.3g}): structures are {larger} than in training; "
+        "resample the images"
+    ]
 
 
 def _number(value: float) -> str:

@@ -19,7 +19,7 @@ import torch
 from vfn.checkpoint import Checkpoint, digest
 from vfn.data.discovery import Field, Layout, discover, split_plane, whole_images
 from vfn.data.images import is_container, is_image, release
-from vfn.data.input_shift import field_statistics
+from vfn.data.input_shift import field_statistics, judge_pixel_size
 from vfn.data.intensity import to_dtype
 from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore
@@ -296,11 +296,18 @@ class Predictor:
     def _restored(self, y: np.ndarray, region: Region | None) -> np.ndarray:
         return to_dtype(self._grey(y, region), self.checkpoint.targets[0].dtype)
 
-    def alarms(self, inputs: Sequence[np.ndarray]) -> dict[str, list[str]]:
+    def alarms(
+        self, inputs: Sequence[np.ndarray], pixel_size: float | None = None
+    ) -> dict[str, list[str]]:
         """How the inputs (H, W) of a field differ from those of the training, in words, by channel;
-        empty where nothing lies outside what was seen."""
+        empty where nothing lies outside what was seen.
+
+        Args:
+            pixel_size: um, of the field; None where it is not known.
+        """
+        size = judge_pixel_size(pixel_size, self.checkpoint.pixel_size)
         judged = {
-            channel: envelope.judge(field_statistics(array))
+            channel: size + envelope.judge(field_statistics(array))
             for channel, envelope, array in zip(
                 self.checkpoint.task.inputs, self.checkpoint.envelopes, inputs, strict=True
             )
@@ -590,7 +597,7 @@ def predict_views(
             path = paths[view.name]
             try:
                 inputs = present(read_view(view, store))
-                found = predictor.alarms(inputs)
+                found = predictor.alarms(inputs, view.inputs[0].pixel_size)
                 with named(view):
                     predictor.check(inputs, view.region)
                     predictor.settle(inputs)
