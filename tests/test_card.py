@@ -11,7 +11,7 @@ import torch
 
 import vfn
 from tests.cli import run
-from vfn.card import About, card_of, markdown
+from vfn.card import About, card_of, counted, duration, limits, markdown, text
 from vfn.checkpoint import load_checkpoint
 from vfn.data.base import DataConfig
 from vfn.data.sets import make_data
@@ -120,7 +120,7 @@ def test_evaluate_puts_test_scores_into_the_card_if_asked(folder: Path, tmp_path
     assert f"| dapi | 1 | {tested['verdict']} |" in run("vfn.info", path, cwd=tmp_path).ok().out
     run("vfn.calibrate", f"ckpt={path}", "steps=2", cwd=tmp_path).ok()
     page = run("vfn.info", path, cwd=tmp_path).ok().out
-    assert "calibrated on 1 validation fields" in page
+    assert "calibrated on 1 validation field." in page
     assert "| dapi | 1 |" in page
 
 
@@ -162,6 +162,17 @@ def test_what_a_user_says_of_a_model_is_text() -> None:
             About.from_dict(given)
 
 
+def test_words_stay_readable() -> None:
+    assert text("golgi_actin x86_64") == "golgi_actin x86_64"
+    assert text("_a_ *b* |c") == r"\_a\_ \*b\* \|c"
+    assert [counted(n, w) for n, w in ((1, "step"), (2, "patch"), (1200, "process"))] == [
+        "1 step", "2 patches", "1,200 processes",
+    ]  # fmt: skip
+    assert [duration(s) for s in (0.4, 59, 61, 7260, 90000)] == [
+        "0 s", "59 s", "1 min 1 s", "2 h 1 min", "25 h 0 min",
+    ]  # fmt: skip
+
+
 def test_limits_follow_from_the_data(folder: Path) -> None:
     card = card_of(load_checkpoint(ckpt(folder)).recipe)
     beaten = {**card["validation"], "mae": 1.0}
@@ -173,10 +184,8 @@ def test_limits_follow_from_the_data(folder: Path) -> None:
         },
         "validation": beaten,
     }  # fmt: skip
-    from vfn.card import limits
-
     said = " ".join(limits(changed))
-    for part in ("9 fields, 3 wells, 1 plates of folder", "of one plate", "did not state their pixel size",
+    for part in ("9 fields, 3 wells, 1 plate of folder", "of one plate", "did not state their pixel size",
                  "not of new experiments", "does not beat the baseline"):  # fmt: skip
         assert part in said
     assert "real images" not in said

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-from vfn.card import updated
+from vfn.card import counted, updated
 from vfn.data.base import StainData
 from vfn.data.patches import Batch
 from vfn.files import write_text
@@ -181,7 +181,7 @@ class ModelCard(Callback):
             "patch_size": config.patch_size,
             "device": torch.cuda.get_device_name(device)
             if gpu
-            else f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s)",
+            else f"CPU {platform.machine()}, {counted(torch.get_num_threads(), 'thread')}",
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "parameters": sum(p.numel() for p in pl_module.generator.parameters()),

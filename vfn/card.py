@@ -13,6 +13,7 @@ from typing import Any
 import lightning
 import torch
 
+from vfn.data.input_shift import number
 from vfn.errors import UserError
 
 NOT_STATED = "not stated"
@@ -113,7 +114,9 @@ def limits(card: Mapping[str, Any]) -> list[str]:
     """What the model was not trained on and is not for, in sentences."""
     data, task = card["data"], card["task"]
     train = data["parts"]["train"]
-    shown = ", ".join(f"{train[key]} {key}" for key in ("fields", "wells", "plates") if train[key])
+    shown = ", ".join(
+        counted(train[f"{word}s"], word) for word in ("field", "well", "plate") if train[f"{word}s"]
+    )
     said = [
         f"Trained on {shown} of {data['name']}. Cells, stains, treatments, microscopes and exposures "
         "that these do not show were never seen; python predict.py warns of inputs whose "
@@ -212,7 +215,14 @@ def text(value: object) -> str:
     """Anything as one line that shows itself and does nothing else: no control characters, which
     terminals obey, no markup."""
     line = "".join(c if c.isprintable() else " " for c in str(value))
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", line)
+    # An underscore within a word is one in Markdown, too: golgi_actin stays readable.
+    return re.sub(r"([\\`*\[\]<>|]|(?<!\w)_|_(?!\w))", r"\\\1", line)
+
+
+def counted(number: int, word: str) -> str:
+    """ "1 step", "2 steps", "12,345 steps"."""
+    ending = "" if number == 1 else "es" if word.endswith(("s", "ch")) else "s"
+    return f"{number:,} {word}{ending}"
 
 
 def _data_lines(data: Mapping[str, Any]) -> list[str]:
@@ -248,7 +258,7 @@ def _seen_lines(channels: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = [key for key in SEEN if all(key in c["seen"] for c in channels)]
     rows = [
         f"| {text(c['channel'])} | "
-        + " | ".join("{:.3g} to {:.3g}".format(*map(float, c["seen"][key])) for key in shown)
+        + " | ".join(" to ".join(number(float(v)) for v in c["seen"][key]) for key in shown)
         + " |"
         for c in channels
     ]
@@ -264,10 +274,10 @@ def _training_lines(card: Mapping[str, Any]) -> list[str]:
         return [f"{kind}; {versions}."]
     return [
         f"{kind} of {int(spent['parameters']):,} parameters; {versions}.",
-        f"{duration(float(spent['seconds']))} on {text(spent['device'])} ({int(spent['processes'])} "
-        f"process(es), {text(spent['precision'])}), {text(spent['date'])}: epoch {int(spent['epoch'])}, "
-        f"{int(spent['steps']):,} steps, {int(spent['patches']):,} patches of "
-        f"{int(spent['patch_size'])} x {int(spent['patch_size'])} px.",
+        f"{duration(float(spent['seconds']))} on {text(spent['device'])} "
+        f"({counted(int(spent['processes']), 'process')}, {text(spent['precision'])}), {text(spent['date'])}: "
+        f"epoch {int(spent['epoch'])}, {counted(int(spent['steps']), 'step')}, "
+        f"{counted(int(spent['patches']), 'patch')} of {int(spent['patch_size'])} x {int(spent['patch_size'])} px.",
     ]
 
 
@@ -286,7 +296,7 @@ def _score_lines(card: Mapping[str, Any]) -> list[str]:
         rivals = ", ".join(f"{text(k)} {float(v):.4f}" for k, v in found["baselines"].items())
         figure, psnr = (found["mae"], found["psnr"])
         lines.append(
-            f"Validation, {int(found['patches'])} patches: mean absolute error "
+            f"Validation, {counted(int(found['patches']), 'patch')}: mean absolute error "
             f"{'undefined' if figure is None else f'{float(figure):.4f}'} of [-1, 1]"
             + ("" if psnr is None else f" (PSNR {float(psnr):.1f} dB)")
             + f"; baselines: {rivals}."
@@ -309,7 +319,7 @@ def _score_lines(card: Mapping[str, Any]) -> list[str]:
     lines.append(
         "Not calibrated: no intervals (python -m vfn.calibrate ckpt=CKPT)."
         if intervals is None
-        else f"Intervals: calibrated on {', '.join(map(str, intervals))} validation fields."
+        else f"Intervals: calibrated on {', '.join(counted(n, 'validation field') for n in intervals)}."
     )
     return lines
 

@@ -195,8 +195,8 @@ class Envelope:
             words = rule.below if position < low else rule.above if position > high else ""
             if words:
                 first, last = self.seen[name]
-                training = f"training {_number(first)} to {_number(last)}"
-                phrases.append(f"{name} {_number(value)} ({training}): {words}")
+                training = f"training {number(first)} to {number(last)}"
+                phrases.append(f"{name} {number(value)} ({training}): {words}")
         return phrases
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,5 +228,6 @@ def judge_pixel_size(here: float | None, trained: float | None) -> list[str]:
     ]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits, or all before the point: "0.0123", "16685"."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
