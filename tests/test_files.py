@@ -1,10 +1,11 @@
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from vfn.errors import UserError
-from vfn.files import make_folder, replacing, replacing_folder, write_text
+from vfn.errors import DiskFull, UserError
+from vfn.files import clear_leftovers, make_folder, replacing, replacing_folder, write_text
 
 
 def test_make_folder_makes_parents_and_leaves_nothing(tmp_path: Path) -> None:
@@ -105,3 +106,33 @@ def test_a_failed_write_changes_no_folder(
 def test_write_text_is_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "µm\nα")
     assert (tmp_path / "a.txt").read_bytes() == "µm\nα".encode()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_and_changes_nothing(tmp_path: Path, number: int) -> None:
+    for write in (replacing, replacing_folder):
+        path = tmp_path / "a.csv"
+
+        said = pytest.raises(DiskFull, match=f"{path}: cannot be written, no space .*make room")
+        with said, write(path) as temporary:
+            temporary.mkdir() if write is replacing_folder else temporary.touch()
+            raise OSError(number, os.strerror(number))
+    with pytest.raises(OSError, match="broken"), replacing(tmp_path / "a.csv"):
+        raise OSError(errno.EIO, "broken")  # no question of room
+    assert os.listdir(tmp_path) == []
+
+
+def test_leftovers_of_killed_writes_go(tmp_path: Path) -> None:
+    for name in (".tmp-0123abcd-a.csv", ".tmp-89efABCD-b.csv", ".hidden", "a.csv"):
+        (tmp_path / name).touch()
+    fill(tmp_path / ".old-0123abcd-c.zarr", "old")
+    fill(tmp_path / "below", "new")
+    (tmp_path / "below" / ".tmp-0123abcd-a.csv").touch()  # somebody else's
+    clear_leftovers(tmp_path, {"c.zarr"})
+    assert not (tmp_path / ".old-0123abcd-c.zarr").exists()
+    assert (tmp_path / ".tmp-0123abcd-a.csv").exists()
+    clear_leftovers(tmp_path)
+    kept = sorted(os.listdir(tmp_path))
+    assert kept == [".hidden", ".tmp-89efABCD-b.csv", "a.csv", "below"]  # capitals are not ours
+    assert (tmp_path / "below" / ".tmp-0123abcd-a.csv").exists()
+    clear_leftovers(tmp_path / "missing")

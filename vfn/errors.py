@@ -15,3 +15,7 @@ class UserError(Exception):
         line = " ".join(filter(None, map(str.strip, message.splitlines())))
         # What a stranger's file says may be in it, and terminals obey control characters.
         super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", line))
+
+
+class DiskFull(UserError):  # noqa: N818
+    """What was to be written does not fit; the same command goes on once there is room."""
