@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,8 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vfn.data.views import Task
 from vfn.errors import UserError
+from vfn.files import room_for
 from vfn.heap import keep_freed_memory
 from vfn.settings import settings_lines
+from vfn.signals import end_by_signals, ignore_signals
 from vfn.usage import (
     CONF,
     HELP,
@@ -72,7 +75,8 @@ def guarded(
         _check_types(config)
         if command is not None:
             print("\n".join(settings_lines(config, command)), flush=True)
-        work(config)
+        with room_for(Path("a file of this command")):
+            work(config)
     except UserError as exc:
         if not swept:
             _leave(str(exc), WRONG_INPUT)
@@ -145,6 +149,7 @@ def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) ->
         alone: the settings that are taken where none is given.
     """
     keep_freed_memory()
+    end_by_signals()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     # Jobs that a launcher starts in processes of their own must find vfn from any folder.
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -212,7 +217,10 @@ def run_parsed(work: Callable[[], Any], interrupted: str = "interrupted") -> int
 
 
 def _leave(message: str, code: int) -> None:
-    print(f"error: {message}" if code == WRONG_INPUT else message, file=sys.stderr, flush=True)
+    if code == INTERRUPTED:
+        ignore_signals()
+    with suppress(OSError):  # the terminal may be gone
+        print(f"error: {message}" if code == WRONG_INPUT else message, file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -317,7 +325,23 @@ class _Stdout(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
         # A file's name need not be UTF-8, and print would end the command over it.
-        print(self.format(record).encode(errors="backslashreplace").decode(), flush=True)
+        text = self.format(record).encode(errors="backslashreplace").decode()
+        with suppress(OSError):  # nobody reads any more: the work goes on
+            print(text, flush=True)
+
+
+class _LogFile(logging.FileHandler):
+    """A run's `log.txt`; a line that does not fit on the disk is no reason to end the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Stay silent about a disk that has no room: whatever matters is told where it is written."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close it, though what is still in its buffer may not fit."""
+        with suppress(OSError):
+            super().close()
 
 
 def set_up_logging(log_file: Path | None = None, quiet: bool = False) -> None:
@@ -331,7 +355,7 @@ def set_up_logging(log_file: Path | None = None, quiet: bool = False) -> None:
         handler.close()
     handlers: list[logging.Handler] = [_Stdout(logging.WARNING if quiet else logging.NOTSET)]
     if log_file is not None:
-        to_file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+        to_file = _LogFile(log_file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append(to_file)
     for handler in handlers:
