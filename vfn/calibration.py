@@ -21,6 +21,7 @@ from vfn.data.store import PlaneStore, cache_folder, store_name
 from vfn.data.views import Split, View
 from vfn.errors import UserError
 from vfn.inference.predictor import Predictor
+from vfn.locks import claimed
 from vfn.precision import autocast, pick_device, pick_precision
 from vfn.prediction import make_predictor, required
 from vfn.progress import progress
@@ -53,6 +54,14 @@ def calibrate(config: DictConfig) -> Uncertainty:
     if config.steps < 1:
         raise UserError(f"steps={config.steps}: give 1 or more")
     checkpoint = load_checkpoint(path)
+    # Of a run its whole folder: a training that goes on would replace the checkpoint.
+    run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    with claimed(run_folder, parts=("checkpoints",)):
+        return _calibrate(config, checkpoint)
+
+
+def _calibrate(config: DictConfig, checkpoint: Checkpoint) -> Uncertainty:
+    path = checkpoint.path
     data = training_data(config, checkpoint)
     start = time.monotonic()
     device = pick_device(str(config.device))

@@ -23,8 +23,9 @@ from vfn.data.pixels import present, read_view
 from vfn.data.sets import make_data
 from vfn.data.views import View
 from vfn.errors import UserError
-from vfn.files import make_folder
+from vfn.files import clear_leftovers, make_folder
 from vfn.inference.predictor import Predictor
+from vfn.locks import claimed
 from vfn.metrics.pairs import FieldPair, FolderPairs
 from vfn.metrics.stain import Nuclei
 from vfn.prediction import coverage, make_predictor, required
@@ -34,6 +35,12 @@ from vfn.report.verdict import read_limits
 from vfn.scoring import Settings, score
 from vfn.shards import Shard
 from vfn.trained import TrainedData, recorded, trained_data, true_targets
+
+# Folders in the output of an evaluation, and of a comparison of conditions.
+PARTS = (
+    "predictions", "figures", "maps",
+    *(f"predictions/{group}" for group in ("reference", "control", "treated")),
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -295,12 +302,24 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             f"shard={config.shard}: shares out the predictions of one evaluation by a model; "
             "give ckpt=CKPT, and no data2"
         )
-    if treated:
-        return _conditions(config, treated, settings, provenance, output)
-    if given == ["compare"]:
-        runs = config.compare if isinstance(config.compare, ListConfig) else [config.compare]
-        return compare([Path(str(run)) for run in runs], output, str(config.unit), provenance)
-    if given == ["ckpt"]:
+    with claimed(output, shard, PARTS):
+        if treated:
+            return _conditions(config, treated, settings, provenance, output)
+        if given == ["compare"]:
+            runs = config.compare if isinstance(config.compare, ListConfig) else [config.compare]
+            return compare([Path(str(run)) for run in runs], output, str(config.unit), provenance)
+        return _score(config, shard, settings, provenance, output)
+
+
+def _score(
+    config: DictConfig,
+    shard: Shard,
+    settings: Settings,
+    provenance: dict[str, Any],
+    output: Path,
+) -> dict[str, Any]:
+    """A checkpoint, or anybody's images."""
+    if config.ckpt is not None:
         checkpoint = load_checkpoint(Path(str(config.ckpt)))
         wanted = coverage(config) if checkpoint.uncertainty is not None else None
         predictor = make_predictor(config, checkpoint, wanted)
@@ -316,6 +335,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         pairs = CheckpointPairs(predictor, data, views, folder)
         if shard.count > 1:
             mine = shard.of(range(len(pairs)))
+            clear_leftovers(folder, {f"{views[index].name}.ome.tif" for index in mine})
             for index in progress(mine, len(mine), "predicting"):
                 pairs.pair(index)
             log.info("%d of %d fields in %s, job %s", len(mine), len(pairs), folder, config.shard)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from vfn.cli import known_tasks, plain, set_up_logging, trainable_task
 from vfn.data.base import DataConfig
+from vfn.data.discovery import Field
 from vfn.data.sets import make_data
 from vfn.data.views import Task
 from vfn.doctor import tables
@@ -19,7 +20,8 @@ from vfn.doctor.leakage import divide, leaks, parts_of
 from vfn.doctor.page import render
 from vfn.doctor.reading import FieldStats, read_fields
 from vfn.errors import UserError
-from vfn.files import make_folder, write_text
+from vfn.files import write_text
+from vfn.locks import claimed
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,17 @@ def diagnose(config: DictConfig) -> Case:
     folder = Path(config.output)
     damaged: list[UserError] = []
     fields = data.find(damaged)
-    make_folder(folder)
+    with claimed(folder):
+        return _diagnose(fields, task, data_config, damaged, folder)
+
+
+def _diagnose(
+    fields: Sequence[Field],
+    task: Task,
+    data_config: DataConfig,
+    damaged: Sequence[UserError],
+    folder: Path,
+) -> Case:
     stats = list(read_fields(fields, task))
     case = judge(stats, task, data_config, damaged, _overrides())
     exclude = folder / "exclude.csv"

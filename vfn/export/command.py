@@ -12,7 +12,8 @@ from vfn.cli import plain, set_up_logging
 from vfn.errors import UserError
 from vfn.export.bioimage import Label, write_bioimage
 from vfn.export.programs import facts, write_onnx, write_torch
-from vfn.files import make_folder, write_text
+from vfn.files import write_text
+from vfn.locks import claimed
 from vfn.prediction import required
 from vfn.refocusing import refocusing_of
 
@@ -37,16 +38,16 @@ def export(config: DictConfig) -> None:
     checkpoint = load_checkpoint(ckpt)
     card = card_of(checkpoint.recipe)
     label = _label(config, card)
-    folder = make_folder(output)
-    if config.format == "bioimage":
-        path = write_bioimage(folder, checkpoint, label)
-    elif config.format == "onnx":
-        path = folder / "model.onnx"
-        write_onnx(path, checkpoint.generator, facts(checkpoint))
-    else:
-        path = folder / "model.pt2"
-        write_torch(path, checkpoint.generator, facts(checkpoint))
-    write_text(folder / CARD, markdown(card))
+    with claimed(output):
+        if config.format == "bioimage":
+            path = write_bioimage(output, checkpoint, label)
+        elif config.format == "onnx":
+            path = output / "model.onnx"
+            write_onnx(path, checkpoint.generator, facts(checkpoint))
+        else:
+            path = output / "model.pt2"
+            write_torch(path, checkpoint.generator, facts(checkpoint))
+        write_text(output / CARD, markdown(card))
     for missing in _left_out(checkpoint):
         log.warning("not in the file: %s", missing)
     log.info("%s", path)

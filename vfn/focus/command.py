@@ -31,6 +31,7 @@ from vfn.focus.measures import (
 from vfn.focus.scale import FocusMap, FocusScale, FocusScore
 from vfn.focus.series import calibrate_on_views
 from vfn.inference.predictor import find_views
+from vfn.locks import claimed
 from vfn.prediction import required
 from vfn.report.figures import png_bytes
 from vfn.report.tables import write_csv
@@ -64,7 +65,8 @@ def focus(config: DictConfig) -> None:
     if config.input is None:
         if config.ckpt is not None or config.scale is not None:
             raise UserError("input: which images are to be scored? give input=DIR")
-        _calibrate(config, output)
+        with claimed(output):
+            _calibrate(config, output)
         return
     if (config.ckpt is None) == (config.scale is None):
         raise UserError(
@@ -73,11 +75,12 @@ def focus(config: DictConfig) -> None:
     if not config.beyond > 0:
         raise UserError(f"beyond={config.beyond}: give micrometres above 0")
     scale, views = _scale_and_views(config, Path(str(config.input)))
-    if config.anchor:
-        spectra = list(in_parallel(_spectrum, views, "focus", len(views)))
-        scale = scale.anchored(spectra)
-    fields = list(in_parallel(lambda view: _score(view, scale), views, "focus", len(views)))
-    _write(fields, scale, float(config.beyond), make_folder(output))
+    with claimed(output):
+        if config.anchor:
+            spectra = list(in_parallel(_spectrum, views, "focus", len(views)))
+            scale = scale.anchored(spectra)
+        fields = list(in_parallel(lambda view: _score(view, scale), views, "focus", len(views)))
+        _write(fields, scale, float(config.beyond), output)
 
 
 def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list[View]]:

@@ -25,11 +25,12 @@ from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore
 from vfn.data.views import Region, View, make_views, within
 from vfn.errors import UserError
-from vfn.files import make_folder, write_text
+from vfn.files import clear_leftovers, write_text
 from vfn.inference.backends import make_network, pick_arithmetic
 from vfn.inference.ome import SHIFT, is_whole, write_ome
 from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
 from vfn.inference.tiles import Source, predict_bands
+from vfn.locks import claimed
 from vfn.nets import fold_norms
 from vfn.precision import autocast
 from vfn.progress import ahead, progress
@@ -580,11 +581,27 @@ def predict_views(
         raise UserError(
             f"two fields are named {twice}: rename one, their predictions would collide"
         )
-    output = make_folder(output)
-    paths = {name: output / f"{name}{TIFF}" for name in names}
-    if file_format == "ome_zarr":
-        paths = field_paths(output, views)
-    views = shard.of(views)  # checked and named as a whole: every job sees the same
+    with claimed(output, shard):
+        paths = {name: output / f"{name}{TIFF}" for name in names}
+        if file_format == "ome_zarr":
+            paths = field_paths(output, views)
+        views = shard.of(views)  # checked and named as a whole: every job sees the same
+        return _predict(predictor, views, paths, output, prepare, shard, watch)
+
+
+def _predict(
+    predictor: Predictor,
+    views: list[View],
+    paths: Mapping[str, Path],
+    output: Path,
+    prepare: Prepare | None,
+    shard: Shard,
+    watch: Callable[[float], None] | None,
+) -> list[Path]:
+    """`predict_views`, once it is known which views go where and nobody else writes there."""
+    ours = [paths[view.name] for view in views]
+    for folder in {path.parent for path in ours}:
+        clear_leftovers(folder, {path.name for path in ours})
     store = PlaneStore()  # every field is read once: nothing is kept
     if prepare is not None:
         views = prepare(views, store)

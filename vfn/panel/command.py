@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -16,7 +17,7 @@ from vfn.data.base import StainData
 from vfn.data.sets import DATA_SETS
 from vfn.data.views import Task
 from vfn.errors import UserError
-from vfn.files import make_folder
+from vfn.files import clear_leftovers, make_folder
 from vfn.panel.findings import Finding, Grades, collect
 from vfn.panel.page import write
 from vfn.panel.plan import Cell, Question, Row, plan
@@ -59,7 +60,9 @@ def make_panel(config: DictConfig) -> list[Finding] | None:
     refocused = (
         [] if config.refocus is None else across(config, question, Path(str(config.refocus)))
     )
-    write(output, question, findings, results, config, refocused)
+    with FileLock(output / ".write.lock"):  # of several processes that end together
+        clear_leftovers(output)
+        write(output, question, findings, results, config, refocused)
     return findings
 
 

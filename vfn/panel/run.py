@@ -17,7 +17,7 @@ from vfn import __version__
 from vfn.checkpoint import load_checkpoint
 from vfn.cli import plain, set_up_logging
 from vfn.evaluation import CheckpointPairs
-from vfn.files import make_folder, write_text
+from vfn.files import clear_leftovers, make_folder, write_text
 from vfn.inference.predictor import Predictor
 from vfn.metrics.pairs import FieldPair
 from vfn.metrics.ranges import ChannelRanges, channel_ranges
@@ -106,6 +106,7 @@ class Cells:
         start = time.monotonic()
         config, folder = self.training(cell), self.folder / cell.name
         shutil.rmtree(folder, ignore_errors=True)  # of a training that was cut off
+        clear_leftovers(self.folder, {f"{cell.name}.json"})
         data = stain_data(config, cell.task)
         data.setup()
         path = fit(config, folder, data, quiet=True)
