@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from vfn.checkpoint import FORMAT, AtomicCheckpointIO, digest, load_checkpoint, read_raw, submodule
+from vfn.checkpoint import (
+    FORMAT,
+    LAST,
+    PREVIOUS,
+    AtomicCheckpointIO,
+    digest,
+    load_checkpoint,
+    newest_whole,
+    read_raw,
+    submodule,
+)
 from vfn.data.discovery import Layout
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.input_shift import Envelope, field_statistics
@@ -153,3 +163,54 @@ def test_no_checkpoint(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.ckpt")
     with pytest.raises(UserError, match=r"not a checkpoint of vfn"):
         read_raw(tmp_path / "list.ckpt")
+
+
+def flip(path: Path) -> None:
+    """Change one byte, in the middle of a tensor."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_one_flipped_byte_is_noticed(module: VirtualStain, tmp_path: Path) -> None:
+    path = save(module, tmp_path / "a.ckpt")
+    flip(path)
+    torch.load(path, weights_only=True)  # notices nothing
+    with pytest.raises(UserError, match=r"is damaged .*checksums"):
+        read_raw(path)
+
+
+def test_the_last_checkpoint_but_one_is_kept(module: VirtualStain, tmp_path: Path) -> None:
+    last, previous = tmp_path / LAST, tmp_path / PREVIOUS
+
+    stored: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(stored)
+
+    def step(path: Path) -> int:
+        return int(torch.load(path, weights_only=True)["step"])
+
+    assert newest_whole(tmp_path) is None
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({**stored, "step": 1}, last)
+    assert not previous.exists()
+    for number in (2, 3):
+        io.save_checkpoint({**stored, "step": number}, last)
+        assert (step(last), step(previous)) == (number, number - 1)
+    io.save_checkpoint({**stored, "step": 3}, tmp_path / "best.ckpt")
+    assert {p.name for p in tmp_path.iterdir()} == {LAST, PREVIOUS, "best.ckpt"}
+    assert newest_whole(tmp_path) == last
+
+    flip(last)
+    assert newest_whole(tmp_path) == previous
+    resumed = AtomicCheckpointIO()  # of the next process
+    resumed.load_checkpoint(previous)
+    resumed.save_checkpoint({**stored, "step": 4}, last)
+    assert (step(last), step(previous)) == (4, 2), "the damaged one pushed out the sound one"
+    again = AtomicCheckpointIO()
+    again.load_checkpoint(last)
+    again.save_checkpoint({**stored, "step": 5}, last)
+    assert (step(last), step(previous)) == (5, 4)
+
+    for path in (last, previous):
+        path.write_bytes(b"")
+    assert newest_whole(tmp_path) is None

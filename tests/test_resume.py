@@ -1,6 +1,7 @@
 """A resumed run equals an unbroken one bit for bit, wherever it stopped (CPU, float32)."""
 
 import csv
+import resource
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -149,3 +150,66 @@ def _resume_and_compare(folder: Path, unbroken: Path) -> None:
     assert [row["epoch"] for row in ours] == [row["epoch"] for row in whole]
     # The training figures of an epoch in two pieces are those of its second piece.
     assert [row["val/mae"] for row in ours] == [row["val/mae"] for row in whole]
+
+
+def test_resume_from_the_checkpoint_before_a_damaged_one(unbroken: Path, tmp_path: Path) -> None:
+    part = tmp_path / "outputs" / "part"
+    run("train.py", *RUN, "run=part", "trainer.max_epochs=2", cwd=tmp_path).ok()
+    damage(part / "checkpoints" / "last.ckpt")
+    said = run("train.py", "resume=outputs/part", cwd=tmp_path).ok().out
+    assert "last.ckpt is damaged; going on from outputs/part/checkpoints/previous.ckpt" in said
+    assert "previous.ckpt" in (part / "log.txt").read_text()
+    assert_same_training(part, unbroken)
+    assert rows(part) == rows(unbroken)
+    for name in ("last", "previous"):
+        damage(part / "checkpoints" / f"{name}.ckpt")
+    run("train.py", "resume=outputs/part", cwd=tmp_path).refused("last.ckpt is damaged", "init=")
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_run_killed_between_its_first_two_checkpoints_is_started_anew(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    command = [*RUN, "run=part", "trainer.max_epochs=1"]
+    run("train.py", *command, cwd=tmp_path).ok()
+    part = tmp_path / "outputs" / "part"
+    (part / "checkpoints" / "last.ckpt").unlink()
+    run("train.py", *command, cwd=tmp_path).refused("holds a run already", "resume=auto")
+    again = [*RUN, "run=part", "trainer.max_epochs=2", "resume=auto"]
+    run("train.py", *again, cwd=tmp_path).ok()
+    assert_same_training(part, unbroken)
+    # More epochs than one are worth keeping, though nothing can go on from them.
+    for name in ("last", "previous"):
+        (part / "checkpoints" / f"{name}.ckpt").unlink()
+    run("train.py", *again, cwd=tmp_path).refused("holds a run already")
+
+
+def test_fewer_epochs_than_there_are_is_refused(tmp_path: Path) -> None:
+    run("train.py", *RUN, "run=part", "trainer.max_epochs=3", cwd=tmp_path).ok()
+    fewer = ["resume=outputs/part", "trainer.max_epochs=1"]
+    run("train.py", *fewer, cwd=tmp_path).refused("trainer.max_epochs=1", "3 or more")
+
+
+def limit_files(size: int) -> None:
+    """No file may grow beyond `size` bytes; for `prepare`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_disk_that_is_full_loses_nothing(unbroken: Path, tmp_path: Path) -> None:
+    run("train.py", *RUN, "run=part", "trainer.max_epochs=1", cwd=tmp_path).ok()
+    part = tmp_path / "outputs" / "part"
+    before = (part / "checkpoints" / "last.ckpt").read_bytes()
+    no_room = partial(limit_files, len(before) // 2)
+    again = ("train.py", "resume=outputs/part", "trainer.max_epochs=2")
+    line = run(*again, cwd=tmp_path, prepare=no_room).refused("last.ckpt", "no space", "make room")
+    assert "Traceback" not in line
+    assert (part / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert not list(part.rglob(".*"))
+    run(*again, cwd=tmp_path).ok()
+    assert_same_training(part, unbroken)
+    assert rows(part) == rows(unbroken)

@@ -163,7 +163,11 @@ def test_a_search_leaves_a_run_a_trial_and_a_table(unbroken: tuple[Path, Result]
     assert "loss.weight_l1" not in rows[0]  # a space of one's own replaces the usual one
     for row in rows:
         trial = folder / "outputs" / "s" / row["trial"]
-        assert {p.name for p in (trial / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        assert {p.name for p in (trial / "checkpoints").iterdir()} == {
+            "best.ckpt",
+            "last.ckpt",
+            "previous.ckpt",
+        }
         config = OmegaConf.load(trial / "config.yaml")
         assert "sweep" not in config
         for key in ("loss.adversarial", "model.generator.width", "model.adam.lr_generator"):

@@ -19,15 +19,17 @@ from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from vfn.card import counted, updated
+from vfn.checkpoint import BEST, LAST
 from vfn.data.base import StainData
 from vfn.data.patches import Batch
 from vfn.files import write_text
 from vfn.module import VirtualStain
 from vfn.report.samples import sample_sheet
+from vfn.signals import leave_terminal
 
-BEST, LAST = "best.ckpt", "last.ckpt"
-# Ctrl-C, and what a queue sends before it takes a machine away (SLURM: --signal=USR1@120).
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ctrl-C, what a queue sends before it takes a machine away (SLURM: --signal=USR1@120), and a terminal
+# that is closed.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 AGREE_EVERY = 10  # steps between two questions whether another process was told to stop
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,9 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let Ctrl-C and SIGTERM wait for the end of the step: between D's and G's no run can go on."""
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._stop) for number in STOPPING}
+            kept = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup
+            asked = [n for n in STOPPING if not (kept and n == signal.SIGHUP)]
+            self._handlers = {number: signal.signal(number, self._stop) for number in asked}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the signals back."""
@@ -71,7 +75,9 @@ class Checkpoints(Callback):
             signal.signal(number, handler)
         self._handlers = {}
 
-    def _stop(self, _signal: int, _frame: object) -> None:
+    def _stop(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
         if self._told:
             raise KeyboardInterrupt
         self._told = True  # a second signal stops at once; nothing is printed from a handler

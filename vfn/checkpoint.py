@@ -1,8 +1,12 @@
 """Checkpoints: written whole or not at all, and read without running anybody's code."""
 
 import hashlib
+import io
+import os
+import shutil
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,25 +32,71 @@ from vfn.nets import Generator, make_generator, with_weights
 from vfn.uncertainty import Uncertainty
 
 FORMAT = 2  # of the recipe; raised when a reader must know
+BEST, LAST = "best.ckpt", "last.ckpt"
+PREVIOUS = "previous.ckpt"  # what last.ckpt was before
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's, under a temporary name until it is whole; read as data alone."""
+    """Lightning's, under a temporary name until it is whole; read as data alone. Of `last.ckpt` the one
+    before is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sound: set[Path] = set()  # that this process wrote or read whole
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """See `read_raw`: nobody who asks for it gets more than data."""
-        return read_raw(Path(path))
+        checkpoint = read_raw(Path(path))
+        self._sound.add(Path(path).resolve())
+        return checkpoint
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write `checkpoint` to `path`."""
+        """Write `checkpoint` to `path`.
+
+        Raises:
+            DiskFull: it does not fit; what was at `path` is still there.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            super().save_checkpoint(checkpoint, temporary, storage_options)
+            # Not by Lightning's own writer, which goes through the system's temporary folder; and
+            # not straight into the file, since torch hides that a disk is full.
+            packed = io.BytesIO()
+            torch.save(checkpoint, packed)
+            temporary.write_bytes(packed.getbuffer())
+            # A damaged one must not push out the sound one before it.
+            if path.name == LAST and path.resolve() in self._sound:
+                _second_name(path, path.with_name(PREVIOUS))
+        self._sound.add(path.resolve())
+
+
+def _second_name(path: Path, other: Path) -> None:
+    """Let the file at `path` be at `other` as well, without a copy where the disk can do that."""
+    with replacing(other) as temporary:
+        try:
+            os.link(path, temporary)
+        except OSError:  # no such links on this disk
+            shutil.copyfile(path, temporary)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` from which training can go on; None where all are damaged."""
+    candidates = (folder / name for name in (LAST, PREVIOUS))
+    return next((path for path in candidates if path.is_file() and is_whole(path)), None)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every byte of the checkpoint at `path` is as it was written: torch itself does not look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = all(e.compress_type == zipfile.ZIP_STORED for e in archive.infolist())
+            return stored and archive.testzip() is None  # torch does not compress
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, zlib.error):
+        return False
 
 
 @dataclass(frozen=True)
@@ -94,7 +144,7 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
     """The file as plain data and tensors.
 
     Args:
-        mapped: tensors stay in the file until they are looked at.
+        mapped: tensors stay in the file until they are looked at, and its checksums unread.
 
     Raises:
         UserError: missing, unreadable, or no checkpoint of vfn.
@@ -103,10 +153,16 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
         raise UserError(f"ckpt={path}: no such file; give outputs/NAME/checkpoints/best.ckpt")
     try:
         _check_stored(path)
+        if not mapped and zipfile.is_zipfile(path) and not is_whole(path):
+            raise UserError(
+                f"ckpt={path}: is damaged (its checksums do not fit); copy it again or train anew"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: they are refused below
             # weights_only: a stranger's file can hold data, never code.
             raw = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UserError:
+        raise
     except Exception as exc:  # the unpickler raises whatever damaged bytes lead to
         raise UserError(
             f"ckpt={path}: is no checkpoint, or a damaged one ({type(exc).__name__}); "

@@ -27,9 +27,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from vfn.callbacks import BEST, LAST
+from vfn.checkpoint import BEST, LAST
 from vfn.cli import plain, set_up_logging, trainable_task
-from vfn.errors import UserError
+from vfn.errors import DiskFull, UserError
 from vfn.files import make_folder, write_text
 from vfn.training import SEARCH, fit, stain_data
 
@@ -355,15 +355,15 @@ def _run(ours: _Trial, config: DictConfig, folder: Path, data: Any) -> None:
     pruner = _Pruner(trial, _scores(folder) if own.resume else {})
     try:
         fit(own, folder, data, callbacks=[pruner])
+    except (KeyboardInterrupt, SystemExit, DiskFull):  # untold how it ended, it is taken up again
+        log.info("the search goes on by the same command with run=%s", config.run)
+        raise
     except (UserError, torch.OutOfMemoryError) as exc:
         message = str(exc).splitlines()[0]
         log.warning("%s failed: %s", ours.name, message)
         trial.set_user_attr("error", message)
         study.tell(trial, state=state.FAIL)
         return
-    except (KeyboardInterrupt, SystemExit):
-        log.info("the search goes on by the same command with run=%s", config.run)
-        raise
     except Exception:
         study.tell(trial, state=state.FAIL)  # a defect of ours: it would only come again
         raise

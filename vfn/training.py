@@ -18,6 +18,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -25,11 +26,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from vfn import __version__
 from vfn.averaging import checked_decay
-from vfn.callbacks import BEST, LAST, Budget, Checkpoints, EpochTable, ModelCard, Samples
+from vfn.callbacks import Budget, Checkpoints, EpochTable, ModelCard, Samples
 from vfn.card import About, make_card
-from vfn.checkpoint import FORMAT, AtomicCheckpointIO, read_raw, refuse_code, submodule
+from vfn.checkpoint import (
+    BEST,
+    FORMAT,
+    LAST,
+    PREVIOUS,
+    AtomicCheckpointIO,
+    newest_whole,
+    read_raw,
+    refuse_code,
+    submodule,
+)
 from vfn.cli import (
-    INTERRUPTED,
     MULTIRUN,
     explicit,
     known_tasks,
@@ -44,6 +54,7 @@ from vfn.data.sets import make_data
 from vfn.data.views import Task
 from vfn.errors import UserError
 from vfn.files import make_folder, write_text
+from vfn.locks import claimed, refuse_if_claimed
 from vfn.losses import Objective
 from vfn.module import RECIPE, AdamSettings, VirtualStain, settled
 from vfn.nets import Discriminator, Generator, make_discriminator, make_generator
@@ -54,6 +65,7 @@ from vfn.settings import settings_lines
 
 log = logging.getLogger(__name__)
 FEW = 1000  # patches from which a network that starts at nothing has learnt little
+PARTS = ("checkpoints", "samples")  # of a run folder
 SAMPLE_ROWS = 4  # patches on a sheet of samples
 SEARCH = "search.yaml"  # our record of a search, in its folder
 WANDB_TAG, WANDB_GROUP = 64, 128  # characters that W&B takes
@@ -115,8 +127,21 @@ def fit(
         The path of `best.ckpt`.
 
     Raises:
-        UserError: see `train`.
+        UserError: see `train`; another process trains in `folder`, or its disk is full.
     """
+    # Of the processes of one training the first alone writes.
+    with claimed(folder, parts=PARTS) if _is_first() else nullcontext():
+        return _fit(config, folder, data, quiet, callbacks)
+
+
+def _fit(
+    config: DictConfig,
+    folder: Path,
+    data: StainData | None,
+    quiet: bool,
+    callbacks: Sequence[L.Callback],
+) -> Path:
+    resumed = _resumed(folder / "checkpoints") if config.resume else None
     L.seed_everything(config.seed, workers=True, verbose=False)
     task = trainable_task(config.task)
     about = About.from_dict(plain(config.get("card") or {}))  # older run folders have none
@@ -134,9 +159,13 @@ def fit(
     if config.init:
         fresh = _initialise(*parts, Path(config.init), task)
     _freeze(parts[0], config)
-    with _new_folder(folder) if _is_first() else nullcontext():
+    with _new_parts(folder) if _is_first() else nullcontext():
         data.setup()
     set_up_logging(folder / "log.txt" if _is_first() else None, quiet)
+    if resumed is not None and resumed.name != LAST:
+        log.warning(
+            "%s is damaged; going on from %s, the one before it", resumed.with_name(LAST), resumed
+        )
     log.info(data.summary())
     if fresh:
         _start(parts[0], data)
@@ -146,8 +175,6 @@ def fit(
     )  # fmt: skip
     if settings.get("sync_batchnorm") and trainer_args["accelerator"] == "cpu":
         share_norms(module)
-    last = folder / "checkpoints" / LAST
-    resumed = last if config.resume else None
     if _is_first():
         data.record_refocusing(folder / "refocus.csv")
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
@@ -164,11 +191,19 @@ def fit(
     log.info("training %s -> %s in %s", " + ".join(task.inputs), ", ".join(task.targets), folder)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    except MisconfigurationException as exc:
+        if resumed is None or "max_epochs" not in str(exc):
+            raise
+        done = torch.load(resumed, map_location="cpu", weights_only=True)["epoch"] + 1
+        raise UserError(
+            f"trainer.max_epochs={config.trainer.max_epochs}: {folder} has more epochs already; give "
+            f"{done} or more"
+        ) from exc
     except SystemExit:
         # Lightning turns Ctrl-C into exit code 1, after our callback has saved.
         if trainer.interrupted:
             log.info("interrupted and saved; go on by: python train.py resume=%s", folder)
-            sys.exit(INTERRUPTED)
+            raise KeyboardInterrupt from None
         raise
     finally:
         for logger in trainer.loggers:
@@ -218,33 +253,67 @@ def _name_task(config: DictConfig) -> None:
         config.task.name = f"{'_'.join(task.targets)}_from_{'_'.join(task.inputs)}"
 
 
+def _resumed(checkpoints: Path) -> Path:
+    """What a resumed training starts from.
+
+    Raises:
+        UserError: every checkpoint that it could start from is damaged.
+    """
+    whole = newest_whole(checkpoints)
+    if whole is None:
+        raise UserError(
+            f"resume={checkpoints.parent}: {LAST} is damaged, and no whole {PREVIOUS} is beside it; "
+            f"start another run from the best weights by init={checkpoints / BEST}"
+        )
+    return whole
+
+
 def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
     """The folder of this run, and its config: stored and overridden when it is resumed."""
     if config.resume == "auto":  # a queue starts a job that it stopped by the same command
         own = folder_of(config)
-        config.resume = str(own) if (own / "checkpoints" / LAST).is_file() else None
+        config.resume = str(own) if _is_begun(own) else None
+        if _is_cut_short(own):
+            return own, config
     if config.resume:
         folder = Path(config.resume)
         stored = folder / "config.yaml"
-        if not stored.is_file() or not (folder / "checkpoints" / LAST).is_file():
+        if not stored.is_file() or not _is_begun(folder):
             raise UserError(
                 f"resume={folder}: holds no run (config.yaml and checkpoints/{LAST}); "
                 "give the folder of a run, outputs/NAME"
             )
         before = OmegaConf.load(stored)
         refuse_code(OmegaConf.to_container(before), str(stored))
-        read_raw(folder / "checkpoints" / LAST)  # refused before anything is written
+        read_raw(_resumed(folder / "checkpoints"))  # refused before anything is written
         merged = explicit(before, config, skip=("run",))  # type: ignore[arg-type]
         merged.resume, merged.init = str(folder), None
         return folder, merged
     folder = folder_of(config)
-    for name in (BEST, LAST):  # what failed before it learnt anything may be started anew
-        if (folder / "checkpoints" / name).exists():
-            raise UserError(
-                f"run={config.run}: {folder} holds a run already; go on with it by "
-                f"resume={folder}, or give another run=NAME"
-            )
+    # What failed before it learnt anything may be started anew.
+    if _is_begun(folder) or (folder / "checkpoints" / BEST).exists():
+        refuse_if_claimed(folder)
+        again = (
+            "start it anew by resume=auto"
+            if _is_cut_short(folder)
+            else f"go on with it by resume={folder}"
+        )
+        raise UserError(
+            f"run={config.run}: {folder} holds a run already; {again}, or give another run=NAME"
+        )
     return folder, config
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether the run in `folder` has got so far that it can be resumed."""
+    return any((folder / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS))
+
+
+def _is_cut_short(folder: Path) -> bool:
+    """Whether the run was killed at the end of its first epoch: between its two checkpoints."""
+    table = folder / "metrics.csv"
+    rows = len(table.read_text(encoding="utf-8").splitlines()) - 1 if table.is_file() else 0
+    return (folder / "checkpoints" / BEST).is_file() and not _is_begun(folder) and rows <= 1
 
 
 def folder_of(config: DictConfig) -> Path:
@@ -260,16 +329,14 @@ def folder_of(config: DictConfig) -> Path:
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[None]:
-    """Make the run folder before the long reading, which may fail: then nothing of it stays."""
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    for name in ("checkpoints", "samples"):
-        make_folder(folder / name)
+def _new_parts(folder: Path) -> Iterator[None]:
+    """Make what a run folder holds before the long reading, which may fail: then nothing of it stays."""
+    parts = [make_folder(folder / name) for name in PARTS]
     try:
         yield
     except UserError:
-        for path in (folder / "checkpoints", folder / "samples", *made):
-            if path.is_dir() and not any(path.iterdir()):
+        for path in parts:
+            if not any(path.iterdir()):
                 path.rmdir()
         raise
 
