@@ -58,6 +58,57 @@ class Result:
         return lines[0]
 
 
+class Running:
+    """A command that was started by `spawn`."""
+
+    def __init__(self, process: Any, folder: "tempfile.TemporaryDirectory[str]") -> None:
+        self._process, self._folder = process, folder
+        self.pid: int = process.pid
+
+    def is_over(self) -> bool:
+        """Whether it has ended, and only waits to be waited for."""
+        return bool(connection.wait([self._process.sentinel], 0))
+
+    def wait(self, seconds: float = TIMEOUT) -> Result | None:
+        """What it left; None where it is still at work after so many seconds."""
+        if not connection.wait([self._process.sentinel], seconds):
+            return None
+        with _lock:
+            self._process.join()
+            code = self._process.exitcode
+            self._process.close()
+        assert code is not None
+        with self._folder as folder:
+            out, err = (Path(folder, name).read_text() for name in ("out", "err"))
+        return Result(code, out, err)
+
+    def kill(self) -> Result:
+        """End it at once, by the signal that no process can refuse."""
+        os.kill(self.pid, signal.SIGKILL)
+        result = self.wait()
+        assert result is not None
+        return result
+
+
+def spawn(
+    script: str,
+    *overrides: object,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Running:
+    """Start a command, see `run`; whoever starts it waits for it."""
+    folder = tempfile.TemporaryDirectory()
+    out, err = Path(folder.name, "out"), Path(folder.name, "err")
+    arguments = [str(override) for override in overrides]
+    child = _context.Process(  # type: ignore[attr-defined]  # typeshed knows no preload
+        target=_child, args=(script, arguments, cwd, dict(env or {}), out, err, prepare)
+    )
+    with _lock:
+        child.start()
+    return Running(child, folder)
+
+
 def run(
     script: str,
     *overrides: object,
@@ -72,23 +123,8 @@ def run(
         prepare: called in the child before the script; a function of a module that can be imported,
             or a partial of one.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        arguments = [str(override) for override in overrides]
-        child = _context.Process(  # type: ignore[attr-defined]  # typeshed knows no preload
-            target=_child, args=(script, arguments, cwd, dict(env or {}), out, err, prepare)
-        )
-        with _lock:
-            child.start()
-        if not connection.wait([child.sentinel], TIMEOUT):
-            child.kill()
-        connection.wait([child.sentinel])
-        with _lock:
-            child.join()
-            code = child.exitcode
-            child.close()
-        assert code is not None
-        return Result(code, out.read_text(), err.read_text())
+    command = spawn(script, *overrides, cwd=cwd, env=env, prepare=prepare)
+    return command.wait() or command.kill()
 
 
 def _child(
