@@ -144,7 +144,8 @@ def _fit(
     resumed = _resumed(folder / "checkpoints") if config.resume else None
     L.seed_everything(config.seed, workers=True, verbose=False)
     task = trainable_task(config.task)
-    about = About.from_dict(plain(config.get("card") or {}))  # older run folders have none
+    card = config.get("card")  # older run folders have none, nor have the trainings of a panel
+    about = About.from_dict(plain(card) if card else {})
     settings = plain(config.trainer)
     objective = Objective(**_known(plain(config.loss)))
     schedule = ScheduleSettings(
