@@ -438,7 +438,7 @@ function trust(field) {
     const target = width.channel.replace(/_halfwidth\d+$/, "");
     const stain = field.layers.find((layer) => layer.kind === "stain" && layer.channel === target);
     const share = Math.round(100 * width.bright / (stain.training[1] - stain.training[0]));
-    parts.push(soft(`${target}: prediction ± ${grey(width.bright)} grey values where the stain is bright (${share} % of its range), ± ${grey(width.median)} in the middle pixel.`));
+    parts.push(soft(`${target}: prediction ± ${grey(width.bright)} grey values where the stain is bright (${share} % of its range), ± ${grey(width.median)} in the median pixel.`));
   }
   return parts;
 }

@@ -4,6 +4,7 @@ import csv
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from vfn.errors import UserError
 from vfn.module import RECIPE
 
 BEST = Path("checkpoints", "best.ckpt")
-DEPTH = 4  # folders from the root down to a run: a sweep has its runs in a folder of its own
+DEPTH = 3  # folders from the root down to a run: a sweep has its runs in a folder of its own
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,19 @@ class Models:
         raise UserError(f"model {name}: is not there; choose one of the list")
 
     def _checkpoints(self) -> list[Path]:
-        patterns = ["/".join([*["*"] * depth, BEST.as_posix()]) for depth in range(DEPTH + 1)]
-        paths = [path for pattern in patterns for path in self.root.glob(pattern)]
-        return [p for p in paths if p.is_file() and p.resolve().is_relative_to(self.root)]
+        found, folders = [], [(self.root, 0)]
+        while folders:
+            folder, depth = folders.pop()
+            if (folder / BEST).is_file():
+                found.append(folder / BEST)
+            elif depth < DEPTH:  # predictions, which may be plates, lie within run folders
+                with suppress(OSError):  # somebody else's folder
+                    folders += [
+                        (below, depth + 1)
+                        for below in folder.iterdir()
+                        if below.is_dir() and not below.name.startswith(".")
+                    ]
+        return [path for path in found if path.resolve().is_relative_to(self.root)]
 
 
 def _date(seconds: float) -> str:

@@ -125,7 +125,11 @@ class Site:
 
     def new_drop(self, request: Request) -> Response:
         """A place for files."""
-        return JSONResponse({"drop": self.workspace.new_drop(self._in_use).name})
+        drop = self.workspace.new_drop(self._in_use)
+        for job in self.queue.jobs():  # of files that made room
+            if not job.order.source.folder.exists():
+                self._forget(job)
+        return JSONResponse({"drop": drop.name})
 
     async def receive(self, request: Request) -> Response:
         """One file, as the body: it goes to the disk as it comes."""

@@ -68,11 +68,13 @@ class Drop:
                 f"{name}: two files have this name; rename one, or drop one field at a time",
             )
         self.files.append(name)
-        before = self.size
+        mine = 0
         try:
             with replacing(self.folder / name) as temporary, temporary.open("wb") as file:
 
                 def write(chunk: bytes) -> None:
+                    nonlocal mine
+                    mine += len(chunk)
                     self.size += len(chunk)
                     self.check_size(name)
                     file.write(chunk)
@@ -80,7 +82,7 @@ class Drop:
                 yield write
         except BaseException as exc:
             self.files.remove(name)
-            self.size = before
+            self.size -= mine
             if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise Refused(
                     FULL,
