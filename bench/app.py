@@ -71,7 +71,7 @@ def main() -> None:
         f"trainer.max_time={args.max_time}",
     )  # fmt: skip
     ckpt = runs / "er" / "checkpoints" / "best.ckpt"
-    call("-m", "vfn.calibrate", f"ckpt={ckpt}")
+    call("-m", "vfn.calibrate", f"ckpt={ckpt}", "steps=10")
     call(
         "predict.py",
         f"ckpt={ckpt}",

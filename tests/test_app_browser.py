@@ -87,13 +87,9 @@ def pixels(tab: Any) -> np.ndarray:
 
 
 def settle(tab: Any) -> np.ndarray:
-    """The canvas once it shows an image."""
-    for _ in range(100):
-        shown = pixels(tab)
-        if shown.max() > BRIGHT:
-            return shown
-        tab.wait_for_timeout(50)
-    raise AssertionError("the canvas stays black")
+    """The canvas once everything is there."""
+    tab.wait_for_selector('#stack[aria-busy="false"]')
+    return pixels(tab)
 
 
 def test_from_a_dropped_file_to_the_file_of_predict(

@@ -492,7 +492,7 @@ function paint(tile, layer) {
 // ---------------------------------------------------------------- the picture
 
 const viewer = {
-  field: null, tiles: new Map(), scale: 1, x: 0, y: 0, timer: 0, turn: 0,
+  field: null, tiles: new Map(), scale: 1, x: 0, y: 0, timer: 0, turn: 0, pending: 0,
 
   open(field) {
     this.field = field;
@@ -515,17 +515,29 @@ const viewer = {
   },
 
   async fetch(number, box, slot) {
+    this.pending += 1;
+    $("stack").setAttribute("aria-busy", "true");
+    if (slot === "part") this.tiles.get(number).wanted = box;
+    try {
+      await this.receive(number, box, slot);
+    } catch {
+      say("field-error", GONE);
+    }
+    this.pending -= 1;
+    $("stack").setAttribute("aria-busy", String(this.pending > 0));
+  },
+
+  async receive(number, box, slot) {
     const { turn } = this;
     const url = `/api/jobs/${shown.job}/pixels?field=${shown.field}&layer=${number}&top=${box.top}&left=${box.left}&height=${box.height}&width=${box.width}`;
-    let answer;
-    try { answer = await fetch(url); } catch { say("field-error", GONE); return; }
+    const answer = await fetch(url);
     if (!answer.ok) {
       const told = await answer.json().catch(() => ({}));
       if (turn === this.turn) say("field-error", told.error || `the program answered ${answer.status}`);
       return;
     }
     const codes = new Uint16Array(await answer.arrayBuffer());
-    if (turn !== this.turn) return;
+    if (turn !== this.turn || (slot === "part" && this.tiles.get(number).wanted !== box)) return; // another was asked for since
     const tile = { ...box, h: Number(answer.headers.get("X-Height")), w: Number(answer.headers.get("X-Width")), codes, key: "", bitmap: null };
     this.tiles.get(number)[slot] = tile;
     if (slot === "whole") for (const side of ["left", "right"]) if (shown.sides[side] === number) histogram(side);
