@@ -39,7 +39,7 @@ lint: .venv/installed-dev
 
 # The pages of docs/ as a site: open site/index.html. A dead link or anchor is an error.
 docs: .venv/installed-dev
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -d site/.doctrees docs site
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky --fresh-env -d site/.doctrees docs site
 
 # Runs the notebooks of docs/ anew, outputs and all; a few minutes.
 notebooks: .venv/installed-dev

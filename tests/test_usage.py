@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from tests.cli import ROOT, run
+from tests.cli import ROOT, finish, run, start
 from tests.test_cli import SIMULATED, TINY
 from vfn.usage import CONF, DEMO, WIDTH, choices, groups_of, help_text, settings_of
 
@@ -61,6 +61,16 @@ def test_help(command: str, tmp_path: Path) -> None:
     assert all(re.search(rf"python (-m {script(command)}|\w+\.py)", line) for line in examples)
     assert "0 done, 2 your input is wrong" in text
     assert "130 interrupted" in text
+
+
+@pytest.mark.parametrize("module", ["vfn.download", "vfn.data.simulated"])
+def test_help_of_the_commands_without_groups(module: str, tmp_path: Path) -> None:
+    process = start(module, "--help", cwd=tmp_path, env={"COLUMNS": str(WIDTH)})
+    lines = finish(process).ok().out.splitlines()
+    assert len(lines) <= LINES
+    assert max(map(len, lines)) <= WIDTH
+    assert sum(f"  python -m {module}" in line for line in lines) == 3
+    assert lines[-1].startswith("exit codes: 0 done, 2 ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -146,6 +156,7 @@ def test_settings_are_shown_once_the_changed_first(tmp_path: Path) -> None:
     assert "trainer=cpu name" not in others
     assert "  loss=virfluonet mae=0.99" in others
     assert "height=" not in others
+    assert "task.name" not in changed
     assert max(map(len, before.splitlines())) <= WIDTH
     everything = len(re.findall(r"[\w.]+=", before))
     assert everything > 80

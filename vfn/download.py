@@ -555,11 +555,22 @@ def download(
         ) from exc
 
 
+EXAMPLES = """examples:
+  python -m vfn.download u2os_af --root bbbc006
+  python -m vfn.download u2os_cps --root bbbc022 --plates 20585 --channels dna,er
+  python -m vfn.download u2os_cps --help
+
+exit codes: 0 done, 2 your input is wrong (one line says what), 130 interrupted
+"""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(
         "python -m vfn.download",
-        description="Fetch, check and unpack a public data set. Run again after an interruption, it "
-        "goes on where it stopped; what is there already is not fetched.",
+        description="Fetch, check and unpack a public data set. Run again after an interruption, it goes on\n"
+        "where it stopped; what is there already is not fetched.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     common = LineParser(add_help=False)
     common.add_argument("--root", type=Path, required=True, help="folder for the data (data.root)")

@@ -38,6 +38,8 @@ def settings_lines(config: DictConfig, command: str) -> list[str]:
             if chosen[group] != groups[group]:
                 changed.append(f"{group}={value}")
             rows[group].insert(0, f"{group}={value}")
+        elif group in groups and rest == "name":  # of a task that is made on the command line
+            rows[group].insert(0, f"{key}={value}")
         elif defaults.get(key) != written[key]:
             changed.append(f"{key}={value}")
         elif group in groups:

@@ -719,9 +719,25 @@ def write_fields(
     return written
 
 
+EXAMPLES = f"""channels: {", ".join(CHANNELS)}
+
+examples:
+  python -m vfn.data.simulated --output images --fields 12 --channels phase dapi
+  python -m vfn.data.simulated --output new --fields 2 --first-seed 1000 --channels phase
+  python -m vfn.data.simulated --output stacks --channels actin --z -10 -6 0 6 10 --dtype uint8
+
+exit codes: 0 done, 2 your input is wrong (one line says what)
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code, 2 for what the user can put right."""
-    parser = argparse.ArgumentParser("python -m vfn.data.simulated", description="Draw fields.")
+    parser = argparse.ArgumentParser(
+        "python -m vfn.data.simulated",
+        description="Draw fields of simulated cells: one TIFF a field, plane and channel.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the TIFF files")
     parser.add_argument("--fields", type=int, default=8, help="how many")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first field")
