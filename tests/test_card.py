@@ -86,7 +86,7 @@ def test_info_prints_the_card(folder: Path) -> None:
         "# phase to dapi", "Licence of the weights: CC0-1.0.", r"For teaching \[only\]",
         "| training | 4 |", "| validation | 1 |", "| testing | 1 |", "| phase | uint16 |", "pixel size 0.65 um",
         "4 steps" if "4 steps" in page else "8 steps", "patches of 64 x 64 px", "baselines: mean", "card=true", "Not calibrated",
-        "Trained on 4 fields of simulated.", "knows nothing of real images", "Not for diagnosis",
+        "Trained on 4 fields of data=simulated.", "knows nothing of real images", "Not for diagnosis",
         f"vfn {vfn.__version__}", f"torch {torch.__version__}",
     ):  # fmt: skip
         assert part in page, part
@@ -185,7 +185,7 @@ def test_limits_follow_from_the_data(folder: Path) -> None:
         "validation": beaten,
     }  # fmt: skip
     said = " ".join(limits(changed))
-    for part in ("9 fields, 3 wells, 1 plate of folder", "of one plate", "did not state their pixel size",
+    for part in ("9 fields, 3 wells, 1 plate of data=folder", "of one plate", "did not state their pixel size",
                  "not of new experiments", "does not beat the baseline"):  # fmt: skip
         assert part in said
     assert "real images" not in said

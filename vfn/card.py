@@ -118,7 +118,7 @@ def limits(card: Mapping[str, Any]) -> list[str]:
         counted(train[f"{word}s"], word) for word in ("field", "well", "plate") if train[f"{word}s"]
     )
     said = [
-        f"Trained on {shown} of {data['name']}. Cells, stains, treatments, microscopes and exposures "
+        f"Trained on {shown} of data={data['name']}. Cells, stains, treatments, microscopes and exposures "
         "that these do not show were never seen; python predict.py warns of inputs whose "
         "brightness, contrast, noise or sharpness lies outside of theirs."
     ]
