@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -155,8 +156,11 @@ class Page:
 
 
 @pytest.fixture
-def serve(runs: Path) -> Iterator[Callable[..., Page]]:
+def serve(
+    runs: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Page]]:
     """Start servers with settings on top of `conf/app.yaml`."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
     running: list[tuple[uvicorn.Server, threading.Thread, Site]] = []
 
     def serve(folders: list[Path] | None = None, root: Path = runs, **settings: Any) -> Page:
@@ -656,6 +660,7 @@ def test_one_prediction_at_a_time_in_order() -> None:
     assert queue.ahead(jobs[2]) == 1
     gate.set()
     until(lambda: jobs[2].over)
+    assert 0 < jobs[0].seconds < PATIENCE
     assert order == [jobs[0].name, jobs[2].name]
     assert (jobs[2].state, jobs[2].result, jobs[2].label) == (State.DONE, "result", "half")
     assert queue.close(PATIENCE)

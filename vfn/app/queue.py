@@ -52,13 +52,18 @@ class Job:
     error: str = ""
     result: Any = None
     started: float = 0.0
-    seconds: float = 0.0
+    ended: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def over(self) -> bool:
         """Whether nothing more happens to it."""
         return self.state in (State.DONE, State.FAILED, State.STOPPED)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, or ran."""
+        return (self.ended or time.monotonic()) - self.started if self.started else 0.0
 
     def tell(self, share: float, label: str | None = None) -> None:
         """Say how far it is.
@@ -68,7 +73,6 @@ class Job:
         """
         self.share = share
         self.label = self.label if label is None else label
-        self.seconds = time.monotonic() - self.started
         if self._stop.is_set():
             raise Stopped
 
@@ -168,4 +172,4 @@ class Queue:
                 log.exception("a prediction failed")
                 job.error = f"a defect of vfn, not of your images ({type(exc).__name__}); the terminal says more"
                 job.state = State.FAILED
-            job.seconds = time.monotonic() - job.started
+            job.ended = time.monotonic()
