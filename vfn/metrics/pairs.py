@@ -22,7 +22,7 @@ from vfn.errors import UserError
 
 Array = NDArray[Any]
 # Channels that predict.py writes beside a stain: half-widths of its intervals, coverage in percent.
-_HALFWIDTH = re.compile(r"(.+)_halfwidth(\d+(?:\.\d+)?)")
+HALFWIDTH = re.compile(r"(.+)_halfwidth(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class FolderPairs:
         """Names of the stains in a prediction, and its field if its path also names its channel."""
         image = read_image(path)
         if image.channels:
-            return tuple(n for n in image.channels if not _HALFWIDTH.fullmatch(n)), None
+            return tuple(n for n in image.channels if not HALFWIDTH.fullmatch(n)), None
         if self.channels is None:
             return None, None
         if len(image.array) == 1:
@@ -448,7 +448,7 @@ def _check_distinct(fields: Mapping[str, Sequence[_Match]]) -> None:
 def _parted(path: Path) -> tuple[Image, dict[str, Array], frozenset[float]]:
     """A prediction without its half-widths, these by channel, and the coverages they state."""
     image = read_image(path)
-    told = {name: _HALFWIDTH.fullmatch(name) for name in image.channels or ()}
+    told = {name: HALFWIDTH.fullmatch(name) for name in image.channels or ()}
     halfwidths, coverages = {}, set()
     for plane, match in zip(image.array, told.values(), strict=False):
         if match is None:

@@ -1,0 +1,397 @@
+"""Widget: choose a checkpoint and the layers of its inputs, predict, get a layer a stain.
+
+Loading and predicting run in a thread of their own, so that the window stays alive. Whatever goes
+wrong is one line in the widget.
+"""
+
+import logging
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Image
+from napari.qt.threading import create_worker
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+import vfn
+from vfn.data.discovery import split_plane, split_token
+from vfn.data.images import micrometres
+from vfn.napari_plugin import layers
+
+log = logging.getLogger(__name__)
+NOT_CHOSEN = "choose a layer"
+SHOWN = 5  # warnings in the widget; a movie may have hundreds
+LENGTH, NO_UNIT = "[length]", "pixel"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is predicted.
+
+    Attributes:
+        arrays: the inputs in the model's order, (..., H, W), maybe lazy; each position along the
+            leading axes is a field.
+        pixel_size: micrometres, or None.
+        coverage: of the intervals, or None.
+    """
+
+    model: vfn.Model
+    arrays: tuple[Any, ...]
+    pixel_size: float | None
+    coverage: float | None
+
+    def run(self) -> Generator[int, None, tuple[np.ndarray, list[str]]]:
+        """Predict field after field.
+
+        Yields:
+            How many are done.
+
+        Returns:
+            The channels of `model.channels`, (C, ..., H, W), and what there is to warn of.
+
+        Raises:
+            UserError: see `vfn.Model.predict`; inputs of several sizes.
+        """
+        shapes = {array.shape for array in self.arrays}
+        if len(shapes) > 1:
+            told = ", ".join(
+                f"{name} {array.shape}"
+                for name, array in zip(self.model.inputs, self.arrays, strict=True)
+            )
+            raise vfn.UserError(f"the layers differ in size: {told}; choose layers of one field")
+        leading = shapes.pop()[:-2]
+        predicted, warnings = [], []
+        for done, place in enumerate(np.ndindex(leading), 1):
+            field = np.stack([np.asarray(array[place]) for array in self.arrays])
+            predicted.append(
+                self.model.predict(field, "CYX", self.pixel_size, uncertainty=self.coverage)
+            )
+            where = f"slice {', '.join(map(str, place))}: " if place else ""
+            warnings += [where + found for found in self.model.check(field, "CYX", self.pixel_size)]
+            yield done
+        stack = np.stack(predicted, 1)  # (C, N, H, W)
+        return stack.reshape(len(stack), *leading, *stack.shape[2:]), warnings
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Of work in the background. Not the exception itself: a worker raises what it returns."""
+
+    error: Exception
+
+
+class PredictWidget(QWidget):
+    """The dock widget "Predict stains".
+
+    Args:
+        napari_viewer: napari hands it in.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.model: vfn.Model | None = None
+        self._worker: Any = None
+        self._gone = gone = threading.Event()  # the dock was closed: Qt has deleted what is inside
+        self.destroyed.connect(lambda: gone.set())
+        self._before: dict[str, Any] = {}  # of the first input's layer, for those that are added
+        self.checkpoint = QLineEdit()
+        self.checkpoint.setPlaceholderText("outputs/NAME/checkpoints/best.ckpt")
+        self.checkpoint.editingFinished.connect(self.load)
+        browse = QPushButton("Choose…")
+        browse.clicked.connect(self._browse)
+        row = QHBoxLayout()
+        row.addWidget(self.checkpoint)
+        row.addWidget(browse)
+        self.inputs: dict[str, QComboBox] = {}
+        self._inputs_form = QFormLayout()
+        self.pixel_size = QDoubleSpinBox()
+        self.pixel_size.setDecimals(4)
+        self.pixel_size.setRange(0, 1000)
+        self.pixel_size.setSpecialValueText("not known")
+        self.pixel_size.setToolTip("Compared with that of the training images; 0: not known")
+        self.intervals = QCheckBox("half-widths of intervals that hold")
+        self.coverage = QSpinBox()
+        self.coverage.setRange(50, 99)
+        self.coverage.setValue(90)
+        self.coverage.setSuffix(" % of pixels")
+        widths = QHBoxLayout()
+        widths.addWidget(self.intervals)
+        widths.addWidget(self.coverage)
+        self.button = QPushButton("Predict")
+        self.button.clicked.connect(self._pressed)
+        self.progress = QProgressBar()
+        self.status = _label()
+        self.warnings = _label("color: #e0a030;")
+        self.error = _label("color: #ff7068;")
+        form = QFormLayout()
+        form.addRow("Checkpoint", row)
+        form.addRow(self._inputs_form)
+        form.addRow("Pixel size (µm)", self.pixel_size)
+        form.addRow(widths)
+        column = QVBoxLayout(self)
+        column.addLayout(form)
+        for widget in (self.button, self.progress, self.error, self.warnings, self.status):
+            column.addWidget(widget)
+        column.addStretch()
+        events = self.viewer.layers.events
+        for event in (events.inserted, events.removed, events.renamed):
+            event.connect(self._refresh)
+        self._settle()
+        self.status.setText("Choose the checkpoint of a trained model.")
+
+    # --- the model ---
+
+    def _browse(self) -> None:
+        start = self.checkpoint.text() or "outputs"
+        path, _ = QFileDialog.getOpenFileName(
+            self, "Checkpoint of a trained model", start, "Checkpoints (*.ckpt)"
+        )
+        if path:
+            self.checkpoint.setText(path)
+            self.load()
+
+    def load(self) -> None:
+        """Load the checkpoint that is named; its inputs then appear."""
+        path = Path(self.checkpoint.text().strip()).expanduser()
+        if self._worker is not None or path == Path():
+            return
+        if self.model is not None and self.model.path == path:
+            return
+        self.model = None
+        self._show_inputs()
+        self._start("Loading the model …", _loading(path), self._loaded)
+
+    def _loaded(self, model: vfn.Model) -> None:
+        self.model = model
+        self._show_inputs()
+        size = "" if model.pixel_size is None else f", trained on {model.pixel_size:g} µm a pixel"
+        self.status.setText(f"{' + '.join(model.inputs)} → {', '.join(model.targets)}{size}.")
+
+    def _show_inputs(self) -> None:
+        while self._inputs_form.rowCount():
+            self._inputs_form.removeRow(0)
+        self.inputs = {}
+        for channel in () if self.model is None else self.model.inputs:
+            box = QComboBox()
+            box.activated.connect(self._take_pixel_size)
+            self._inputs_form.addRow(channel, box)
+            self.inputs[channel] = box
+        self._refresh()
+
+    # --- its inputs ---
+
+    def _images(self) -> list[Image]:
+        return [layer for layer in self.viewer.layers if type(layer) is Image and not layer.rgb]
+
+    def _refresh(self, event: Any = None) -> None:
+        """Offer the layers that there are; what was chosen stays, else a layer of the channel's
+        name is."""
+        if self._gone.is_set():
+            return
+        images = self._images()
+        for channel, box in self.inputs.items():
+            chosen = box.currentData()
+            if chosen not in images:
+                chosen = _likely(channel, images, alone=len(self.inputs) == 1)
+            box.clear()
+            box.addItem(NOT_CHOSEN, None)
+            for layer in images:
+                box.addItem(layer.name, layer)
+            box.setCurrentIndex(images.index(chosen) + 1 if chosen is not None else 0)
+        self._take_pixel_size()
+        self._settle()
+
+    def _chosen(self) -> list[Any]:
+        """A layer for each input, None where none is chosen."""
+        return [box.currentData() for box in self.inputs.values()]
+
+    def _take_pixel_size(self, *_: Any) -> None:
+        layer = next((layer for layer in self._chosen() if layer is not None), None)
+        self.pixel_size.setValue((layer and pixel_size(layer)) or 0)
+
+    # --- the prediction ---
+
+    def _pressed(self) -> None:
+        if self._worker is None:
+            self.predict()
+        else:
+            self._worker.quit()
+            self.status.setText("Stopping after this field …")
+
+    def predict(self) -> None:
+        """Predict in the background; the layers are added when it is done."""
+        if self.model is None or self._worker is not None:
+            return
+        chosen = self._chosen()
+        absent = [name for name, layer in zip(self.inputs, chosen, strict=True) if layer is None]
+        if absent:
+            self._fail(vfn.UserError(f"no layer for {', '.join(absent)}; open one, and choose it"))
+            return
+        size = self.pixel_size.value() or None
+        coverage = self.coverage.value() / 100 if self.intervals.isChecked() else None
+        arrays = tuple(layer.data[0] if layer.multiscale else layer.data for layer in chosen)
+        self._before = {
+            key: getattr(chosen[0], key) for key in ("scale", "translate", "units", "axis_labels")
+        } | {"affine": chosen[0].affine.affine_matrix}
+        self._start(
+            "Predicting …",
+            Job(self.model, arrays, size, coverage).run(),
+            lambda result: self._predicted(result, size, coverage),
+            int(np.prod(arrays[0].shape[:-2])),
+        )
+
+    def _predicted(
+        self, result: tuple[np.ndarray, list[str]], size: float | None, coverage: float | None
+    ) -> None:
+        assert self.model is not None
+        stack, warnings = result
+        channels = self.model.channels(coverage)
+        for channel, pixels, look in zip(
+            channels, stack, layers.options(channels, stack), strict=True
+        ):
+            about = {"channel": channel, "checkpoint": str(self.model.path)}
+            self.viewer.add_image(
+                pixels, name=f"{channel} predicted", **look, **self._before,
+                metadata={layers.KEY: about},
+            )  # fmt: skip
+        if size is None and self.model.pixel_size is not None:
+            warnings = [
+                f"pixel size not known, so not compared with the training's "
+                f"{self.model.pixel_size:g} µm; structures must have the same size in pixels",
+                *warnings,
+            ]
+        more = [f"… and {len(warnings) - SHOWN} more"] if len(warnings) > SHOWN else []
+        self.warnings.setText("\n".join(f"⚠ {line}" for line in warnings[:SHOWN] + more))
+        self.status.setText(f"Added {', '.join(f'{channel} predicted' for channel in channels)}.")
+
+    # --- work in the background ---
+
+    def _start(
+        self, says: str, work: Generator[Any, None, Any], done: Any, fields: int = 1
+    ) -> None:
+        """Run `work` in a thread; `done` gets what it returns."""
+        self.error.clear()
+        self.warnings.clear()
+        self.status.setText(says)
+        self.progress.setRange(0, fields if fields > 1 else 0)  # of one field: a bar that moves
+        self.progress.setValue(0)
+
+        def returned(result: Any) -> None:
+            if isinstance(result, Failure):
+                self._fail(result.error)
+            else:
+                done(result)
+
+        def finished() -> None:
+            self._worker = None
+            self._settle()
+
+        def while_here(slot: Any) -> Any:
+            return lambda *given: None if self._gone.is_set() else slot(*given)
+
+        slots = {
+            "yielded": self.progress.setValue,
+            "returned": returned,
+            "aborted": lambda: self.status.setText("Stopped; no layer was added."),
+            "finished": finished,
+        }
+        self._worker = create_worker(
+            _caught, work, self._gone,
+            _connect={signal: while_here(slot) for signal, slot in slots.items()},
+        )  # fmt: skip
+        self._settle()
+
+    def _fail(self, error: Exception) -> None:
+        self.status.clear()
+        self.warnings.clear()
+        told = " ".join(str(error).split())
+        if not isinstance(error, vfn.UserError):  # a fault of ours: its traceback is in the log
+            log.error("prediction failed", exc_info=error)
+            told = f"{type(error).__name__}: {told}"
+        self.error.setText(f"Error: {told}")
+
+    def _settle(self) -> None:
+        """Let be pressed what makes sense now."""
+        busy = self._worker is not None
+        calibrated = self.model is not None and self.model.calibrated
+        self.progress.setVisible(busy)
+        self.button.setText("Stop" if busy and self.model is not None else "Predict")
+        self.button.setEnabled(self.model is not None)
+        self.checkpoint.setEnabled(not busy)
+        for widget in (self.intervals, self.coverage):
+            widget.setEnabled(calibrated)
+            widget.setToolTip("" if calibrated else "python -m vfn.calibrate ckpt=CKPT, once")
+        if not calibrated:
+            self.intervals.setChecked(False)
+
+
+def _label(style: str = "") -> QLabel:
+    label = QLabel()
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setTextFormat(Qt.TextFormat.PlainText)
+    label.setStyleSheet(style)
+    return label
+
+
+def _loading(path: Path) -> Generator[int, None, vfn.Model]:
+    yield 0
+    return vfn.load(path)
+
+
+def _caught(work: Generator[Any, None, Any], gone: threading.Event) -> Generator[Any, None, Any]:
+    """`work` until `gone`. It returns its failure instead of raising it: napari would show a
+    traceback."""
+    try:
+        while not gone.is_set():
+            yield next(work)
+    except StopIteration as end:
+        return end.value
+    except Exception as exc:  # noqa: BLE001  # the widget tells it
+        return Failure(exc)
+
+
+def _likely(channel: str, images: list[Image], alone: bool) -> Image | None:
+    """The layer that is called like `channel`, or has it among the words of its name; the only one
+    there is for an only input."""
+    measured = [layer for layer in images if layers.KEY not in layer.metadata] or images
+    name, z = split_plane(channel)
+    for layer in measured:
+        if layer.name.casefold() == channel.casefold():
+            return layer
+    if z is None:
+        for layer in measured:
+            if split_token(layer.name, name) is not None:
+                return layer
+    return measured[0] if alone and len(measured) == 1 else None
+
+
+def pixel_size(layer: Image) -> float | None:
+    """Micrometres a pixel of a layer; None where it does not say.
+
+    A scale without a unit is taken as micrometres, as most readers mean it; 1 is what a layer has
+    of which nothing is known.
+    """
+    step, unit = float(layer.scale[-1]), layer.units[-1]
+    if unit.dimensionality == {LENGTH: 1}:
+        return micrometres(step, f"{unit}")
+    return step if str(unit) == NO_UNIT and step != 1 else None
