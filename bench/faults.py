@@ -23,6 +23,7 @@ import sys
 import termios
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -401,8 +402,16 @@ def damaged(setting: Setting) -> list[Case]:
 
 def _flip(path: Path) -> None:
     """Change a byte in the middle of the largest tensor."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
+    name, extra = (
+        int.from_bytes(
+            content[largest.header_offset + at : largest.header_offset + at + 2], "little"
+        )
+        for at in (26, 28)
+    )  # what stands between an entry's header of 30 bytes and its content
+    content[largest.header_offset + 30 + name + extra + largest.file_size // 2] ^= 0xFF
     path.write_bytes(content)
 
 

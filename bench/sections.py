@@ -32,13 +32,17 @@ def _processor() -> str:
 
 
 def write_section(
-    path: Path, name: str, printed: list[str], charts: dict[str, dict[str, list[float]]]
+    path: Path,
+    name: str,
+    printed: list[str],
+    charts: dict[str, dict[str, list[float]]] | None = None,
 ) -> None:
     """Replace what stands in `path` between the marks of bench/`name`.py by the printed lines.
 
     Args:
         charts: title with its unit -> what was measured -> values; they become one picture,
             images/bench_`name`.png beside `path`, a bar for each median and a dot for each value.
+            None draws nothing.
     """
     start, end = f"<!-- bench/{name}.py -->", f"<!-- end of bench/{name}.py -->"
     text = path.read_text(encoding="utf-8")
@@ -47,9 +51,12 @@ def write_section(
     if not (found and closed):
         sys.exit(f"error: {path} has no marks {start} ... {end}")
     command = f"python bench/{name}.py {' '.join(sys.argv[1:])}".rstrip()
-    picture = Path("images", f"bench_{name}.png")
-    draw(charts, path.parent / picture)
-    block = "\n".join(["```text", f"$ {command}", *printed, "```", "", f"![{name}]({picture})"])
+    lines = ["```text", f"$ {command}", *printed, "```"]
+    if charts is not None:
+        picture = Path("images", f"bench_{name}.png")
+        draw(charts, path.parent / picture)
+        lines += ["", f"![{name}]({picture})"]
+    block = "\n".join(lines)
     write_text(path, f"{before}{start}\n{machine()}.\n\n{block}\n{end}{after}")
 
 

@@ -165,9 +165,10 @@ def training(folder: Path) -> Any:
         torch.load(run_folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
         for name in ("last", "best")
     )
-    kept = ("state_dict", "optimizer_states", "rng", "epoch", "global_step", "callbacks")
+    kept = ("state_dict", "optimizer_states", "rng", "epoch", "global_step")
     return [
         {key: last[key] for key in kept},
+        last["callbacks"]["Checkpoints"],  # others tell of time
         best["state_dict"],
         table(run_folder / "metrics.csv", ["images_per_s"]),
     ]
