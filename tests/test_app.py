@@ -278,7 +278,7 @@ def test_warnings_reach_the_page(serve: Callable[..., Page], runs: Path, tmp_pat
     text = " ".join(by_name["other"]["warnings"])
     assert "phase: background" in text
     assert "brighter background than in training" in text
-    assert "pixel size 0.13 µm, in training 0.65 µm: cells look 5 times as large" in text
+    assert "pixel size 0.13 um (training 0.65): structures are larger" in text
 
 
 def test_a_field_that_cannot_be_predicted_stops_no_other(

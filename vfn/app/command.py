@@ -3,11 +3,9 @@
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -54,7 +52,6 @@ def serve(config: DictConfig) -> None:
     key = secrets.token_urlsafe(16)
     # What the page shows need not be printed as well; defects are.
     logging.getLogger("vfn.inference").setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, _interrupt)  # which ends as Ctrl-C does
     try:
         print(f"open http://{HOST}:{port}/?key={key} in the browser; Ctrl-C ends", flush=True)
         _answer(Guard(site.app, key, port), listening)
@@ -77,10 +74,6 @@ def _answer(app: Any, listening: socket.socket) -> None:
     )  # fmt: skip
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     server.run([listening])
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def listen(port: int) -> socket.socket:

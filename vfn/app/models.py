@@ -110,7 +110,7 @@ def _card(path: Path) -> dict[str, Any]:
             "root": str(recipe["data"]["root"] or ""),
             "input_dtypes": [str(one["dtype"]) for one in recipe["inputs"]],
             "target_dtype": str(recipe["targets"][0]["dtype"]),
-            "pixel_size": recipe["pixel_size"],
+            "pixel_size": recipe.get("pixel_size"),
             "train_fields": len({name for name, _ in train}),
             "split": str(recipe["split"]["by"]),
             "refocuses": recipe.get("refocus") is not None,

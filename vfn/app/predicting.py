@@ -22,7 +22,6 @@ from vfn.errors import UserError
 from vfn.inference.predictor import find_views, predict_views
 from vfn.prediction import make_predictor, refocusing_step
 
-PIXELS_DIFFER = 0.05  # of the training's pixel size, from which on it is said
 SHOWN_FIELDS = 200  # of a folder; more are for predict.py
 
 
@@ -259,8 +258,8 @@ def _described(
         if index >= len(task.targets):
             kind, bright = "halfwidth", _bright(pixels, image.array[index - len(task.targets)])
         layers.append(Layer(kind, channel, scale, ranges[index], None, path, index, bright))
-    size, trained = view.inputs[0].pixel_size, checkpoint.recipe["pixel_size"]
-    warnings = [*_shifts(path.parent / "input_shift.csv"), *_pixel_size(size, trained)]
+    size, trained = view.inputs[0].pixel_size, checkpoint.pixel_size
+    warnings = _shifts(path.parent / "input_shift.csv")
     return Predicted(
         view.name, "", path, image.array.shape[1:], size, tuple(layers), tuple(warnings),
         (*notes, *_unknown_size(size, trained)),
@@ -280,16 +279,6 @@ def _shifts(table: Path) -> list[str]:
         return []
     with table.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         return [f"{row['channel']}: {row['finding']}" for row in csv.DictReader(stream)]
-
-
-def _pixel_size(size: float | None, trained: float | None) -> list[str]:
-    if not size or not trained or abs(size / trained - 1) <= PIXELS_DIFFER:
-        return []
-    return [
-        f"pixel size {size:.4g} µm, in training {trained:.4g} µm: cells look {trained / size:.2g} times as "
-        "large to the model as those that it learnt from; use a model of this magnification, or "
-        "resample the image"
-    ]
 
 
 def _unknown_size(size: float | None, trained: float | None) -> list[str]:
