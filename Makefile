@@ -40,6 +40,7 @@ lint: .venv/installed-dev
 # The pages of docs/ as a site: open site/index.html. A dead link or anchor is an error.
 docs: .venv/installed-dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky --fresh-env -d site/.doctrees docs site
+	rm -rf jupyter_execute # where myst-nb puts notebooks that it does not run
 
 # Runs the notebooks of docs/ anew, outputs and all; a few minutes.
 notebooks: .venv/installed-dev
