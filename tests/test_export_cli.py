@@ -82,7 +82,7 @@ SHAPES = [(1, 2, STRIDE, STRIDE), (3, 2, 5 * STRIDE, 2 * STRIDE), (2, 2, STRIDE,
 def test_onnx_runs_at_every_size_and_says_what_it_is(folder: Path) -> None:
     said = run("vfn.export", ckpt("uint16"), "output=onnx", cwd=folder).ok()
     assert said.out == "onnx/model.onnx\n"
-    assert [path.name for path in (folder / "onnx").iterdir()] == ["model.onnx"]
+    assert {path.name for path in (folder / "onnx").iterdir()} == {"model.onnx", "model_card.md"}
     session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
     (taken,), (given,) = session.get_inputs(), session.get_outputs()
     assert (taken.name, taken.shape) == ("input", ["batch", 2, "height", "width"])

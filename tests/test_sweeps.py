@@ -117,7 +117,7 @@ def test_a_failed_job_loses_no_other(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_launcher_that_is_not_there(message: str, line: str) -> None:
     text = f"In 'hydra/config': Could not find 'hydra/launcher/{message}"
-    assert _config_message(ValueError(text)) == line
+    assert _config_message(ValueError(text), "train") == line
 
 
 # Search
@@ -163,11 +163,8 @@ def test_a_search_leaves_a_run_a_trial_and_a_table(unbroken: tuple[Path, Result]
     assert "loss.weight_l1" not in rows[0]  # a space of one's own replaces the usual one
     for row in rows:
         trial = folder / "outputs" / "s" / row["trial"]
-        assert {p.name for p in (trial / "checkpoints").iterdir()} == {
-            "best.ckpt",
-            "last.ckpt",
-            "previous.ckpt",
-        }
+        kept = {"best.ckpt", "last.ckpt"} | ({"previous.ckpt"} if row["epochs"] == "2" else set())
+        assert {p.name for p in (trial / "checkpoints").iterdir()} == kept
         config = OmegaConf.load(trial / "config.yaml")
         assert "sweep" not in config
         for key in ("loss.adversarial", "model.generator.width", "model.adam.lr_generator"):
