@@ -229,6 +229,7 @@ def interrupted(setting: Setting, name: str, how: str, seed: int) -> Case:
 def _in_terminal(path: str) -> None:
     """Let this process have a terminal of its own, as under ssh; closing it hangs up."""
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever nohup this bench is run under
     terminal = os.open(path, os.O_RDWR)
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
     for stream in (0, 1, 2):

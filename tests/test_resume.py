@@ -120,11 +120,25 @@ def test_resume_after_a_queue_took_the_machine(
     assert_same_training(part, unbroken)
 
 
-def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_stops_at_once(unbroken: Path, tmp_path: Path) -> None:
+    """D had moved, G had not: it goes on from the end of the epoch before."""
+    stopped = _train(tmp_path, partial(interrupt_in_step, BATCHES + 2, signal.SIGTERM, 2))
+    assert stopped.code == 130
+    assert "interrupted within a step; go on by" in stopped.out
+    assert last(tmp_path / "outputs" / "part")["global_step"] == 2 * BATCHES
+    _resume_and_compare(tmp_path, unbroken)
+
+
+def test_a_second_signal_in_the_first_epoch_leaves_weights_alone(
+    unbroken: Path, tmp_path: Path
+) -> None:
     stopped = _train(tmp_path, partial(interrupt_in_step, 3, signal.SIGTERM, 2))
     assert stopped.code == 130
+    assert "start again with resume=auto" in stopped.out
     part = tmp_path / "outputs" / "part"
-    assert last(part)["global_step"] == 5  # D had moved, G had not
+    assert [path.name for path in (part / "checkpoints").iterdir()] == ["best.ckpt"]
+    run("train.py", *RUN, "run=part", "trainer.max_epochs=2", "resume=auto", cwd=tmp_path).ok()
+    assert_same_training(part, unbroken)
 
 
 @pytest.mark.parametrize("batch", [BATCHES - 1, BATCHES])

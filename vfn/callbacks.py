@@ -130,12 +130,13 @@ class Checkpoints(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """An interrupted run can go on, and can predict."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step:
-            if self.saved_step != trainer.global_step:
-                self._save_last(trainer)
-            if self.best_epoch < 0:
-                trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+        """An interrupted run can predict.
+
+        It was saved at the end of a step, unless a second signal would not wait for that: then it
+        goes on from its last epoch, since from the middle of a step none can.
+        """
+        if isinstance(exception, KeyboardInterrupt) and trainer.global_step and self.best_epoch < 0:
+            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far."""

@@ -203,7 +203,17 @@ def _fit(
     except SystemExit:
         # Lightning turns Ctrl-C into exit code 1, after our callback has saved.
         if trainer.interrupted:
-            log.info("interrupted and saved; go on by: python train.py resume=%s", folder)
+            if (folder / "checkpoints" / LAST).is_file():
+                saved = any(
+                    isinstance(callback, Checkpoints) and callback.saved_step == trainer.global_step
+                    for callback in trainer.callbacks  # type: ignore[attr-defined]
+                )
+                how = "interrupted and saved" if saved else "interrupted within a step"
+                log.info("%s; go on by: python train.py resume=%s", how, folder)
+            else:
+                log.info(
+                    "interrupted within a step of the first epoch; start again with resume=auto"
+                )
             raise KeyboardInterrupt from None
         raise
     finally:
