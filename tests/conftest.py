@@ -1,6 +1,7 @@
 """Tiny specimens of every data set's layout, and workers that run commands side by side."""
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,10 @@ HEIGHT, WIDTH = 70, 91  # odd on purpose: no multiple of a tile, of a stride, or
 CPS_WELLS = {"20585": ("A01", "A02"), "20586": ("B01", "B02"), "20592": ("C01",)}
 AF_WELLS = ("a01", "a02", "b07")
 AF_FOLDERS = (11, 12, 13, 14, 16, 18, 19, 20, 21)  # -10 to 10 um, 2 um each; z_16 is in focus
+
+# In the background of a script Ctrl-C is ignored, and the commands that the tests start inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_image(seed: int, dtype: str, blur: float = 3.0) -> np.ndarray:
