@@ -156,25 +156,28 @@ class ModelCard(Callback):
     def __init__(self, data: StainData) -> None:
         self.data = data
         self.start, self.before = 0.0, 0.0
+        self.patches = 0
         self.baselines: dict[str, float] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, and measure the baselines."""
-        self.start = time.monotonic()
+        self.start, self.patches = time.monotonic(), len(self.data.val_patches())
         if trainer.is_global_zero:
             self.baselines = self.data.baseline_errors()
         self._spent(trainer, pl_module)
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A run may be stopped, and saved, after any step."""
+        """Of `last.ckpt`; the module puts its recipe into it after this."""
         self._spent(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Weights alone may be saved now, of which no callback is told."""
+        if self.start:
+            self._spent(trainer, pl_module)
 
     def _spent(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, VirtualStain)
@@ -208,12 +211,13 @@ class ModelCard(Callback):
         figures = {key: float(trainer.callback_metrics[f"val/{key}"]) for key in ("mae", "mse")}
         mae, mse = figures["mae"], figures["mse"]
         validation = {
-            "patches": len(self.data.val_patches()),
+            "patches": self.patches,
             "mae": mae if math.isfinite(mae) else None,
             "psnr": 10 * math.log10(4 / mse) if math.isfinite(mse) and mse > 0 else None,
             "baselines": self.baselines,
         }
         pl_module.recipe["card"] = updated(pl_module.recipe["card"], validation=validation)
+        self._spent(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """What was spent so far."""

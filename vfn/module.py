@@ -81,6 +81,7 @@ class VirtualStain(L.LightningModule):
         self.generator, self.discriminator = generator, discriminator
         self.averaged = Averaged(generator, ema) if ema else None
         self.objective, self.adam, self.recipe = objective, adam, dict(recipe)
+        self.further = {name: find_term(name) for name in objective.terms or {}}
         self.steps = 0  # since the training began, over all its calls
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -209,9 +210,9 @@ class VirtualStain(L.LightningModule):
             )  # fmt: skip
             loss = loss + weights.tolerance * tolerance
             terms["tolerance"] = tolerance
-        for name, weight in (weights.terms or {}).items():
-            terms[name] = find_term(name)(fake.float(), batch.target, batch.valid)
-            loss = loss + weight * terms[name]
+        for name, term in self.further.items():
+            terms[name] = term(fake.float(), batch.target, batch.valid)
+            loss = loss + (weights.terms or {})[name] * terms[name]
         if weights.ms_ssim:
             structure = ms_ssim_loss(fake.float(), batch.target, batch.valid)
             loss = loss + weights.ms_ssim * structure
