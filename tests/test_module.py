@@ -34,7 +34,9 @@ def make_module(objective: Objective | None = None, **adam: float) -> VirtualSta
     module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
     module.optimizers = lambda: optimisers if len(optimisers) > 1 else optimisers[0]  # type: ignore
     module.logged = {}  # type: ignore[assignment]
-    module.log_dict = lambda values, **_: module.logged.update(values)  # type: ignore
+    module.log_dict = lambda values, **_: module.logged.update(  # type: ignore
+        {name.removesuffix("_step"): value for name, value in values.items()}
+    )
     return module.train()
 
 

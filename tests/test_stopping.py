@@ -1,10 +1,12 @@
 """Commands that are told to stop, or whose terminal is gone: exit code 130, no traceback, no hang."""
 
+import errno
 import io
 import logging
 import os
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from tests.cli import run
 from tests.conftest import write_tokens
 from vfn.cli import set_up_logging
+from vfn.errors import UserError
 
 DOCTOR = ["data=folder", "data.root=images", "task.inputs=[phase]", "task.targets=[dapi]"]
 
@@ -43,6 +46,109 @@ def test_a_command_that_is_told_to_stop(tmp_path: Path, number: int, times: int)
     result = run("vfn.doctor", *DOCTOR, "output=d", cwd=tmp_path, prepare=stop)
     assert (result.code, result.err) == (130, "interrupted\n")
     assert os.listdir(tmp_path) == ["images"]  # nor is the lock left behind
+
+
+def signal_in_a_finaliser(times: int) -> None:
+    """Ctrl-C while an object dies, where Python can raise nothing; for `prepare`."""
+    from vfn.doctor import command
+
+    read = command.read_fields
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    class Dying:
+        def __del__(self) -> None:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupted(*args: Any) -> Any:
+        Dying()
+        for _ in range(500):
+            time.sleep(0.01)
+        return read(*args)
+
+    command.read_fields = interrupted
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_that_python_drops_comes_again(tmp_path: Path, times: int) -> None:
+    write_tokens(tmp_path / "images", ("phase", "dapi"), 4, "uint16")
+    stop = partial(signal_in_a_finaliser, times)
+    result = run("vfn.doctor", *DOCTOR, "output=d", cwd=tmp_path, prepare=stop)
+    assert (result.code, result.err) == (130, "interrupted\n")
+
+
+def fail_while_leaving(refused: bool) -> None:
+    """Cleaning up after Ctrl-C stumbles over what it left half done; for `prepare`."""
+    from vfn.doctor import command
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupted(*_: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        finally:
+            raise UserError("half.tif: is half") if refused else AttributeError("half")
+
+    command.read_fields = interrupted
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_error_that_comes_of_the_interrupt_is_no_news(tmp_path: Path, refused: bool) -> None:
+    write_tokens(tmp_path / "images", ("phase", "dapi"), 4, "uint16")
+    stop = partial(fail_while_leaving, refused)
+    result = run("vfn.doctor", *DOCTOR, "output=d", cwd=tmp_path, prepare=stop)
+    assert (result.code, result.err) == (130, "interrupted\n")
+
+
+def leave_forever(seconds: float) -> None:
+    """Ctrl-C, and again after so many seconds, of a command that does not get away; for `prepare`."""
+    from vfn import signals
+    from vfn.doctor import command
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signals.PATIENCE = 0.5
+
+    def stuck(*_: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        finally:
+            time.sleep(seconds)
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(100):
+                time.sleep(0.01)
+            Path("left_in_peace").touch()
+
+    command.read_fields = stuck
+
+
+@pytest.mark.parametrize(("seconds", "in_peace"), [(0.0, True), (0.6, False)])
+def test_a_command_that_does_not_get_away(tmp_path: Path, seconds: float, in_peace: bool) -> None:
+    write_tokens(tmp_path / "images", ("phase", "dapi"), 4, "uint16")
+    stop = partial(leave_forever, seconds)
+    result = run("vfn.doctor", *DOCTOR, "output=d", cwd=tmp_path, prepare=stop)
+    assert (result.code, result.err) == (130, "interrupted\n")
+    assert (tmp_path / "left_in_peace").exists() == in_peace
+
+
+def hang_up_and_fail(refused: bool) -> None:
+    """The terminal is closed, and what is written to it fails; for `prepare`."""
+    from vfn.doctor import command
+    from vfn.signals import hang_up
+
+    def failing(*_: Any) -> Any:
+        hang_up()
+        raise UserError("out: cannot write there") if refused else OSError(errno.EIO, "gone")
+
+    command.read_fields = failing
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_error_that_comes_of_a_closed_terminal(tmp_path: Path, refused: bool) -> None:
+    write_tokens(tmp_path / "images", ("phase", "dapi"), 4, "uint16")
+    stop = partial(hang_up_and_fail, refused)
+    assert run("vfn.doctor", *DOCTOR, "output=d", cwd=tmp_path, prepare=stop).code == 130
 
 
 def test_nohup_is_respected(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from vfn.data.patches import Batch
 from vfn.files import write_text
 from vfn.module import VirtualStain
 from vfn.report.samples import sample_sheet
-from vfn.signals import leave_terminal
+from vfn.signals import hang_up, insist, interrupt
 
 # Ctrl-C, what a queue sends before it takes a machine away (SLURM: --signal=USR1@120), and a terminal
 # that is closed.
@@ -77,10 +77,10 @@ class Checkpoints(Callback):
 
     def _stop(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:
-            leave_terminal()
-        if self._told:
-            raise KeyboardInterrupt
-        self._told = True  # a second signal stops at once; nothing is printed from a handler
+            hang_up()
+        if self._told:  # a second signal does not wait for the end of the step
+            insist()
+        self._told = True  # nothing is printed from a handler
 
     def _agree(self, trainer: L.Trainer, step: int) -> None:
         """Of several processes all stop where one was told to, at the same step."""
@@ -104,7 +104,7 @@ class Checkpoints(Callback):
             return
         self._save_last(trainer)
         if self.interrupted:
-            raise KeyboardInterrupt
+            interrupt()
 
     def _save_last(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST)
@@ -125,7 +125,7 @@ class Checkpoints(Callback):
             self._save_last(trainer)
         self._agree(trainer, 0)
         if self.interrupted:
-            raise KeyboardInterrupt
+            interrupt()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

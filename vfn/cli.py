@@ -29,7 +29,7 @@ from vfn.errors import UserError
 from vfn.files import room_for
 from vfn.heap import keep_freed_memory
 from vfn.settings import settings_lines
-from vfn.signals import end_by_signals, ignore_signals
+from vfn.signals import INTERRUPTED, comes_of_stopping, end_by_signals, ignore_signals
 from vfn.usage import (
     CONF,
     HELP,
@@ -41,7 +41,7 @@ from vfn.usage import (
     settings_of,
 )
 
-WRONG_INPUT, INTERRUPTED = 2, 130
+WRONG_INPUT = 2
 MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
 LAUNCHERS = {
     "joblib": "hydra-joblib-launcher",
@@ -77,18 +77,18 @@ def guarded(
             print("\n".join(settings_lines(config, command)), flush=True)
         with room_for(Path("a file of this command")):
             work(config)
-    except UserError as exc:
+    except (Exception, KeyboardInterrupt) as exc:
+        if comes_of_stopping(exc):
+            _leave("interrupted", INTERRUPTED)
+        if not isinstance(exc, UserError):
+            if swept:  # of several defects Hydra would show one
+                traceback.print_exc()
+            raise
         if not swept:
             _leave(str(exc), WRONG_INPUT)
         message = f"job {hydra_config.job.num}: {exc}"
         print(f"error: {message}", file=sys.stderr, flush=True)
         raise JobFailed(message) from None
-    except Exception:
-        if swept:  # of several defects Hydra would show one
-            traceback.print_exc()
-        raise
-    except KeyboardInterrupt:
-        _leave("interrupted", INTERRUPTED)
 
 
 def varied() -> list[str]:
@@ -164,14 +164,16 @@ def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) ->
         check_words(sys.argv[1:], command)
         sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
         main()
-    except UserError as exc:
-        _leave(str(exc), WRONG_INPUT)
-    except JobFailed as exc:  # jobs on a cluster have said it in their own logs alone
-        _leave(f"the sweep ran on past what failed, first {exc}", WRONG_INPUT)
-    except (HydraException, OmegaConfBaseException) as exc:
-        _leave(_config_message(exc, command), WRONG_INPUT)
-    except KeyboardInterrupt:
-        _leave("interrupted", INTERRUPTED)
+    except (Exception, KeyboardInterrupt) as exc:
+        if comes_of_stopping(exc):
+            _leave("interrupted", INTERRUPTED)
+        if isinstance(exc, UserError):
+            _leave(str(exc), WRONG_INPUT)
+        if isinstance(exc, JobFailed):  # jobs on a cluster have said it in their own logs alone
+            _leave(f"the sweep ran on past what failed, first {exc}", WRONG_INPUT)
+        if isinstance(exc, HydraException | OmegaConfBaseException):
+            _leave(_config_message(exc, command), WRONG_INPUT)
+        raise
 
 
 def _quoted(text: str) -> str:
@@ -207,21 +209,25 @@ def run_parsed(work: Callable[[], Any], interrupted: str = "interrupted") -> int
     """
     try:
         work()
-    except UserError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return INTERRUPTED
+    except (Exception, KeyboardInterrupt) as exc:
+        if comes_of_stopping(exc):
+            return _tell(interrupted, INTERRUPTED)
+        if isinstance(exc, UserError):
+            return _tell(str(exc), WRONG_INPUT)
+        raise
     return 0
 
 
-def _leave(message: str, code: int) -> None:
+def _leave(message: str, code: int) -> NoReturn:
+    sys.exit(_tell(message, code))
+
+
+def _tell(message: str, code: int) -> int:
     if code == INTERRUPTED:
         ignore_signals()
     with suppress(OSError):  # the terminal may be gone
         print(f"error: {message}" if code == WRONG_INPUT else message, file=sys.stderr, flush=True)
-    sys.exit(code)
+    return code
 
 
 def _config_message(exc: Exception, command: str) -> str:

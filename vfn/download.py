@@ -33,6 +33,7 @@ from vfn.cli import LineParser, known_tasks, run_parsed, set_up_logging
 from vfn.errors import UserError
 from vfn.files import make_folder, write_text
 from vfn.progress import progress, progress_bytes
+from vfn.signals import end_by_signals
 
 PLANES = range(34)  # of BBBC006
 # Of BBBC022: the twenty that the Broad Institute's notes on its back-up of this data set list
@@ -619,4 +620,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_by_signals()
     sys.exit(main())

@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 from vfn.card import card_of, markdown
 from vfn.checkpoint import load_checkpoint
 from vfn.cli import LineParser, run_parsed
+from vfn.signals import end_by_signals
 
 
 def info(argv: Sequence[str] | None = None) -> None:
@@ -39,4 +40,5 @@ def info(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_by_signals()
     sys.exit(run_parsed(info))

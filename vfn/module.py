@@ -83,6 +83,8 @@ class VirtualStain(L.LightningModule):
         self.objective, self.adam, self.recipe = objective, adam, dict(recipe)
         self.further = {name: find_term(name) for name in objective.terms or {}}
         self.steps = 0  # since the training began, over all its calls
+        # Of this epoch: name -> sum over its patches, and how many these were.
+        self.sums: dict[str, tuple[Tensor | float, int]] = {}
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -131,10 +133,32 @@ class VirtualStain(L.LightningModule):
             losses |= of_d
         losses |= self.generator_step(optimisers[0], batch, fake, seen, verdict)
         self.steps += 1
+        self._log(losses, len(batch.input))
+
+    def _log(self, losses: Mapping[str, Tensor], count: int) -> None:
+        """Tell the loggers of this step, and keep the sums of the epoch over `count` patches more.
+
+        Lightning would keep them, too, but not in a checkpoint: an epoch that is resumed would be told
+        of by its rest alone.
+        """
         self.log_dict(
-            {f"train/{name}": value.detach() for name, value in losses.items()},
-            on_step=True, on_epoch=True, sync_dist=True, batch_size=len(batch.input),
+            {f"train/{name}_step": value.detach() for name, value in losses.items()},
+            on_step=True, on_epoch=False, sync_dist=True, batch_size=count,
         )  # fmt: skip
+        for name, value in losses.items():
+            total, patches = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value.detach().float() * count, patches + count)
+
+    def on_train_epoch_start(self) -> None:
+        """Start the sums anew; an epoch that is resumed within does not come here."""
+        self.sums = {}
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Where the epoch ends, or training does, tell of its means."""
+        if not (self.trainer.is_last_batch or self.trainer.should_stop):
+            return
+        means = {f"train/{n}_epoch": total / count for n, (total, count) in self.sums.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
     def discriminator_step(
         self, optimiser: Any, batch: Batch, seen: Tensor
@@ -260,6 +284,8 @@ class VirtualStain(L.LightningModule):
         if "optimizer_states" not in checkpoint:
             checkpoint["state_dict"] = settled(checkpoint["state_dict"])
         checkpoint["steps"] = self.steps
+        # Of several processes those of the first.
+        checkpoint["sums"] = {name: (float(total), n) for name, (total, n) in self.sums.items()}
         checkpoint["rng"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state()
@@ -271,7 +297,8 @@ class VirtualStain(L.LightningModule):
         switched off is left out.
         """
         self._rng = checkpoint.get("rng")
-        self.steps = int(checkpoint.get("steps", 0))  # checkpoints of earlier versions do not say
+        # Checkpoints of earlier versions do not say.
+        self.steps, self.sums = int(checkpoint.get("steps", 0)), dict(checkpoint.get("sums", {}))
         state = checkpoint["state_dict"]
         if self.averaged is None:
             checkpoint["state_dict"] = {

@@ -1,27 +1,72 @@
-"""What ends a command early, beside Ctrl-C: a queue that takes the machine away, a terminal that closes."""
+"""What ends a command early: Ctrl-C, a queue that takes the machine away, a terminal that closes.
+
+The first signal raises a KeyboardInterrupt, so that what is open is closed and what is half is removed. While
+that lasts further ones do nothing: they would break it, and end in a traceback.
+"""
 
 import os
 import signal
 import stat
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
 
 TERMINATING = (signal.SIGTERM, signal.SIGHUP)  # end a command as Ctrl-C does
+INTERRUPTED = 130  # exit code
+PATIENCE = 5.0  # s that a command has to leave; a signal after them ends it as it is
+SOON = 0.02  # s, far longer than a finaliser takes
+
+_leaving: float | None = None  # since when
+_hung_up = False
 
 
 def end_by_signals() -> None:
-    """Let the signals of `TERMINATING` be a KeyboardInterrupt, but for those that nohup ignores."""
-    for number in TERMINATING:
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _interrupt)
+    """Let Ctrl-C and the signals of `TERMINATING` end this command, but for those that nohup ignores."""
+    for number in (signal.SIGINT, *TERMINATING):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _end)
+    _lose_no_interrupt()
+
+
+def interrupt() -> NoReturn:
+    """Begin to leave.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    global _leaving
+    _leaving = time.monotonic()
+    raise KeyboardInterrupt
+
+
+def insist() -> None:
+    """Leave, for a further signal: at once where nothing has begun to, else in peace, and where that
+    takes too long without any.
+
+    Raises:
+        KeyboardInterrupt: nothing had begun to leave.
+    """
+    if _leaving is None:
+        interrupt()
+    if time.monotonic() - _leaving > PATIENCE:
+        with suppress(OSError):
+            os.write(2, b"interrupted\n")
+        os._exit(INTERRUPTED)
 
 
 def ignore_signals() -> None:
-    """From here on nothing interrupts: a second Ctrl-C would end the leaving in a traceback."""
+    """From here on nothing interrupts: all that is left is the end of the process."""
     for number in (signal.SIGINT, *TERMINATING):
         signal.signal(number, signal.SIG_IGN)
 
 
-def leave_terminal() -> None:
+def hang_up() -> None:
     """Let what would still be written to a terminal that was closed go nowhere: writing to it fails."""
+    global _hung_up
+    _hung_up = True
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         # A terminal that hung up is a device that no longer answers as a terminal.
@@ -30,7 +75,34 @@ def leave_terminal() -> None:
     os.close(nowhere)
 
 
-def _interrupt(number: int, _frame: object) -> None:
+def comes_of_stopping(error: BaseException) -> bool:
+    """Whether `error` tells of the stop alone: one that rose while an interrupt unwound what was half
+    done, or, once the terminal is closed, any, as of a line that could not be printed."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return _hung_up or cause is not None
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
     if number == signal.SIGHUP:
-        leave_terminal()
-    raise KeyboardInterrupt
+        hang_up()
+    insist()
+
+
+def _lose_no_interrupt() -> None:
+    """Interrupt again where Python had to drop it: nothing may be raised from a finaliser, such as those
+    of torch's weak dictionaries, in which a training spends a part of its time."""
+    told = sys.unraisablehook
+
+    def tell(unraisable: "sys.UnraisableHookArgs") -> None:
+        global _leaving
+        if unraisable.exc_type is not KeyboardInterrupt:
+            told(unraisable)
+            return
+        _leaving = None
+        again = threading.Timer(SOON, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = tell

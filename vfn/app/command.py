@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from vfn.app.folders import Folders
 from vfn.app.models import Models
 from vfn.app.workspace import Workspace
-from vfn.cli import INTERRUPTED, set_up_logging
+from vfn.cli import set_up_logging
 from vfn.data.formats import need
 from vfn.errors import UserError
 from vfn.prediction import required
+from vfn.signals import INTERRUPTED, interrupt
 
 HOST = "127.0.0.1"  # never another: the page has no users, and reads this machine's images
 LAST_PORT = 65535
@@ -55,6 +56,7 @@ def serve(config: DictConfig) -> None:
     try:
         print(f"open http://{HOST}:{port}/?key={key} in the browser; Ctrl-C ends", flush=True)
         _answer(Guard(site.app, key, port), listening)
+        interrupt()  # uvicorn hands the signal on when it has ended, but not always does it arrive
     finally:
         ended = site.queue.close(PATIENCE)
         workspace.close()
