@@ -47,7 +47,8 @@ SETS: dict[str, tuple[str, list[str]]] = {
     "schwann_3ch": (
         "other_cps/schwann_3ch",
         [
-            *SPATIAL, "data.channels={dna:DAPI,er:GFP,actin:RFP}",
+            *SPATIAL, "data.channels={dna:1,er:2,actin:3}",
+            'data.pattern="(?P<well>[A-H]\\d)_01_(?P<channel>\\d)_(?P<site>\\d)_"',
             "task.inputs=[actin,er]", "task.targets=[dna]",
         ],
     ),
@@ -62,14 +63,11 @@ MODELS: dict[str, list[str]] = {
     "pix2pix": ["model=pix2pix", *SMALL],
     "unet": ["model=unet", *SMALL],
     "best": ["model=best"],
-    "best, the paper's U-Net": [
-        "model=unet", *SMALL, "loss=best", "model.generator.start=linear", "model.ema=0.999",
-        "model.schedule=cosine", "model.warmup=0.05", "model.adam.betas=[0.9,0.999]",
-    ],
+    "convnext": ["model=convnext"],
+    "best, MS-SSIM beside the MAE": ["model=best", "loss=ms_ssim"],
     "best, start at the mean": ["model=best", "model.generator.start=level"],
     "best, weights as they are": ["model=best", "model.ema=0"],
     "best, constant rate": ["model=best", "model.schedule=constant", "model.warmup=0"],
-    "best, MAE alone": ["model=best", "loss=mae"],
     "best, with an adversary": [
         "model=best", "loss.adversarial=0.01", "loss.adversarial_kind=hinge",
         "loss.feature_matching=0.1", "model.discriminator.width=32",

@@ -371,7 +371,11 @@ VARIANTS: dict[str, tuple[list[str], Callable[[Path], None] | None]] = {
     "model=pix2pix": ([*SIMULATED, "model=pix2pix", "model.generator.depth=6"], _check_pix2pix),
     "pix2pix, 8 deep": ([*SIMULATED, "model=pix2pix", "data.patch_size=256"], _check_pix2pix),
     "model=best, bf16": ([*SIMULATED, "model=best", "trainer.precision=bf16-mixed"], None),
+    "model=convnext, bf16": (
+        [*SIMULATED, "model=convnext", "trainer.precision=bf16-mixed"], None,
+    ),
     "loss=mae": ([*SIMULATED, "loss=mae"], _check_unet),
+    "loss=ms_ssim": ([*SIMULATED, "loss=ms_ssim"], None),
     "loss=pix2pix": ([*SIMULATED, "loss=pix2pix"], None),
     "loss=tolerance": ([*SIMULATED, "loss=tolerance"], _check_tolerance),
     "weight_l1 as a sum": ([*SIMULATED, "loss.weight_l1_reduction=sum"], None),

@@ -3,11 +3,15 @@
 import csv
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
+from omegaconf import OmegaConf
 
 from tests.cli import interrupt_in_step, run, run_out_of_time
 from tests.test_cli import SIMULATED, TINY
@@ -19,7 +23,7 @@ RESUMED = [key for key in RUN if "dropout" not in key]
 PAIR = ["task.inputs=[phase,dapi]", "task.targets=[actin]"]
 
 
-@pytest.mark.parametrize("model", ["best", "unet"])
+@pytest.mark.parametrize("model", ["convnext", "best"])
 def test_the_untrained_network_is_the_linear_baseline(tmp_path: Path, model: str) -> None:
     keys = [f"model={model}", "model.generator.start=linear", "model.adam.lr_generator=0"]
     # Ranges of their own, in which nothing is clipped: the map is exact.
@@ -34,7 +38,8 @@ def test_the_untrained_network_is_the_linear_baseline(tmp_path: Path, model: str
 
 
 def test_a_linear_start_that_cannot_be_says_so(tmp_path: Path) -> None:
-    keys = ["model=best", "data.equalise=true", "model.adam.lr_generator=0", "run=m"]
+    keys = ["model=convnext", "model.generator.start=linear", "data.equalise=true"]
+    keys += ["model.adam.lr_generator=0", "run=m"]
     assert "start=linear" in run("train.py", *BASE, *PAIR, *keys, cwd=tmp_path).ok().out
     net = load_checkpoint(tmp_path / "outputs" / "m" / "checkpoints" / "best.ckpt").generator
     out = net(torch.zeros(1, 2, 64, 64))
@@ -42,8 +47,36 @@ def test_a_linear_start_that_cannot_be_says_so(tmp_path: Path) -> None:
     assert out.mean() != 0
 
 
+@pytest.mark.parametrize(("noise", "start"), [(60, "linear"), (6000, "level"), (None, "level")])
+def test_the_data_choose_the_start(tmp_path: Path, noise: int | None, start: str) -> None:
+    """Actin is twice the phase image, and more or less noise; or equalised, without a linear map."""
+    rng = np.random.default_rng(0)
+    for field in range(4):
+        phase = rng.integers(200, 2000, (96, 96))
+        actin = 2 * phase + rng.normal(0, noise or 0, phase.shape)
+        for channel, image in (("phase", phase), ("actin", actin.clip(0))):
+            tifffile.imwrite(tmp_path / f"f{field}_{channel}.tif", image.astype(np.uint16))
+    keys = ["data=folder", f"data.root={tmp_path}", "task.inputs=[phase]", "task.targets=[actin]"]
+    own = ["model=best", *TINY, "logger=csv", f"data.equalise={noise is None}", "run=m"]
+    told = run("train.py", *keys, *own, cwd=tmp_path).ok().out
+    # Variance of twice a uniform integer over 1800 values: (2 * 1800)^2 / 12 = 1.08e6.
+    share = 1.08e6 / (1.08e6 + (noise or 0) ** 2)
+    (percent,) = re.findall(r"explains (\d+) % of the targets' variance", told)
+    assert int(percent) == pytest.approx(100 * share, abs=3 if noise != 6000 else 20)
+    folder = tmp_path / "outputs" / "m"
+    assert OmegaConf.load(folder / "config.yaml").model.generator.start == start
+    net = load_checkpoint(folder / "checkpoints" / "best.ckpt").generator
+    assert (net.linear is not None) == (start == "linear")
+    # What goes on from it, or starts from its weights, takes its start over.
+    run("train.py", "resume=outputs/m", "trainer.max_epochs=2", cwd=tmp_path).ok()
+    init = ["init=outputs/m/checkpoints/best.ckpt", "run=two"]
+    own = [key for key in own if key != "run=m"]
+    assert "explains" not in run("train.py", *keys, *own, *init, cwd=tmp_path).ok().out
+    assert OmegaConf.load(tmp_path / "outputs/two/config.yaml").model.generator.start == start
+
+
 def test_other_targets_take_the_modern_generator_but_for_its_ends(tmp_path: Path) -> None:
-    keys = ["model=best", "task.inputs=[phase]"]
+    keys = ["model=convnext", "model.generator.start=linear", "task.inputs=[phase]"]
     run("train.py", *BASE, *keys, "task.targets=[dapi]", "run=one", cwd=tmp_path).ok()
     init = ["init=outputs/one/checkpoints/best.ckpt", "freeze=encoder", "run=two"]
     result = run("train.py", *BASE, *keys, *init, "task.targets=[actin,dapi]", cwd=tmp_path).ok()
@@ -97,9 +130,9 @@ def test_keys_that_cannot_be(tmp_path: Path) -> None:
     [
         ["loss.adversarial_kind=hinge", "loss.feature_matching=1"],
         ["model=pix2pix", "model.generator.depth=5", "loss.adversarial_kind=lsgan", "loss.r1=1"],
-        ["model=best", "loss=virfluonet", "loss.ms_ssim=0.2", "loss.r1=1", "loss.r1_every=1"],
+        ["model=convnext", "loss=virfluonet", "loss.ms_ssim=0.2", "loss.r1=1", "loss.r1_every=1"],
     ],
-    ids=["hinge", "lsgan", "best"],
+    ids=["hinge", "lsgan", "convnext"],
 )
 def test_every_term_of_the_objective_trains(tmp_path: Path, keys: list[str]) -> None:
     run("train.py", *BASE, *keys, "run=m", cwd=tmp_path).ok()

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import lightning as L
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -58,12 +59,14 @@ from vfn.locks import claimed, refuse_if_claimed
 from vfn.losses import Objective
 from vfn.module import RECIPE, AdamSettings, VirtualStain, settled
 from vfn.nets import Discriminator, Generator, make_discriminator, make_generator
+from vfn.nets.generator import AUTO, STARTS
 from vfn.nets.sync import share_norms
 from vfn.precision import has_fast_bf16
 from vfn.schedule import Schedule, ScheduleSettings
 from vfn.settings import settings_lines
 
 log = logging.getLogger(__name__)
+MOST = 0.5  # share of the targets' variance
 FEW = 1000  # patches from which a network that starts at nothing has learnt little
 PARTS = ("checkpoints", "samples")  # of a run folder
 SAMPLE_ROWS = 4  # patches on a sheet of samples
@@ -154,6 +157,9 @@ def _fit(
     ema = checked_decay(float(config.model.get("ema", 0.0)))  # older run folders do not say
     data = data or stain_data(config, task)
     trainer_args = _trainer_arguments(settings, quiet)
+    open_start = config.model.generator.get("start") == AUTO
+    if open_start:
+        config.model.generator.start = _start_of(Path(config.init)) if config.init else STARTS[0]
     # Networks first: they are checked in a moment, reading the images takes longer.
     parts = _networks(config, task, objective, data)
     fresh = True
@@ -168,6 +174,9 @@ def _fit(
             "%s is damaged; going on from %s, the one before it", resumed.with_name(LAST), resumed
         )
     log.info(data.summary())
+    if open_start and not config.init and _starts_linear(data, parts[0]):
+        config.model.generator.start = "linear"
+        parts = _networks(config, task, objective, data)
     if fresh:
         _start(parts[0], data)
     module = VirtualStain(
@@ -372,6 +381,26 @@ def _networks(
         return generator, None
     spec = plain(config.model.discriminator)
     return generator, make_discriminator(spec, inputs + targets, patch)
+
+
+def _start_of(path: Path) -> str:
+    """How the generator in a checkpoint started: weights fit its like alone."""
+    return str(read_raw(path)[RECIPE]["generator"].get("start", STARTS[0]))
+
+
+def _starts_linear(data: StainData, generator: Generator) -> bool:
+    """`model.generator.start=auto`: whether the linear map of the inputs has most of the answer.
+
+    It is a head start then. Where it has not, a network that starts there is slow to leave it: on the
+    Schwann cells of docs/models.md it stayed in all of a training.
+    """
+    share = float(np.mean(data.measured.explained))
+    linear = share >= MOST and data.linear_start() is not None and not generator.residual
+    log.info(
+        "the best linear map of the inputs explains %.0f %% of the targets' variance; starting at %s",
+        100 * share, "that map" if linear else "the mean of each target",
+    )  # fmt: skip
+    return linear
 
 
 def _start(generator: Generator, data: StainData) -> None:

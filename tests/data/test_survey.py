@@ -67,6 +67,8 @@ def test_baselines_and_histograms_are_of_the_training_pixels(
     np.testing.assert_allclose(found.baselines.weights, truth[:, :-1], rtol=1e-8)
     np.testing.assert_allclose(found.baselines.offset, truth[:, -1], rtol=1e-8)
     np.testing.assert_allclose(found.baselines.mean, y.mean(1), rtol=1e-12)
+    errors = y - truth @ design
+    np.testing.assert_allclose(found.explained, 1 - errors.var(1) / y.var(1), rtol=1e-6)
     for histogram, row, dtype in zip(found.histograms, [*x, *y], dtypes, strict=True):
         assert histogram.dtype == np.dtype(dtype)
         assert histogram.quantiles(np.array([0.0, 1.0])).tolist() == [row.min(), row.max()]

@@ -70,13 +70,16 @@ class _Moments:
         self.sums += flat.sum(1)
         self.products += flat @ flat.T
 
-    def fit(self) -> tuple[np.ndarray, float, float]:
-        """Weights (inputs,), offset, mean of the target."""
+    def fit(self) -> tuple[np.ndarray, float, float, float]:
+        """Weights (inputs,), offset, mean of the target, and the share of its variance that the map
+        explains (R^2); 0 for a constant target."""
         mean = self.sums / self.count
         covariance = self.products / self.count - np.outer(mean, mean)
         # lstsq: two inputs may be the same image, and the map must exist all the same.
         weights = np.linalg.lstsq(covariance[:-1, :-1], covariance[:-1, -1], rcond=None)[0]
-        return weights, float(mean[-1] - weights @ mean[:-1]), float(mean[-1])
+        variance = float(covariance[-1, -1])
+        explained = float(weights @ covariance[:-1, -1]) / variance if variance > 0 else 0.0
+        return weights, float(mean[-1] - weights @ mean[:-1]), float(mean[-1]), explained
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Survey:
             where that is asked for.
         baselines: fitted on the training pixels as they are on disk.
         envelopes: of each input, over the training fields.
+        explained: of each target, the share of the training pixels' variance that its linear map
+            explains (R^2).
         fields: how many training views have each target.
         pixel_size: micrometres, of the first input of the first training view; None if not stated.
     """
@@ -95,6 +100,7 @@ class Survey:
     histograms: tuple[Histogram, ...]
     baselines: LinearMap
     envelopes: tuple[Envelope, ...]
+    explained: tuple[float, ...]
     fields: tuple[int, ...]
     pixel_size: float | None
 
@@ -157,11 +163,12 @@ def survey(
             for sums, array in zip(moments, arrays[inputs:], strict=True):
                 if array is not None:
                     sums.add(np.stack([*flat_pixels, array.ravel().astype(np.float64)]))
-    weights, offset, mean = zip(*(sums.fit() for sums in moments), strict=True)
+    weights, offset, mean, explained = zip(*(sums.fit() for sums in moments), strict=True)
     return Survey(
         tuple(h for h in histograms if h is not None),
         LinearMap(np.stack(weights), np.array(offset), np.array(mean)),
         tuple(Envelope.fit(known) for known in statistics),
+        explained,
         tuple(sum(view.targets[i] is not None for view in train) for i in range(targets)),
         train[0].inputs[0].pixel_size,
     )

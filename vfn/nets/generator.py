@@ -9,6 +9,7 @@ from vfn.errors import UserError
 EDGE = 0.995  # of [-1, 1]; a residual network takes its inputs for no more extreme than this
 LEAK = 0.2  # slope of LeakyReLU; not given in the paper, pix2pix's value
 STARTS = ("level", "linear")
+AUTO = "auto"  # a config's word for whichever of them suits the data
 STRIP_PIXELS = 8192  # of `doubled_in_strips`: with 128 channels 4 MB
 
 
@@ -40,7 +41,9 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         if start not in STARTS:
-            raise UserError(f"model.generator.start={start}: choose one of {', '.join(STARTS)}")
+            raise UserError(
+                f"model.generator.start={start}: choose one of {', '.join((*STARTS, AUTO))}"
+            )
         if residual and start == "linear":
             raise UserError(
                 "model.generator.start=linear, residual=true: either the linear map of the inputs or "
