@@ -24,7 +24,7 @@ SMALL = [
 def test_what_the_page_says_works(tmp_path: Path) -> None:
     assert set(FILES) == {
         "conf/task/tubulin.yaml", "conf/data/opera.yaml", "conf/loss/sharp.yaml", "vfn/terms/edges.py",
-        "vfn/nets/flat.py", "conf/model/flat.yaml",
+        "vfn/nets/flat.py",
     }  # fmt: skip
     for name in ("vfn", "conf"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -37,7 +37,7 @@ def test_what_the_page_says_works(tmp_path: Path) -> None:
         write(path, make_image(seed, "uint16"))
     chosen = [
         "data=opera", "data.root=images", "task=tubulin", "loss=sharp", "loss.terms={edges: 0.5}",
-        "model=flat", "run=r", *SMALL,
+        "model=own", "model.generator.name=flat", "+model.generator.width=8", "run=r", *SMALL,
     ]  # fmt: skip
     refused = command(tmp_path, "train.py", *chosen, "data.channels={rna: ch1}", code=2)
     assert "add it by +data.channels.rna=VALUE" in refused
@@ -47,7 +47,7 @@ def test_what_the_page_says_works(tmp_path: Path) -> None:
     assert float(row["train/edges"]) > 0
     assert float(row["train/ms_ssim"]) > 0
     stored = yaml.safe_load((folder / "config.yaml").read_text())
-    assert stored["model"]["generator"]["name"] == "flat"
+    assert stored["model"]["generator"] == {"name": "flat", "width": 8}
     assert stored["task"]["inputs"] == ["dna", "er"]
     best = "ckpt=outputs/r/checkpoints/best.ckpt"
     command(tmp_path, "predict.py", best, "input=images", "output=p")
@@ -68,5 +68,6 @@ def test_terms_that_are_none(tmp_path: Path) -> None:
     train = ("train.py", *SIMULATED, *SMALL)
     run(*train, "loss.terms={edgy: 1}", cwd=tmp_path).refused("vfn/terms/edgy.py", "none")
     run(*train, "loss.terms=[edges]", cwd=tmp_path).refused("{NAME: WEIGHT}")
+    run(*train, "model=own", cwd=tmp_path).refused("model.generator.name=None", "unet")
     run(*train, "model.generator.name=sync", cwd=tmp_path).refused("model.generator.name=sync")
     run(*train, "model.generator.name=../x", cwd=tmp_path).refused("convnext_unet")

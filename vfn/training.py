@@ -236,7 +236,7 @@ def _fit(
     if seen < FEW:
         log.info(
             "it learnt from %d patches: too few to judge by; let it train longer (trainer.max_time, "
-            "resume=%s), on a GPU, or make it faster (model.generator.width=32 data.patch_size=128)",
+            "resume=%s), on a GPU, or make it faster (model=best data.patch_size=128)",
             seen, folder,
         )  # fmt: skip
     return best
