@@ -8,7 +8,7 @@ import tifffile
 from vfn.data.images import read_image
 from vfn.errors import UserError
 from vfn.inference import ome
-from vfn.inference.ome import is_whole, write_ome
+from vfn.inference.ome import gathered, is_whole, write_ome
 
 RNG = np.random.default_rng(0)
 
@@ -39,6 +39,19 @@ def test_what_is_written_is_read(
         long = {"C": channels, "Y": size[0], "X": size[1]}
         assert list(sizes.items()) == [(a, n) for a, n in long.items() if n > 1]
         assert "predicted by vfn" in str(tif.ome_metadata)
+
+
+@pytest.mark.parametrize("in_memory", [10**6, 100])
+def test_bands_are_gathered_into_one_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(ome, "IN_MEMORY", in_memory)
+    image = RNG.integers(0, 60000, (2, 11, 7), np.uint16)
+    bands = (image[:, top : top + 4] for top in range(0, 11, 4))
+    with gathered(bands, image.shape, "uint16", tmp_path / "new" / "a.zarr") as whole:
+        assert isinstance(whole, np.memmap) == (in_memory == 100)
+        np.testing.assert_array_equal(whole, image)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_an_unknown_pixel_size_stays_unknown(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 import struct
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -15,7 +15,7 @@ import tifffile
 from vfn import __version__
 from vfn.data.images import read_image
 from vfn.errors import UserError
-from vfn.files import replacing
+from vfn.files import replacing, room_for
 
 SIDE = 512  # px, of the tiles in the file
 IN_MEMORY = 2**26  # bytes; a larger image goes through a temporary file
@@ -73,6 +73,32 @@ def write_ome(
             temporary, pixels, shape=whole, dtype=dtype, ome=True, photometric="minisblack",
             compression="zlib", tile=(SIDE, SIDE) if large else None, metadata=metadata,
         )  # fmt: skip
+
+
+@contextmanager
+def gathered(
+    bands: Iterable[np.ndarray], whole: tuple[int, ...], dtype: str, path: Path
+) -> Iterator[np.ndarray]:
+    """The image `whole` (C, H, W) of bands (C, h, W) from top to bottom, to be written to `path`.
+
+    A large one lies in a temporary file beside `path`, of which the system keeps in memory what it has
+    room for.
+    """
+    size = math.prod(whole) * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY:
+        yield np.concatenate(list(bands), 1)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with room_for(path), TemporaryFile(dir=path.parent) as file:
+        _, height, width = whole
+        top = 0
+        for band in bands:
+            for i, channel in enumerate(band):
+                file.seek((i * height + top) * width * channel.itemsize)
+                file.write(np.ascontiguousarray(channel).data)
+            top += band.shape[1]
+        file.flush()
+        yield np.memmap(file, dtype, "r", shape=whole)
 
 
 def _tiles(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:

@@ -27,7 +27,7 @@ from vfn.data.views import Region, View, make_views, within
 from vfn.errors import UserError
 from vfn.files import clear_leftovers, write_text
 from vfn.inference.backends import make_network, pick_arithmetic
-from vfn.inference.ome import SHIFT, is_whole, write_ome
+from vfn.inference.ome import SHIFT, gathered, is_whole, write_ome
 from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
 from vfn.inference.tiles import Source, predict_bands
 from vfn.locks import claimed
@@ -384,7 +384,7 @@ class Predictor:
 
         Args:
             shape: (H, W).
-            bands: (C, h, W) from top to bottom. An OME-Zarr takes them all into memory.
+            bands: (C, h, W) from top to bottom.
         """
         pixel_size = view.inputs[0].pixel_size
         remarks = [
@@ -392,19 +392,19 @@ class Predictor:
         ]
         # What was done to an input on its way from the file, such as refocusing.
         remarks += [said for plane in view.inputs if (said := getattr(plane, "remark", ""))]
+        dtype = self.checkpoint.targets[0].dtype
         if path.name.endswith(TIFF):
-            dtype = self.checkpoint.targets[0].dtype
             write_ome(
                 path, bands, shape, dtype, self.channels, pixel_size, identity, remarks
             )  # fmt: skip
             return
-        predicted = np.concatenate(list(bands), 1)
         windows = [(fitted.low, fitted.high) for fitted in self.checkpoint.targets]
         if self.coverage is not None:  # white where the interval is as wide as the whole range
             windows += [(0.0, (high - low) / 2) for low, high in windows]
-        write_zarr(
-            path, view.name, predicted, self.channels, pixel_size, identity, windows, remarks
-        )
+        with gathered(bands, (len(self.channels), *shape), dtype, path) as predicted:
+            write_zarr(
+                path, view.name, predicted, self.channels, pixel_size, identity, windows, remarks
+            )
 
     def identity(self, inputs: Sequence[np.ndarray]) -> str:
         """Everything that the predicted pixels depend on, in a line."""
