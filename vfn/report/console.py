@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vfn.card import counted
 from vfn.report.results import MODEL, best_systems, label
 
 SHOWN = {
@@ -42,7 +43,7 @@ def channel_table(name: str, summary: dict[str, Any]) -> Table:
     low, high = summary["range_signal"]
     full = summary["range_full"]
     table = Table(
-        title=f"{name}: mean over {summary['mae']['n']} fields",
+        title=f"{name}: mean over {counted(summary['mae']['n'], 'field')}",
         title_justify="left",
         caption=f"full range {full[0]:g} to {full[1]:g}, signal range {low:g} to {high:g}"
         + ("; * best of its column" if best else ""),
