@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,17 @@ def signal_while_reading(number: int, times: int, ignored: bool = False) -> None
     command.read_fields = interrupted
 
 
+def assert_interrupted(folder: Path, stop: Callable[[], None]) -> None:
+    """The doctor, which `stop` prepares to be stopped, says one word and leaves."""
+    write_tokens(folder / "images", ("phase", "dapi"), 4, "uint16")
+    result = run("vfn.doctor", *DOCTOR, "output=d", cwd=folder, prepare=stop)
+    assert (result.code, result.err) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_told_to_stop(tmp_path: Path, number: int, times: int) -> None:
-    write_tokens(tmp_path / "images", ("phase", "dapi"), 4, "uint16")
-    stop = partial(signal_while_reading, number, times)
-    result = run("vfn.doctor", *DOCTOR, "output=d", cwd=tmp_path, prepare=stop)
-    assert (result.code, result.err) == (130, "interrupted\n")
+    assert_interrupted(tmp_path, partial(signal_while_reading, number, times))
     assert os.listdir(tmp_path) == ["images"]  # nor is the lock left behind
 
 
@@ -71,10 +76,7 @@ def signal_in_a_finaliser(times: int) -> None:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_interrupt_that_python_drops_comes_again(tmp_path: Path, times: int) -> None:
-    write_tokens(tmp_path / "images", ("phase", "dapi"), 4, "uint16")
-    stop = partial(signal_in_a_finaliser, times)
-    result = run("vfn.doctor", *DOCTOR, "output=d", cwd=tmp_path, prepare=stop)
-    assert (result.code, result.err) == (130, "interrupted\n")
+    assert_interrupted(tmp_path, partial(signal_in_a_finaliser, times))
 
 
 def fail_while_leaving(refused: bool) -> None:
@@ -95,10 +97,7 @@ def fail_while_leaving(refused: bool) -> None:
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_an_error_that_comes_of_the_interrupt_is_no_news(tmp_path: Path, refused: bool) -> None:
-    write_tokens(tmp_path / "images", ("phase", "dapi"), 4, "uint16")
-    stop = partial(fail_while_leaving, refused)
-    result = run("vfn.doctor", *DOCTOR, "output=d", cwd=tmp_path, prepare=stop)
-    assert (result.code, result.err) == (130, "interrupted\n")
+    assert_interrupted(tmp_path, partial(fail_while_leaving, refused))
 
 
 def leave_forever(seconds: float) -> None:
@@ -125,10 +124,7 @@ def leave_forever(seconds: float) -> None:
 
 @pytest.mark.parametrize(("seconds", "in_peace"), [(0.0, True), (0.6, False)])
 def test_a_command_that_does_not_get_away(tmp_path: Path, seconds: float, in_peace: bool) -> None:
-    write_tokens(tmp_path / "images", ("phase", "dapi"), 4, "uint16")
-    stop = partial(leave_forever, seconds)
-    result = run("vfn.doctor", *DOCTOR, "output=d", cwd=tmp_path, prepare=stop)
-    assert (result.code, result.err) == (130, "interrupted\n")
+    assert_interrupted(tmp_path, partial(leave_forever, seconds))
     assert (tmp_path / "left_in_peace").exists() == in_peace
 
 
