@@ -40,6 +40,7 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "bench")]  # run from a clone, not installed
 
+from plain import plain_layers
 from real_images import call
 from sections import Tee, machine, write_section
 
@@ -104,10 +105,8 @@ def _prepare(name: str, ckpt: Path, source: Path) -> None:
     global _way
     checkpoint = load_checkpoint(ckpt)
     if name in REFERENCES:
-        once, generator = REFERENCES[name], checkpoint.generator
-        # A plain script calls the layer itself, not our faster way through it.
-        generator._last = lambda features: generator.last(features)  # type: ignore[method-assign]
-        _way = partial(reference, checkpoint, source, once=once)
+        plain_layers(checkpoint.generator)
+        _way = partial(reference, checkpoint, source, once=REFERENCES[name])
         return
     keep_freed_memory()
     predictor = Predictor(checkpoint, **OURS[name])

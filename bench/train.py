@@ -36,6 +36,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "bench")]  # run from a clone, not installed
 
 from data import CHANNELS, write_lzw
+from plain import plain_layers
 from real_images import call
 from sections import Tee, machine, write_section
 
@@ -81,7 +82,7 @@ class Reference:
         self.data.setup()
         g.start_at(self.data.target_level())
         assert d is not None
-        self.g, self.d, self.device = g.to(device), d.to(device), device
+        self.g, self.d, self.device = plain_layers(g).to(device), d.to(device), device
         adam = config.model.adam
         betas = tuple(adam.betas)
         self.adam_g = torch.optim.Adam(g.parameters(), adam.lr_generator, betas)

@@ -44,7 +44,7 @@ def averaging_module(ema: float) -> VirtualStain:
         make_generator(spec, 2, 1), None, Objective(1.0, 0.0, 0.0), AdamSettings(1e-2), {}, ema=ema
     )
     (optimiser,) = module.configure_optimizers()
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+    module.manual_backward = lambda loss, **options: loss.backward(**options)  # type: ignore[method-assign]
     module.optimizers = lambda: optimiser  # type: ignore
     module.log_dict = lambda *_, **__: None  # type: ignore
     return module.train()

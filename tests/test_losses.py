@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vfn.errors import UserError
 from vfn.losses import (
+    PIECE,
     Objective,
     add_weight_l1,
     discriminator_bce,
@@ -89,6 +90,19 @@ def test_weight_l1(reduction: str, expected: float) -> None:
     (gradient,) = torch.autograd.grad(0.5 * norm, total)
     torch.testing.assert_close(parameters[0].grad, 1 + gradient[None, :2])
     torch.testing.assert_close(parameters[1].grad, gradient[2:])
+
+
+def test_weight_l1_in_pieces_reaches_every_weight() -> None:
+    """Weights of several pieces, in a layout of which only memory's order is a line."""
+    weight = torch.randn(40, 33, 11, 11, generator=torch.Generator().manual_seed(0))
+    assert weight.numel() > PIECE
+    for layout in (torch.contiguous_format, torch.channels_last):
+        p = weight.contiguous(memory_format=layout).requires_grad_()
+        for gradient in (weight.contiguous(memory_format=layout), weight.clone()):
+            p.grad = 2 * gradient
+            norm = add_weight_l1([p], 0.5, "sum")
+            torch.testing.assert_close(norm, weight.abs().sum())
+            torch.testing.assert_close(p.grad, 2 * weight + 0.5 * weight.sign())
 
 
 def test_objective_has_the_papers_weights() -> None:

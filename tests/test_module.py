@@ -31,7 +31,7 @@ def make_module(objective: Objective | None = None, **adam: float) -> VirtualSta
     )
     module = VirtualStain(generator, discriminator, objective, AdamSettings(**adam), {})
     optimisers = module.configure_optimizers()
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+    module.manual_backward = lambda loss, **options: loss.backward(**options)  # type: ignore[method-assign]
     module.optimizers = lambda: optimisers if len(optimisers) > 1 else optimisers[0]  # type: ignore
     module.logged = {}  # type: ignore[assignment]
     module.log_dict = lambda values, **_: module.logged.update(  # type: ignore

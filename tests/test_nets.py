@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vfn.errors import UserError
-from vfn.nets import fold_norms, make_discriminator, make_generator
+from vfn.nets import cpu, fold_norms, make_discriminator, make_generator
 from vfn.nets.convnext_unet import ConvNeXtUNet
+from vfn.nets.cpu import FEW_PIXELS, Doubling, Halving, ToPixels
 from vfn.nets.discriminator import ConditionalDiscriminator, PatchGAN
-from vfn.nets.generator import LEAK, Generator, clamp_straight, doubled_in_strips
+from vfn.nets.generator import LEAK, Generator, clamp_straight
 from vfn.nets.unet import UNetGenerator
 
 SMALL = {"width": 4, "max_width": 8}
@@ -27,10 +28,10 @@ def images(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_generator_is_the_papers() -> None:
     """Conv k3 s2; LeakyReLU-Conv-BN; ReLU-ConvTranspose-BN; the last without BN."""
     net = UNetGenerator(2, 1, **SMALL, depth=4)
-    assert kinds(net.first) == ["Conv2d"]
-    assert [kinds(block) for block in net.down] == [["LeakyReLU", "Conv2d", "BatchNorm2d"]] * 3
-    assert [kinds(block) for block in net.up] == [["ReLU", "ConvTranspose2d", "BatchNorm2d"]] * 3
-    assert kinds(net.last) == ["ConvTranspose2d"]
+    assert kinds(net.first) == ["Halving"]
+    assert [kinds(block) for block in net.down] == [["LeakyReLU", "Halving", "BatchNorm2d"]] * 3
+    assert [kinds(block) for block in net.up] == [["ReLU", "Doubling", "BatchNorm2d"]] * 3
+    assert kinds(net.last) == ["ToPixels"]
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             assert layer.kernel_size == (3, 3)
@@ -51,8 +52,7 @@ def test_skip_connections_carry_each_encoder_level() -> None:
     joined: list[torch.Tensor] = []
     for layer in (*net.up, net.last):
         layer.register_forward_pre_hook(lambda _m, inputs: joined.append(inputs[0].clone()))
-    with torch.enable_grad():  # without gradients the last layer is not called
-        net(images(1, 1, 32, 48))
+    net(images(1, 1, 32, 48))
     bottleneck, *skips = seen[::-1]
     torch.testing.assert_close(joined[0], bottleneck)
     for taken, skip in zip(joined[1:], skips, strict=True):
@@ -105,7 +105,7 @@ def test_start_at_sets_the_level_of_the_untrained_network() -> None:
 def test_pix2pix_differs_by_its_numbers() -> None:
     spec = {"kernel_size": 4, "depth": 5, "dropout": 0.5, "bottleneck_norm": False, **SMALL}
     net = UNetGenerator(1, 1, **spec)
-    assert kinds(net.down[-1]) == ["LeakyReLU", "Conv2d"]
+    assert kinds(net.down[-1]) == ["LeakyReLU", "Halving"]
     assert net.down[-1][1].bias is not None
     assert net.down[0][1].bias is None  # BN has one
     dropped = ["Dropout" in kinds(block) for block in net.up]
@@ -341,12 +341,69 @@ def test_starts_that_cannot_be(name: str) -> None:
 def test_the_last_layer_in_strips_is_the_last_layer(
     kernel: int, batch: int, height: int, width: int, targets: int, bias: bool
 ) -> None:
-    layer = nn.ConvTranspose2d(5, targets, kernel, 2, 1, kernel % 2, bias=bias)
+    ours = ToPixels(5, targets, kernel, bias=bias)
     features = images(batch, 5, height, width).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            doubled_in_strips(features, layer), layer(features), rtol=1e-4, atol=1e-5
-        )
+    assert_same_layer(
+        ours, nn.ConvTranspose2d(5, targets, kernel, 2, 1, kernel % 2, bias=bias), features
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    kernel=st.sampled_from([3, 4]),
+    batch=st.integers(1, 3),
+    height=st.integers(1, 5),
+    width=st.sampled_from([1, 4, 8, 200]),  # 200: too many pixels
+    last=st.booleans(),
+)
+def test_the_layers_of_small_images_are_torchs(
+    kernel: int, batch: int, height: int, width: int, last: bool
+) -> None:
+    layout = torch.channels_last if last else torch.contiguous_format
+    for ours, theirs, factor in (
+        (Halving(3, 5, kernel, bias=False), nn.Conv2d(3, 5, kernel, 2, 1, bias=False), 2),
+        (
+            Doubling(3, 5, kernel, bias=False),
+            nn.ConvTranspose2d(3, 5, kernel, 2, 1, kernel % 2, bias=False),
+            1,
+        ),
+    ):
+        features = images(batch, 3, factor * height, factor * width).to(memory_format=layout)
+        assert_same_layer(ours, theirs, features)
+
+
+def assert_same_layer(
+    ours: nn.Conv2d | nn.ConvTranspose2d, theirs: nn.Module, features: torch.Tensor
+) -> None:
+    """The same output, and the same gradients of features and weights."""
+    theirs.load_state_dict(ours.state_dict())
+    results = []
+    for layer in (ours, theirs):
+        x = features.clone().requires_grad_()
+        y = layer(x)
+        y.backward(images(*y.shape, seed=1))
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), y)
+        results.append((y, x.grad, *(p.grad for p in layer.parameters())))
+    for mine, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_small_images_take_the_product_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradients alone, and up to so many pixels of the smaller image."""
+    taken = []
+    real = cpu._weight_gradient
+    monkeypatch.setattr(
+        cpu, "_weight_gradient", lambda *args: taken.append(len(taken)) or real(*args)
+    )
+    layers = Halving(1, 2, 3, bias=False), Doubling(1, 2, 3, bias=False)
+    for layer, side in zip(layers, (32, 16), strict=True):
+        for batch in (2, 3):
+            layer(images(batch, 1, side, side)).sum().backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(images(2, 1, side, side)).dtype == torch.bfloat16
+    assert FEW_PIXELS == 2 * 16**2
+    assert len(taken) == 2
 
 
 def test_the_gradient_of_a_decoder_step_is_no_slice() -> None:

@@ -1,6 +1,6 @@
 """The objective (paper, sec. 2.4, eq. 2 to 6): pure terms, and how they are weighted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from vfn.errors import UserError
 from vfn.metrics.tolerance import THRESHOLDS
 from vfn.terms import find_term
 
+PIECE = 2**17  # values of `_pieces`: 512 KiB of float32
 ADVERSARIAL = ("bce", "hinge", "lsgan")
 
 
@@ -84,7 +85,8 @@ def add_weight_l1(parameters: Sequence[Tensor], weight: float, reduction: str) -
     """L1 norm of the generator's weights (eq. 6), unweighted; `weight` times its gradient goes to theirs.
 
     The gradient is the sign of each: added after the backward pass it costs one reading of the
-    weights, where autograd reads and writes them five times.
+    weights, where autograd reads and writes them five times. On a CPU it goes piece by piece, each of which
+    stays in the cache between its three operations.
 
     The paper leaves open whether it is a sum or a mean. A sum over tens of millions of weights
     would swamp the MAE at the paper's factor of 0.001, so "mean" is the default.
@@ -93,11 +95,27 @@ def add_weight_l1(parameters: Sequence[Tensor], weight: float, reduction: str) -
         parameters: that are trained; those which the backward pass did not reach get a gradient too.
     """
     count = sum(p.numel() for p in parameters) if reduction == "mean" else 1
+    norms = []
     for p in parameters:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
-        p.grad.add_(p.sign(), alpha=weight / count)
-    return torch.stack([torch.linalg.vector_norm(p, 1) for p in parameters]).sum() / count
+        for values, gradient in _pieces(p, p.grad):
+            sign = values.sign()
+            gradient.add_(sign, alpha=weight / count)
+            norms.append(sign.mul_(values).sum())
+    return torch.stack(norms).sum() / count
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape in pieces of `PIECE` values, which take from all alike."""
+    if tensors[0].device.type != "cpu" or len({t.stride() for t in tensors}) > 1:
+        yield tensors
+        return
+    # Any dense layout is a line in the order of its memory.
+    strides = tensors[0].stride()
+    order = sorted(range(len(strides)), key=lambda axis: -strides[axis])
+    lines = [t.permute(order).view(-1) for t in tensors]
+    yield from zip(*(torch.split(line, PIECE) for line in lines), strict=True)
 
 
 def soft_tolerance(

@@ -192,7 +192,8 @@ class VirtualStain(L.LightningModule):
             penalty["r1"] = self._penalty(batch)
             loss = loss + weights.r1_every * weights.r1 * penalty["r1"]
         optimiser.zero_grad()
-        self.manual_backward(loss)
+        # Of D's weights alone: the way on to the prediction costs, and is G's.
+        self.manual_backward(loss, inputs=list(self.discriminator.parameters()))
         optimiser.step()
         of_d = {
             "loss_d": loss,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vfn.errors import UserError
+from vfn.nets.cpu import dense_gradient
 from vfn.nets.generator import LEAK, init_weights
 
 
@@ -29,7 +30,7 @@ class Discriminator(nn.Module):
         x = torch.cat([condition, image], dim=1)
         seen = []
         for layer in self.layers():
-            x = layer(x)
+            x = layer(dense_gradient(x) if isinstance(layer, nn.Flatten) else x)
             if isinstance(layer, nn.LeakyReLU):
                 seen.append(x)
         return x, seen

@@ -1,16 +1,15 @@
 """What all generators share: how the untrained network starts, what is frozen, the output's range."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vfn.errors import UserError
+from vfn.nets.cpu import ToPixels
 
 EDGE = 0.995  # of [-1, 1]; a residual network takes its inputs for no more extreme than this
 LEAK = 0.2  # slope of LeakyReLU; not given in the paper, pix2pix's value
 STARTS = ("level", "linear")
 AUTO = "auto"  # a config's word for whichever of them suits the data
-STRIP_PIXELS = 8192  # of `doubled_in_strips`: with 128 channels 4 MB
 
 
 class Generator(nn.Module):
@@ -110,25 +109,13 @@ class Generator(nn.Module):
         learning where it is dark, so that sum is clamped instead.
         """
         with torch.autocast(inputs.device.type, enabled=False):
-            y = self._last(features)
+            # `ToPixels` makes float32 of its own.
+            y = self.last(features if isinstance(self.last, ToPixels) else features.float())
             if self.linear is not None:
                 return clamp_straight(y + self.linear(inputs.float()))
             if self.residual:
                 y = y + torch.atanh(inputs.float().clamp(-EDGE, EDGE))
             return torch.tanh(y)
-
-    def _last(self, features: Tensor) -> Tensor:
-        transposed = isinstance(self.last, nn.ConvTranspose2d)
-        traced = torch.compiler.is_exporting() or torch.compiler.is_compiling()
-        if (
-            transposed
-            and features.device.type == "cpu"
-            and not torch.is_grad_enabled()
-            and not traced
-        ):
-            return doubled_in_strips(features, self.last)  # type: ignore[arg-type]
-        y: Tensor = self.last(features.float())
-        return y
 
     def freeze_encoder(self) -> None:
         """Keep the weights and batch statistics of the encoder as they are, whatever is trained."""
@@ -144,40 +131,6 @@ class Generator(nn.Module):
             for part in self.encoder():
                 part.eval()
         return self
-
-
-def doubled_in_strips(features: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
-    """What `layer`, which doubles the size, makes of `features`, in float32; without gradients.
-
-    It has many channels in and few out, which a convolution on a CPU does at a twentieth of its
-    usual rate. Here it is a product of matrices, then an addition of shifted images, strip by strip
-    of rows, so that the features need no copy in float32 but of a strip that fits the cache.
-
-    Args:
-        features: (B, C, H, W) of any dtype, channels_last best.
-        layer: kernel 3 or 4, stride 2, padding 1, to exactly twice the size.
-
-    Returns:
-        (B, Ct, 2 H, 2 W), float32.
-    """
-    count, channels, height, width = features.shape
-    (kernel, _), out = layer.kernel_size, layer.out_channels
-    taps = layer.weight.reshape(channels, -1).T.reshape(-1, channels, 1, 1)  # (Ct k k, C, 1, 1)
-    taps = taps.contiguous(memory_format=torch.channels_last)
-    y = features.new_empty(count, out, 2 * height, 2 * width, dtype=torch.float32)
-    rows = max(4, STRIP_PIXELS // width)
-    for field, image in zip(y, features.permute(0, 2, 3, 1), strict=True):
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            first, end = max(top - 1, 0), min(bottom + 1, height)  # what reaches into the strip
-            strip = image[first:end].float().permute(2, 0, 1)
-            doubled = F.fold(
-                F.conv2d(strip, taps).flatten(1), (2 * (end - first), 2 * width), kernel,
-                padding=1, stride=2,
-            )  # fmt: skip
-            skip = 2 * (top - first)
-            field[:, 2 * top : 2 * bottom] = doubled[:, skip : skip + 2 * (bottom - top)]
-    return y if layer.bias is None else y.add_(layer.bias[:, None, None])
 
 
 def clamp_straight(x: Tensor) -> Tensor:

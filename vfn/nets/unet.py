@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vfn.nets.cpu import Doubling, Halving, ToPixels, dense_gradient
 from vfn.nets.generator import LEAK, Generator, init_weights
 
 
@@ -44,13 +45,13 @@ class UNetGenerator(Generator):
     ) -> None:
         super().__init__(in_channels, out_channels, 2**depth, start, residual)
         widths = [min(width * 2**level, max_width) for level in range(depth)]
-        self.first = nn.Conv2d(in_channels, widths[0], kernel_size, 2, 1)
+        self.first = Halving(in_channels, widths[0], kernel_size)
         self.down = nn.ModuleList()
         for level in range(1, depth):
             norm = bottleneck_norm or level < depth - 1
             layers: list[nn.Module] = [
                 nn.LeakyReLU(LEAK),
-                nn.Conv2d(widths[level - 1], widths[level], kernel_size, 2, 1, bias=not norm),
+                Halving(widths[level - 1], widths[level], kernel_size, bias=not norm),
             ]
             if norm:
                 layers.append(nn.BatchNorm2d(widths[level]))
@@ -60,21 +61,16 @@ class UNetGenerator(Generator):
         for step, level in enumerate(range(depth - 1, 0, -1)):
             layers = [
                 nn.ReLU(inplace=True),  # of what was concatenated for it alone
-                self._transposed(widths[level] + skip, widths[level - 1], kernel_size, bias=False),
+                Doubling(widths[level] + skip, widths[level - 1], kernel_size, bias=False),
                 nn.BatchNorm2d(widths[level - 1]),
             ]
             if dropout and step < 3:
                 layers.append(nn.Dropout(dropout))
             self.up.append(nn.Sequential(*layers))
             skip = widths[level - 1]
-        self.last = self._transposed(widths[0] + skip, out_channels, kernel_size, bias=True)
+        self.last = ToPixels(widths[0] + skip, out_channels, kernel_size)
         self.apply(init_weights)
         self._prepare_start()
-
-    @staticmethod
-    def _transposed(cin: int, cout: int, kernel_size: int, bias: bool) -> nn.ConvTranspose2d:
-        # An odd kernel needs one row of output padding to double the size exactly.
-        return nn.ConvTranspose2d(cin, cout, kernel_size, 2, 1, kernel_size % 2, bias=bias)
 
     def encoder(self) -> tuple[nn.Module, ...]:
         """The way down."""
@@ -87,18 +83,3 @@ class UNetGenerator(Generator):
         for block in self.up:
             x = torch.cat([dense_gradient(block(x)), skips.pop()], dim=1)
         return self._in_range(F.relu(x, inplace=True), inputs)
-
-
-def dense_gradient(x: Tensor) -> Tensor:
-    """`x`; its gradient, a slice of that of the concatenation, is copied into memory of its own.
-
-    On CPUs the backward pass of batch norm falls to a path twenty times as slow where it is given a
-    slice (torch 2.13, 4x64x128x128: 69 ms in place of 2).
-    """
-    if x.requires_grad:
-        last = x.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if last else torch.contiguous_format
-        x.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: gradient.contiguous(memory_format=layout)
-        )
-    return x
