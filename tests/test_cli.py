@@ -605,3 +605,13 @@ def test_changed_channels_give_the_task_another_name(tmp_path: Path) -> None:
         cwd=tmp_path,
     ).ok()  # fmt: skip
     assert _recipe(tmp_path)["task"]["name"] == "er_from_mito"
+
+
+def test_a_machine_with_slurm_is_no_reason_to_warn(tmp_path: Path) -> None:
+    """A cluster's login node has `srun`; a training that does not ask for SLURM needs none."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\nexit 1\n")
+    srun.chmod(0o755)
+    path = f"{srun.parent}{os.pathsep}{os.environ['PATH']}"
+    run("train.py", *SIMULATED, *TINY, "run=r", cwd=tmp_path, env={"PATH": path}).ok()
