@@ -128,9 +128,10 @@ def test_the_field_may_be_a_view() -> None:
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=5),
     tile=st.integers(8, 48), share=st.floats(0, 0.5), batch_size=st.integers(1, 7),
+    lanes=st.integers(1, 3),
 )  # fmt: skip
 def test_fields_share_batches_and_come_out_as_alone(
-    shapes: list[tuple[int, int]], tile: int, share: float, batch_size: int
+    shapes: list[tuple[int, int]], tile: int, share: float, batch_size: int, lanes: int
 ) -> None:
     """Bands of each field follow each other without gap, the fields in their order; what a field
     becomes does not depend on its neighbours in the batch."""
@@ -152,7 +153,7 @@ def test_fields_share_batches_and_come_out_as_alone(
 
     sources = [source(image) for image in images]
     overlap = int(share * tile)
-    bands = list(predict_bands(predict, sources, tile, overlap, 8, batch_size))
+    bands = list(predict_bands(predict, sources, tile, overlap, 8, batch_size, lanes))
     order = [sources.index(band.source) for band in bands]
     assert order == sorted(order)
     assert max(asked) <= tile + 7  # never the whole of a field that is larger

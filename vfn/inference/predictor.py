@@ -27,6 +27,7 @@ from vfn.data.views import Region, View, make_views, within
 from vfn.errors import UserError
 from vfn.files import clear_leftovers, write_text
 from vfn.inference.backends import make_network, pick_arithmetic
+from vfn.inference.lanes import share_cores
 from vfn.inference.ome import SHIFT, gathered, is_whole, write_ome
 from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
 from vfn.inference.tiles import Source, predict_bands
@@ -98,6 +99,8 @@ class Predictor:
         self._network = (
             None if backend == "torch" else make_network(self.generator, backend, self.precision)
         )
+        # Other backends divide the cores themselves.
+        self._lanes = share_cores() if self.device.type == "cpu" and backend == "torch" else 1
         self._cover(uncertainty)
         self.head: ScaleHead | None = None
         if checkpoint.uncertainty is not None:
@@ -277,7 +280,7 @@ class Predictor:
 
         for band in predict_bands(
             torch.inference_mode()(network), map(source, fields), self.tile,
-            int(self.overlap * self.tile), self.stride, self.batch_size,
+            int(self.overlap * self.tile), self.stride, self.batch_size, self._lanes,
         ):  # fmt: skip
             height, width = band.values.shape[1:]
             step = max(1, BAND_PIXELS // width)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vfn.inference.lanes import in_lanes
+
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """First pixels of tiles that cover `length`, neighbours sharing `overlap` pixels or more.
@@ -119,6 +121,15 @@ class _Field:
         return Band(self.source, tops[i], finished)
 
 
+class _Tile(NamedTuple):
+    """A tile of `field` in row i and column j of its tiles: (Ci, h, w)."""
+
+    field: _Field
+    i: int
+    j: int
+    cut: Tensor
+
+
 def predict_bands(
     predict: Callable[[Tensor], Tensor],
     sources: Iterable[Source],
@@ -126,6 +137,7 @@ def predict_bands(
     overlap: int,
     stride: int,
     batch_size: int,
+    lanes: int = 1,
 ) -> Iterator[Band]:
     """Apply `predict` to fields of any size, holding a row of tiles of each at a time.
 
@@ -139,30 +151,34 @@ def predict_bands(
             that is shorter than it.
         overlap: pixels that neighbours share, below `tile`.
         batch_size: tiles that go through at once.
+        lanes: batches at a time, see `in_lanes`.
 
     Yields:
         The rows of each field from top to bottom without gap, the fields in their order.
     """
-    waiting: list[tuple[_Field, int, int, Tensor]] = []
 
-    def flush() -> Iterator[Band]:
-        if not waiting:
-            return
-        predicted = predict(torch.stack([entry[3] for entry in waiting])).float().cpu()
-        for (field, i, j, _), one in zip(waiting, predicted, strict=True):
-            if band := field.add(i, j, one):
+    def batches() -> Iterator[tuple[list[_Tile], Tensor]]:
+        tiles: list[_Tile] = []
+        for source in sources:
+            field = _Field(source, tile, overlap, stride)
+            for i, j, cut in field.tiles():
+                if tiles and tiles[0].cut.shape != cut.shape:  # fields of another size
+                    yield tiles, torch.stack([one.cut for one in tiles])
+                    tiles = []
+                tiles.append(_Tile(field, i, j, cut))
+                if len(tiles) == batch_size:
+                    yield tiles, torch.stack([one.cut for one in tiles])
+                    tiles = []
+        if tiles:
+            yield tiles, torch.stack([one.cut for one in tiles])
+
+    def computed(batch: Tensor) -> Tensor:
+        return predict(batch).float().cpu()
+
+    for tiles, predicted in in_lanes(computed, batches(), lanes):
+        for one, values in zip(tiles, predicted, strict=True):
+            if band := one.field.add(one.i, one.j, values):
                 yield band
-        waiting.clear()
-
-    for source in sources:
-        field = _Field(source, tile, overlap, stride)
-        for i, j, cut in field.tiles():
-            if waiting and waiting[0][3].shape != cut.shape:  # fields of another size
-                yield from flush()
-            waiting.append((field, i, j, cut))
-            if len(waiting) == batch_size:
-                yield from flush()
-    yield from flush()
 
 
 def predict_tiled(
