@@ -1,12 +1,13 @@
 """The paper's models, others, and ours with and without each ingredient, at equal training time.
 
     python bench/models.py --data DIR --runs outputs/models --seeds 3 --seconds 60
+    python bench/models.py --data DIR --runs outputs/models --table ingredients --models best "best, start at the mean"
 
 First the patches a second of each model are measured, repeats alternating, on a machine that should do nothing
 else; they are kept in rates.json of --runs. Then every model is trained on every set with as many patches as
 it would see in --seconds, once a seed, and scored on the held-out part by evaluate.py, all through the command
 line. So what else runs by then makes no difference, and the same seed gives the same figures. A run that is
-finished is not run again: the same command goes on where it was stopped. Writes docs/models.md and its chart (--write). Last lines: RATIO name value, the MAE of
+finished is not run again: the same command goes on where it was stopped. Writes the table of docs/models.md that --table names, and its chart. Last lines: RATIO name value, the MAE of
 `best` over that of another model on one set; below 1, ours errs less.
 """
 
@@ -80,7 +81,7 @@ PACE = [
 ]  # fmt: skip
 COLUMNS = {"psnr_signal": 2, "ssim_signal": 4, "pearson": 4, "mae_signal": 4}  # -> digits
 BASELINES = {"linear": "linear map of the inputs", "mean": "mean of the training target"}
-START, END = "<!-- table: bench/models.py -->", "<!-- end of table -->"
+END = "<!-- end of table -->"
 
 Figures = dict[str, float]  # column -> mean over the targets of a set
 
@@ -202,7 +203,7 @@ def page(
         "", f"Patches of 256x256 seen: {seen}.",
         "", head, "|" + " --- |" * (len(COLUMNS) + 2),
         *(line for place, rows in found.items() for line in table(place, rows)),
-        "", "![Gain over the linear map](images/models.png)",
+        "", f"![Gain over the linear map](images/{args.table}.png)",
     ]  # fmt: skip
 
 
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the measurement of rates")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--table", default="models", help="of the Markdown file, by its mark")
     parser.add_argument(
         "--write", type=Path, default=REPOSITORY / "docs" / "models.md",
         help="Markdown file whose table is replaced; the chart lies beside it in images/",
@@ -234,9 +236,12 @@ def main() -> None:
                 rows.setdefault(baseline, []).append(figures[baseline])
     text = page(found, pace, args)
     print("\n".join(text))
-    before, _, rest = args.write.read_text(encoding="utf-8").partition(START)
-    write_text(args.write, "\n".join([before + START, *text, END + rest.partition(END)[2]]))
-    chart(found, args.write.parent / "images" / "models.png")
+    start = f"<!-- table: bench/models.py, {args.table} -->"
+    before, mark, rest = args.write.read_text(encoding="utf-8").partition(start)
+    if not mark:
+        sys.exit(f"error: --table {args.table}: {args.write} has no line {start}; add it, and {END}")
+    write_text(args.write, "\n".join([before + start, *text, END + rest.partition(END)[2]]))
+    chart(found, args.write.parent / "images" / f"{args.table}.png")
     for place, rows in found.items():
         maes = {who: statistics.mean(r["mae_signal"] for r in runs) for who, runs in rows.items()}
         for who in rows:
