@@ -177,6 +177,8 @@ def main() -> None:
     if args.one:
         one(*args.one)
         return
+    if args.fields < 4:
+        parser.error(f"--fields {args.fields}: give 4 or more, since a quarter of them is timed too")
     print(machine())
     say(f"generator of width {args.width}")
     ratios: list[str] = []
