@@ -261,6 +261,13 @@ class VirtualStain(L.LightningModule):
             self.averaged.update(self.generator)
         return {"loss_g": loss, **terms}
 
+    def on_validation_start(self) -> None:
+        """Of several processes all judge the model that the first one saves: what batch norms have seen
+        is each process's own."""
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def validation_step(self, batch: Batch, _index: int) -> None:
         """MAE and mean squared error over the valid pixels, in [-1, 1]."""
         prediction = self(batch.input).float()
@@ -285,11 +292,19 @@ class VirtualStain(L.LightningModule):
         if "optimizer_states" not in checkpoint:
             checkpoint["state_dict"] = settled(checkpoint["state_dict"])
         checkpoint["steps"] = self.steps
-        # Of several processes those of the first.
-        checkpoint["sums"] = {name: (float(total), n) for name, (total, n) in self.sums.items()}
+        checkpoint["sums"] = self._sums_of_all() if "optimizer_states" in checkpoint else []
         checkpoint["rng"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state()
+
+    def _sums_of_all(self) -> list[dict[str, tuple[float, int]]]:
+        """`sums` of each process, which tells of its own when the epoch ends."""
+        ours = {name: (float(total), n) for name, (total, n) in self.sums.items()}
+        of_all = [ours]
+        if torch.distributed.is_initialized():
+            of_all *= torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(of_all, ours)
+        return of_all
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state until training starts: what comes in between draws too.
@@ -299,7 +314,11 @@ class VirtualStain(L.LightningModule):
         """
         self._rng = checkpoint.get("rng")
         # Checkpoints of earlier versions do not say.
-        self.steps, self.sums = int(checkpoint.get("steps", 0)), dict(checkpoint.get("sums", {}))
+        self.steps, self.sums = int(checkpoint.get("steps", 0)), {}
+        of_all = checkpoint.get("sums")
+        if isinstance(of_all, list) and of_all:
+            # By another number of processes some epoch's figures are those of a part of it.
+            self.sums = dict(of_all[self.global_rank % len(of_all)])
         state = checkpoint["state_dict"]
         if self.averaged is None:
             checkpoint["state_dict"] = {
