@@ -1,41 +1,49 @@
-"""Two processes train the model that one trains with the doubled batch (CPU, gloo)."""
+"""Two processes train the model that one trains with the doubled batch, and stop together (CPU, gloo)."""
 
 import csv
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.cli import finish, run, start
+from tests.cli import ROOT, clean_environment, finish, run, start
+from vfn.callbacks import AGREE_EVERY
 
 RUN = [
     "data=simulated", "data.fields=4", "data.height=64", "data.width=96", "data.patch_size=32",
-    "data.patches_per_epoch=16", "data.val_patches=6", "model.generator.width=4",
+    "data.patches_per_epoch=48", "data.val_patches=6", "model.generator.width=4",
     "model.generator.depth=3", "model.generator.max_width=8", "model.discriminator.width=4",
     "loss.adversarial=0.1", "model.adam.lr_generator=1e-3", "model.adam.lr_discriminator=1e-3", "logger=csv", "trainer.accelerator=cpu", "trainer.precision=32-true",
     "trainer.max_epochs=2",
 ]  # fmt: skip
+TWO = [*RUN, "data.batch_size=2", "trainer=ddp", "trainer.devices=2", "trainer.sync_batchnorm=true"]
 TOLERANCE = 1e-4  # of weights that move by 1e-2; other orders of sums left them 4e-6 apart
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("ddp")
-    two = start(
-        "train.py", *RUN, "run=two", "data.batch_size=2", "trainer=ddp", "trainer.devices=2",
-        "trainer.sync_batchnorm=true", cwd=folder,
-    )  # fmt: skip
+    two = start("train.py", *TWO, "run=two", cwd=folder)
     run("train.py", *RUN, "run=one", "data.batch_size=4", cwd=folder).ok()
     run(
-        "train.py", *RUN, "run=half", "data.batch_size=2", "data.patches_per_epoch=8", cwd=folder
+        "train.py", *RUN, "run=half", "data.batch_size=2", "data.patches_per_epoch=24", cwd=folder
     ).ok()
     result = finish(two)
     assert result.code == 0, result.out + result.err
     return {name: folder / "outputs" / name for name in ("one", "two", "half")}
 
 
+def last(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return last(folder)["state_dict"]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -69,3 +77,51 @@ def test_figures_are_reduced_and_written_once(runs: dict[str, Path]) -> None:
         assert ours["batches"] == theirs["batches"]
         for column in ("train/mae", "train/loss_d", "train/loss_g", "val/mae", "val/mse"):
             assert float(ours[column]) == pytest.approx(float(theirs[column]), rel=2e-3), column
+
+
+# The first process tells itself, or the group of both, to stop in its third step; the other one starts as
+# Lightning starts it, by train.py.
+STOPPED = """
+import os, runpy, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+from tests.cli import ROOT
+from vfn.module import VirtualStain
+whom, step, calls = sys.argv.pop(1), VirtualStain.generator_step, 0
+def stopped(*args):
+    global calls
+    calls += 1
+    if calls == 3:
+        for _ in range(2 if whom == "twice" else 1):
+            (os.killpg if whom == "both" else os.kill)(os.getpid(), signal.SIGTERM)
+    return step(*args)
+VirtualStain.generator_step = stopped
+runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("whom", ["both", "twice"])
+def test_both_stop_and_go_on(runs: dict[str, Path], tmp_path: Path, whom: str) -> None:
+    """Both told once, or the first alone twice: none may leave within a step."""
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED)
+    command = [*TWO, "run=part", "resume=auto"]
+    process = subprocess.Popen(
+        [sys.executable, script, ROOT, whom, *command], cwd=tmp_path, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **clean_environment()}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    result = finish(process)
+    assert (result.code, result.err) == (130, "interrupted\n"), result.out
+    assert result.out.count("interrupted and saved") == 1
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # nobody is left
+    part = tmp_path / "outputs" / "part"
+    assert last(part)["global_step"] == 2 * (AGREE_EVERY + 1)  # of two optimisers
+    if whom == "both":
+        again = finish(start("train.py", *command, cwd=tmp_path))
+        assert (again.code, again.err) == (0, "")
+        assert not any(farthest(weights(part), weights(runs["two"])).values())
+        ours, theirs = rows(part), rows(runs["two"])
+        for row in (*ours, *theirs):
+            del row["images_per_s"]
+        assert ours == theirs

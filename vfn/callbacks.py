@@ -25,7 +25,7 @@ from vfn.data.patches import Batch
 from vfn.files import write_text
 from vfn.module import VirtualStain
 from vfn.report.samples import sample_sheet
-from vfn.signals import hang_up, insist, interrupt
+from vfn.signals import hang_up, insist, interrupt, leave_soon
 
 # Ctrl-C, what a queue sends before it takes a machine away (SLURM: --signal=USR1@120), and a terminal
 # that is closed.
@@ -59,11 +59,12 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder, self.best, self.best_epoch = folder, math.inf, -1
         self.interrupted, self.saved_step = False, -1
-        self._told = False
+        self._told, self._several = False, False
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let Ctrl-C and SIGTERM wait for the end of the step: between D's and G's no run can go on."""
+        self._several = trainer.world_size > 1
         if threading.current_thread() is threading.main_thread():
             kept = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup
             asked = [n for n in STOPPING if not (kept and n == signal.SIGHUP)]
@@ -80,6 +81,8 @@ class Checkpoints(Callback):
             hang_up()
         if self._told:  # a second signal does not wait for the end of the step
             insist()
+        elif self._several:
+            leave_soon()
         self._told = True  # nothing is printed from a handler
 
     def _agree(self, trainer: L.Trainer, step: int) -> None:
@@ -135,7 +138,10 @@ class Checkpoints(Callback):
         It was saved at the end of a step, unless a second signal would not wait for that: then it
         goes on from its last epoch, since from the middle of a step none can.
         """
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step and self.best_epoch < 0:
+        # Saving is a step that processes take together: not where one of them was told before training.
+        together = self.interrupted or trainer.world_size == 1
+        stopped = isinstance(exception, KeyboardInterrupt) and together
+        if stopped and trainer.global_step and self.best_epoch < 0:
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,14 +31,20 @@ def end_by_signals() -> None:
     _lose_no_interrupt()
 
 
+def leave_soon() -> None:
+    """Begin to leave, of several processes that do so together: one that left alone would leave the
+    others waiting."""
+    global _leaving
+    _leaving = time.monotonic()
+
+
 def interrupt() -> NoReturn:
     """Begin to leave.
 
     Raises:
         KeyboardInterrupt: always.
     """
-    global _leaving
-    _leaving = time.monotonic()
+    leave_soon()
     raise KeyboardInterrupt
 
 

@@ -4,6 +4,7 @@ import logging
 import netrc
 import os
 import re
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,7 @@ from vfn.nets.sync import share_norms
 from vfn.precision import has_fast_bf16
 from vfn.schedule import Schedule, ScheduleSettings
 from vfn.settings import settings_lines
+from vfn.signals import ignore_signals
 
 log = logging.getLogger(__name__)
 MOST = 0.5  # share of the targets' variance
@@ -83,7 +85,7 @@ def train(config: DictConfig) -> Path:
     Raises:
         UserError: anything wrong in the config or the data; nothing is trained then.
     """
-    set_up_logging()
+    set_up_logging(quiet=not _is_first())
     _name_task(config)
     if config.get("sweep"):
         from vfn.sweep import search  # here: it is made of trainings
@@ -168,7 +170,7 @@ def _fit(
     _freeze(parts[0], config)
     with _new_parts(folder) if _is_first() else nullcontext():
         data.setup()
-    set_up_logging(folder / "log.txt" if _is_first() else None, quiet)
+    set_up_logging(folder / "log.txt" if _is_first() else None, quiet or not _is_first())
     if resumed is not None and resumed.name != LAST:
         log.warning(
             "%s is damaged; going on from %s, the one before it", resumed.with_name(LAST), resumed
@@ -212,6 +214,7 @@ def _fit(
     except SystemExit:
         # Lightning turns Ctrl-C into exit code 1, after our callback has saved.
         if trainer.interrupted:
+            _leave_to_first(trainer)
             if (folder / "checkpoints" / LAST).is_file():
                 saved = any(
                     isinstance(callback, Checkpoints) and callback.saved_step == trainer.global_step
@@ -240,6 +243,21 @@ def _fit(
             seen, folder,
         )  # fmt: skip
     return best
+
+
+def _leave_to_first(trainer: L.Trainer) -> None:
+    """Of several processes that were interrupted the first alone says so, by its exit code too.
+
+    Whoever started them takes another one that leaves with 130 for a crash, and kills the first: Lightning
+    within 5 s, srun --kill-on-bad-exit after 30 s. That may still write, or tell a dashboard.
+    """
+    if trainer.global_rank:
+        ignore_signals()  # srun ends those that are left once the first is gone
+        sys.exit(0)
+    started: list[subprocess.Popen] = getattr(trainer.strategy.launcher, "procs", [])
+    for process in started:  # Lightning has killed them, after they had nothing left to write
+        process.wait()
+    started.clear()  # nor does Lightning watch them any longer
 
 
 def stain_data(config: DictConfig, task: Task) -> StainData:
