@@ -376,6 +376,7 @@ def set_up_logging(log_file: Path | None = None, quiet: bool = False) -> None:
     # On a cluster's login node, where nobody asked for SLURM.
     warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not.*")
     warnings.filterwarnings(
+        "ignore", ".*`srun` command is available.*"
     )  # not every command is a job
     warnings.filterwarnings(
         "ignore", ".*module.s. in eval mode.*"

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import RichProgressBar
@@ -66,6 +65,7 @@ from vfn.precision import has_fast_bf16
 from vfn.schedule import Schedule, ScheduleSettings
 from vfn.settings import settings_lines
 from vfn.signals import ignore_signals
+from vfn.slurm import processes
 
 log = logging.getLogger(__name__)
 MOST = 0.5  # share of the targets' variance
@@ -529,9 +529,10 @@ def _trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
     for key in ("max_epochs", "val_every_n_epochs", "sample_every_n_epochs", "log_every_n_steps"):
         if settings[key] < 1:
             raise UserError(f"trainer.{key}={settings[key]}: give 1 or more")
+    devices, environment = processes(settings, accelerator == "gpu")
     return {
         "accelerator": accelerator,
-        "devices": settings["devices"],
+        "devices": devices,
         "num_nodes": settings["num_nodes"],
         "strategy": settings["strategy"],
         "precision": precision,
@@ -539,7 +540,7 @@ def _trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
         "max_epochs": settings["max_epochs"],
         "check_val_every_n_epoch": settings["val_every_n_epochs"],
         "log_every_n_steps": settings["log_every_n_steps"],
-        "plugins": _plugins(),
+        "plugins": [AtomicCheckpointIO(), *environment],
         "num_sanity_val_steps": 0,
         "enable_checkpointing": False,
         "enable_model_summary": False,
@@ -547,14 +548,6 @@ def _trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
         "use_distributed_sampler": False,  # PatchLoader deals the patches out itself
         "benchmark": gpu,
     }
-
-
-def _plugins() -> list[Any]:
-    """Checkpoints that are whole; and under SLURM, signals that are ours (see `Checkpoints`)."""
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    return plugins
 
 
 def _duration(text: str) -> timedelta:
