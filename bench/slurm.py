@@ -204,7 +204,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="put the lines into this page")
     parser.add_argument("--only", default="", help="only cases that match this regular expression")
     args = parser.parse_args()
-    if shutil.which("sbatch") is None:
+    if not shutil.which("sbatch") or subprocess.run(["sinfo"], check=False, capture_output=True).returncode:  # fmt: skip
         print("not run: no SLURM here")
         return 0
     base = args.output.resolve()
