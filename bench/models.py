@@ -239,7 +239,9 @@ def main() -> None:
     start = f"<!-- table: bench/models.py, {args.table} -->"
     before, mark, rest = args.write.read_text(encoding="utf-8").partition(start)
     if not mark:
-        sys.exit(f"error: --table {args.table}: {args.write} has no line {start}; add it, and {END}")
+        sys.exit(
+            f"error: --table {args.table}: {args.write} has no line {start}; add it, and {END}"
+        )
     write_text(args.write, "\n".join([before + start, *text, END + rest.partition(END)[2]]))
     chart(found, args.write.parent / "images" / f"{args.table}.png")
     for place, rows in found.items():

@@ -178,7 +178,9 @@ def main() -> None:
         one(*args.one)
         return
     if args.fields < 4:
-        parser.error(f"--fields {args.fields}: give 4 or more, since a quarter of them is timed too")
+        parser.error(
+            f"--fields {args.fields}: give 4 or more, since a quarter of them is timed too"
+        )
     print(machine())
     say(f"generator of width {args.width}")
     ratios: list[str] = []

@@ -373,11 +373,8 @@ def set_up_logging(log_file: Path | None = None, quiet: bool = False) -> None:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6
     warnings.filterwarnings("ignore", ".*distributed.nn.functional.all_reduce is deprecated.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # On a cluster's login node, where nobody asked for SLURM.
+    # Not every command on a cluster is a job.
     warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not.*")
-    warnings.filterwarnings(
-        "ignore", ".*`srun` command is available.*"
-    )  # not every command is a job
     warnings.filterwarnings(
         "ignore", ".*module.s. in eval mode.*"
     )  # a frozen encoder is meant to be
