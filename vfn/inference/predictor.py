@@ -642,7 +642,7 @@ def _predict(
                 watch((order[job.view.name] + rows) / len(views))
 
     order = {view.name: number for number, view in enumerate(views)}
-    # Three threads: one reads the next field, one computes, this one compresses and writes.
+    # One thread reads the next field, one or more (`lanes`) compute, this one compresses and writes.
     with closing(ahead(predictor.bands(ahead(jobs(), 1)), 2)) as predicted:
         for job, bands in groupby(predicted, key=itemgetter(0)):
             shape = job.inputs[0].shape
