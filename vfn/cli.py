@@ -173,7 +173,21 @@ def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) ->
             _leave(f"the sweep ran on past what failed, first {exc}", WRONG_INPUT)
         if isinstance(exc, HydraException | OmegaConfBaseException):
             _leave(_config_message(exc, command), WRONG_INPUT)
+        if lost := _lost_job(exc):
+            _leave(lost, INTERRUPTED)
         raise
+
+
+def _lost_job(exc: BaseException) -> str | None:
+    """What to say of a sweep's job that its queue ended: killed, out of time or of memory."""
+    submitit = sys.modules.get("submitit.core.utils")
+    if submitit is None or not isinstance(exc, submitit.UncompletedJobError):
+        return None
+    told = next(iter(str(exc).splitlines()), "")
+    return (
+        f"a job of the sweep was ended from outside, by its time limit perhaps ({told}); what it said is in "
+        ".submitit of the sweep's folder, the other jobs go on, and resume=FOLDER goes on with it"
+    )
 
 
 def _quoted(text: str) -> str:
