@@ -28,7 +28,7 @@ demo: setup
 	$(BIN)/python evaluate.py ckpt=$(DEMO)/checkpoints/best.ckpt output=$(DEMO)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

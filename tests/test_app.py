@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -770,23 +771,27 @@ def test_a_flat_image_has_a_scale() -> None:
 
 
 def test_ctrl_c_ends_it_and_nothing_stays(runs: Path, tmp_path: Path) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        process = start(
-            "vfn.app", f"runs={runs}", "port=0", "device=cpu", cwd=tmp_path, env={"TMPDIR": str(tmp_path)}
+    asked: dict[signal.Signals, subprocess.Popen[str]] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):  # both start before either is asked for anything
+        (folder := tmp_path / number.name).mkdir()
+        asked[number] = start(
+            "vfn.app", f"runs={runs}", "port=0", "device=cpu", cwd=folder, env={"TMPDIR": str(folder)}
         )  # fmt: skip
+    for number, process in asked.items():
+        folder = tmp_path / number.name
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("open http://127.0.0.1:"), finish(process)
         address = urllib.parse.urlsplit(line.split()[1])
         key = address.query.removeprefix("key=")
         page = Page(address.port or 0, None, key)  # type: ignore[arg-type]
-        drop = page.drop(specimen(tmp_path / "a_phase.tif"))
+        drop = page.drop(specimen(folder / "a_phase.tif"))
         page.order(model="nuclei", drop=drop, fields=["a"])
-        assert list(tmp_path.glob("vfn-app-*"))
+        assert list(folder.glob("vfn-app-*"))
         os.kill(process.pid, number)
         result = finish(process)
         assert (result.code, result.err) == (130, "interrupted\n")
-        assert list(tmp_path.glob("vfn-app-*")) == []
+        assert list(folder.glob("vfn-app-*")) == []
 
 
 def test_a_port_that_is_taken_names_one_that_is_free(runs: Path, tmp_path: Path) -> None:
