@@ -151,7 +151,9 @@ def swept(folder: Path, _: str) -> str:
         tables.append([row[-4:] for row in rows])
     if tables[0] != tables[1]:
         raise RuntimeError(f"other figures: {tables}")
-    return "a job array of two trainings; metrics.csv as without a launcher"
+    return (
+        "a job array of two trainings; the last four columns of metrics.csv as without a launcher"
+    )
 
 
 def array(command: list[str], folder: Path) -> None:

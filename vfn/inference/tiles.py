@@ -157,25 +157,26 @@ def predict_bands(
         The rows of each field from top to bottom without gap, the fields in their order.
     """
 
-    def batches() -> Iterator[tuple[list[_Tile], Tensor]]:
+    def batches() -> Iterator[list[_Tile]]:
         tiles: list[_Tile] = []
         for source in sources:
             field = _Field(source, tile, overlap, stride)
             for i, j, cut in field.tiles():
                 if tiles and tiles[0].cut.shape != cut.shape:  # fields of another size
-                    yield tiles, torch.stack([one.cut for one in tiles])
+                    yield tiles
                     tiles = []
                 tiles.append(_Tile(field, i, j, cut))
                 if len(tiles) == batch_size:
-                    yield tiles, torch.stack([one.cut for one in tiles])
+                    yield tiles
                     tiles = []
         if tiles:
-            yield tiles, torch.stack([one.cut for one in tiles])
+            yield tiles
 
     def computed(batch: Tensor) -> Tensor:
         return predict(batch).float().cpu()
 
-    for tiles, predicted in in_lanes(computed, batches(), lanes):
+    stacked = ((tiles, torch.stack([one.cut for one in tiles])) for tiles in batches())
+    for tiles, predicted in in_lanes(computed, stacked, lanes):
         for one, values in zip(tiles, predicted, strict=True):
             if band := one.field.add(one.i, one.j, values):
                 yield band
