@@ -10,6 +10,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -284,7 +285,23 @@ def _check_chunks(path: Path, data: bytes) -> None:
 
 
 def _read_tiff(path: Path) -> Image:
-    with tifffile.TiffFile(path) as tif:
+    with open_tiff(path) as (tif, series):
+        for number, each in enumerate(tif.pages, start=1):
+            check_page(path, number, each.aspage())
+        array = _pixels(path, tif, series)
+        names = _channel_names(tif)
+        return Image(array, names if len(names) == len(array) else None, _pixel_size(tif))
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[tuple[tifffile.TiffFile, tifffile.TiffPageSeries]]:
+    """A grey TIFF whose chain of pages is whole, and the one image in it.
+
+    Raises:
+        UserError: damaged, colour, or several images.
+    """
+    with ExitStack() as files:
+        tif = files.enter_context(tifffile.TiffFile(path))
         _check_chain(path, tif)
         page = tif.pages.first
         kind = int(page.photometric)
@@ -293,25 +310,22 @@ def _read_tiff(path: Path) -> Image:
                 f"{path}: is {getattr(page.photometric, 'name', kind)} colour, grey is expected; "
                 "export each channel as a single-channel grey image"
             )
-        for number, each in enumerate(tif.pages, start=1):
-            _check_page(path, number, each.aspage())
-        array = _pixels(path, tif)
-        names = _channel_names(tif)
-        return Image(array, names if len(names) == len(array) else None, _pixel_size(tif))
+        described = tif
+        if tif.is_ome and not _describes_itself(tif):
+            described = files.enter_context(tifffile.TiffFile(path, is_ome=False))
+        first, *others = described.series
+        pixels = first.keyframe.imagelength * first.keyframe.imagewidth
+        # What is smaller is a mere thumbnail.
+        if any(s.keyframe.imagelength * s.keyframe.imagewidth >= pixels for s in others):
+            raise UserError(
+                f"{path}: holds {len(described.series)} images; save each one as a file of its own, "
+                "or channels as one stack"
+            )
+        yield tif, first
 
 
-def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
+def _pixels(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> np.ndarray:
     """(C, H, W) of the one image in the file."""
-    if tif.is_ome and not _describes_itself(tif):
-        with tifffile.TiffFile(path, is_ome=False) as alone:
-            return _pixels(path, alone)
-    series = tif.series[0]
-    pixels, *others = [each.keyframe.imagelength * each.keyframe.imagewidth for each in tif.series]
-    if any(other >= pixels for other in others):  # no mere thumbnail
-        raise UserError(
-            f"{path}: holds {len(tif.series)} images; save each one as a file of its own, "
-            "or channels as one stack"
-        )
     if len(series.shape) > 3 or "X" not in series.axes or "Y" not in series.axes:
         raise UserError(
             f"{path}: has axes {series.axes} {series.shape}; one plane, or one axis of channels "
@@ -319,7 +333,7 @@ def _pixels(path: Path, tif: tifffile.TiffFile) -> np.ndarray:
         )
     # ImageJ writes large stacks behind a single page; of one cut short, that page may be whole.
     stated = (tif.imagej_metadata or {}).get("images", 1)
-    if stated > 1 and series.size == pixels:
+    if stated > 1 and series.size == series.keyframe.imagelength * series.keyframe.imagewidth:
         raise UserError(
             f"{path}: is truncated (ImageJ's metadata state {stated} images, one is there); "
             "copy it anew, or save the one as a file of its own"
@@ -381,7 +395,7 @@ def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
         raise UserError(f"{path}: is a TIFF without images; export it anew")
 
 
-def _check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
+def check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
     """Decoders fill what is missing with zeros, or with grey: refuse such a file first."""
     size = page.parent.filehandle.size
     remedy = "copy it anew from the microscope or leave it out"
