@@ -64,9 +64,9 @@ from pathlib import Path
 from vfn.locks import claimed
 with claimed(Path(sys.argv[1])):
     if os.fork() == 0:  # as a process that cuts patches
+        print("held", flush=True)
         time.sleep(60)
         os._exit(0)
-    print("held", flush=True)
     time.sleep(60)
 """
 
@@ -78,6 +78,7 @@ def test_a_killed_holder_lets_go_though_its_child_lives(tmp_path: Path) -> None:
         command, env=environment, stdout=subprocess.PIPE, start_new_session=True
     ) as holder:
         assert holder.stdout is not None
+        # The child says so: before it runs it cannot have closed what it inherited.
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match=f"process {holder.pid} "):
             refuse_if_claimed(tmp_path / "out")

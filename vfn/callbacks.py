@@ -25,11 +25,11 @@ from vfn.data.patches import Batch
 from vfn.files import write_text
 from vfn.module import VirtualStain
 from vfn.report.samples import sample_sheet
-from vfn.signals import hang_up, insist, interrupt, leave_soon
+from vfn.signals import available, hang_up, insist, interrupt, is_hang_up, leave_soon
 
 # Ctrl-C, what a queue sends before it takes a machine away (SLURM: --signal=USR1@120), and a terminal
 # that is closed.
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+STOPPING = available("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 AGREE_EVERY = 10  # steps between two questions whether another process was told to stop
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,10 @@ class Checkpoints(Callback):
         """Let Ctrl-C and SIGTERM wait for the end of the step: between D's and G's no run can go on."""
         self._several = trainer.world_size > 1
         if threading.current_thread() is threading.main_thread():
-            kept = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup
-            asked = [n for n in STOPPING if not (kept and n == signal.SIGHUP)]
+            asked = [
+                number for number in STOPPING
+                if not (is_hang_up(number) and signal.getsignal(number) == signal.SIG_IGN)  # nohup
+            ]  # fmt: skip
             self._handlers = {number: signal.signal(number, self._stop) for number in asked}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,7 +79,7 @@ class Checkpoints(Callback):
         self._handlers = {}
 
     def _stop(self, number: int, _frame: object) -> None:
-        if number == signal.SIGHUP:
+        if is_hang_up(number):
             hang_up()
         if self._told:  # a second signal does not wait for the end of the step
             insist()

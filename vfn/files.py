@@ -79,7 +79,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _reach_disk(path: Path) -> None:
     """Wait until the bytes lie on the disk: after a power cut the name must not lead to an empty file."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR)  # Windows syncs no other
     try:
         os.fsync(handle)
     finally:

@@ -14,7 +14,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-TERMINATING = (signal.SIGTERM, signal.SIGHUP)  # end a command as Ctrl-C does
+
+def available(*names: str) -> tuple[signal.Signals, ...]:
+    """Return those of the named signals that this system has: Windows lacks SIGHUP and SIGUSR1."""
+    return tuple(number for number in signal.Signals if number.name in names)
+
+
+TERMINATING = available("SIGTERM", "SIGHUP")  # end a command as Ctrl-C does
 INTERRUPTED = 130  # exit code
 PATIENCE = 5.0  # s that a command has to leave; a signal after them ends it as it is
 SOON = 0.02  # s, far longer than a finaliser takes
@@ -90,8 +96,13 @@ def comes_of_stopping(error: BaseException) -> bool:
     return _hung_up or cause is not None
 
 
+def is_hang_up(number: int) -> bool:
+    """Whether the signal tells that the terminal was closed."""
+    return number in available("SIGHUP")
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
-    if number == signal.SIGHUP:
+    if is_hang_up(number):
         hang_up()
     insist()
 

@@ -20,6 +20,7 @@ from vfn.data.intensity import Intensity
 from vfn.data.pixels import read_view
 from vfn.data.store import PlaneStore
 from vfn.data.views import Region, View, within
+from vfn.signals import available
 
 # The eight symmetries of the square: they move pixels and never resample them, so grey values and
 # co-registration stay exact (paper, sec. 2.3: "augmented with rotation and flipping").
@@ -321,7 +322,7 @@ class PatchLoader(DataLoader[RawBatch]):
 def leave_signals(_worker: int) -> None:
     """For `worker_init_fn`: what tells a training to stop goes to its whole group of processes, but
     the workers end with the training, which finishes its step first."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in available("SIGINT", "SIGTERM", "SIGUSR1"):
         signal.signal(number, signal.SIG_IGN)
 
 
