@@ -177,9 +177,28 @@ def test_metamorph_pixel_size(tmp_path: Path, unit: str, micrometres: float | No
     assert read_image(path).pixel_size == micrometres
 
 
-def test_printing_resolution_is_no_pixel_size(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.tif", GREY16, resolution=(72, 72), resolutionunit="inch")
-    assert read_image(path).pixel_size is None
+@pytest.mark.parametrize(
+    ("unit", "per_unit", "micrometres"),
+    [
+        ("centimeter", 1e4 / 0.325, 0.325), ("inch", 25_400 / 0.65, 0.65),
+        # Defaults of print and screen: 72, 600 dpi, 300 dpi in centimetres; a number without a unit.
+        ("inch", 72, None), ("inch", 600, None), ("centimeter", 118.11, None), ("none", 1e4, None),
+    ],
+)  # fmt: skip
+def test_pixel_size_by_the_tags_of_tiff(
+    tmp_path: Path, unit: str, per_unit: float, micrometres: float | None
+) -> None:
+    path = written(tmp_path / "a.tif", GREY16, resolution=(per_unit, per_unit), resolutionunit=unit)
+    expected = None if micrometres is None else pytest.approx(micrometres, rel=1e-5)
+    assert read_image(path).pixel_size == expected
+
+
+@pytest.mark.parametrize("suffix", [".stk", ".lsm", ".btf", ".tf8", ".ome.btf", ".STK"])
+def test_tiffs_by_other_names_are_found_and_read(tmp_path: Path, suffix: str) -> None:
+    path = written(tmp_path / f"a{suffix}", GREY16, bigtiff="f" in suffix, metadata=None)
+    assert find_images(tmp_path) == [path]
+    np.testing.assert_array_equal(read_image(path).array[0], GREY16)
+    assert strip_suffix(path) == "a"
 
 
 def test_an_ome_file_of_a_set_gives_its_own_plane(
@@ -213,18 +232,44 @@ def test_an_ome_file_of_a_set_gives_its_own_plane(
         np.testing.assert_array_equal(read_image(moved).array, STACK[1:2])
 
 
-def test_grey_ramp_palette_is_its_indices(tmp_path: Path) -> None:
-    ramp = np.repeat(np.arange(256, dtype=np.uint16)[np.newaxis] * 257, 3, axis=0)
-    green = ramp * np.array([[0], [1], [0]], np.uint16)
-    for table in (ramp, green, ramp // 2):
-        path = written(tmp_path / "a.tif", GREY8, photometric="palette", colormap=table)
-        np.testing.assert_array_equal(read_image(path).array[0], GREY8)
-        path.unlink()
+def _ramp(steps: int = 256) -> np.ndarray:
+    return np.arange(256) // (256 // steps) * (256 // steps) * 257
 
 
-def test_colour_palette_is_refused(tmp_path: Path) -> None:
+def _table(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
+    return np.stack([red, green, blue]).clip(0, 65535).astype(np.uint16)
+
+
+RAMP, DARK = _ramp(), 0 * _ramp()
+FIRE = _table(3 * RAMP, 3 * RAMP - 65535, np.abs(2 * RAMP - 65535))
+SIXTEEN = _table(_ramp(16), 65535 * (np.arange(256) // 16 % 2), 65535 - _ramp(16))
+TABLES = {
+    "grey": _table(RAMP, RAMP, RAMP), "inverted": 65535 - _table(RAMP, RAMP, RAMP),
+    "half": _table(RAMP, RAMP, RAMP) // 2, "green": _table(DARK, RAMP, DARK), "black": _table(*[DARK] * 3),
+    "fire": FIRE, "16 colors": SIXTEEN,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_values_under_a_display_table_are_data(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path / "a.tif", GREY8, photometric="palette", colormap=TABLES[name])
+    np.testing.assert_array_equal(read_image(path).array[0], GREY8)
+
+
+def test_values_under_any_table_of_imagej_are_data(tmp_path: Path) -> None:
     colours = RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
-    path = written(tmp_path / "a.tif", GREY8, photometric="palette", colormap=colours)
+    path = written(
+        tmp_path / "a.tif", GREY8, photometric="palette", colormap=colours, metadata=None,
+        description="ImageJ=1.54f\nmin=0.0\nmax=255.0\n",
+    )  # fmt: skip
+    np.testing.assert_array_equal(read_image(path).array[0], GREY8)
+
+
+@pytest.mark.parametrize("colours", [8, 16, 256])
+def test_colour_palette_is_refused(tmp_path: Path, colours: int) -> None:
+    table = np.zeros((3, 256), np.uint16)
+    table[:, :colours] = RNG.integers(0, 65536, (3, colours))
+    path = written(tmp_path / "a.tif", GREY8, photometric="palette", colormap=table)
     refused(path, "PALETTE", "grey")
 
 

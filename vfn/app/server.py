@@ -37,7 +37,7 @@ from vfn.app.predicting import (
     predict,
 )
 from vfn.app.queue import Job, Queue
-from vfn.app.workspace import KEPT, NOT_FOUND, TOO_LARGE, Drop, Refused, Workspace
+from vfn.app.workspace import KEPT, NOT_FOUND, TOO_LARGE, UPLOADED, Drop, Refused, Workspace
 from vfn.errors import UserError
 from vfn.report.html import environment
 from vfn.uncertainty import check_coverage
@@ -95,6 +95,7 @@ class Site:
             upload_mb=self.config.upload_mb,
             files=self.config.files,
             folders=[root.name or str(root) for root in self.folders.roots],
+            accepted=",".join(UPLOADED),
         )
         return Response(text, media_type="text/html")
 

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vfn.data.images import SUFFIXES, is_container, is_image
+from vfn.data.images import CONTAINERS, SUFFIXES
 from vfn.errors import UserError
 from vfn.files import replacing
 
 KEPT = 6  # drops, and as many predictions; older ones make room
 LONGEST = 180  # bytes of a name: a prediction's is longer than its input's
-ZARR = ".zarr"  # a folder, which cannot be dropped as a file
+# An OME-Zarr is a folder, which cannot be dropped as a file.
+UPLOADED = tuple(s for s in SUFFIXES + CONTAINERS if not s.endswith(".zarr"))
 NOT_FOUND, CONFLICT, TOO_LARGE, NO_IMAGE, FULL = 404, 409, 413, 415, 507
 
 
@@ -162,12 +163,11 @@ def safe_name(text: str) -> str:
     name = unicodedata.normalize("NFC", re.split(r"[\\/]", text)[-1])
     name = "".join("_" if c in '<>:"|?*' or not c.isprintable() else c for c in name)
     name = name.strip().lstrip(".")
-    path = Path(name)
-    if not is_image(path) and (not is_container(path) or name.lower().endswith(ZARR)):
+    if not name.lower().endswith(UPLOADED):
         raise Refused(
             NO_IMAGE,
-            f"{name or 'a file without a name'}: is no image by its name; {', '.join(SUFFIXES)}, .nd2, "
-            ".czi and .lif files are read",
+            f"{name or 'a file without a name'}: is no image by its name; "
+            f"{', '.join(UPLOADED)} files are read",
         )
     cut = len(name.encode()) - LONGEST
     if cut > 0:

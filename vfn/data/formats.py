@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from vfn.data.images import MAX_BLANK, as_pixels, check_promise, micrometres
+from vfn.data.images import MAX_BLANK, as_pixels, check_promise
+from vfn.data.tiff_metadata import micrometres
 from vfn.errors import UserError
 
 READERS = {".nd2": "bioio_nd2", ".czi": "bioio_czi", ".lif": "bioio_lif"}

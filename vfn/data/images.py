@@ -3,7 +3,6 @@
 import math
 import mmap
 import os
-import re
 import shutil
 import stat
 import struct
@@ -20,9 +19,14 @@ import imagecodecs
 import numpy as np
 import tifffile
 
+from vfn.data.tiff_metadata import channel_names, ome_pixels, pixel_size
 from vfn.errors import UserError
 
-SUFFIXES = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".png")
+# Of TIFFs: as a rule, of BigTIFFs, of MetaMorph's and of Zeiss LSM.
+SUFFIXES = (
+    *(f"{ome}{suffix}" for ome in (".ome", "") for suffix in (".tiff", ".tif", ".btf", ".tf8")),
+    ".stk", ".lsm", ".png",
+)  # fmt: skip
 READER_VERSION = 1  # raised whenever `read_image` gives other pixels for the same bytes
 DTYPES = ("uint8", "uint16", "float32")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -34,19 +38,15 @@ PNG_COLOUR_TYPES = {2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 # the measured values under it, and measures on them: the mark says how to show them, not what they
 # are. (Bio-Formats turns such values over.)
 GREY_PHOTOMETRICS = (0, 1, 3)
+# Colours of a palette (of 65536) further apart are a jump. Tables for display have none, or one for
+# each of the steps that they show (16 of 255); in palettes of pictures most neighbours are one.
+JUMP, JUMPS = 2**13, 0.2
 # A header that promises more pixels than its file can hold is damaged. Deflate shrinks 1032-fold at
 # most and LZW about as far, zstd and its like farther, but only a blank image; so any file may give
 # 256 MB (a field of 11 500 x 11 500 pixels of 16 bit), and a larger one 4096 bytes for each of its own.
 MAX_BLANK, MAX_EXPANSION = 2**28, 2**12
 MAPPED = 2**27  # bytes of decoded pixels from which on they lie in a file
 UNCOMPRESSED, JPEG = 1, 7  # of the TIFF tag Compression
-# What one of these units is in micrometres (OME names, and those that ImageJ and MetaMorph write;
-# ImageJ escapes what is not ASCII).
-MICROMETRES = {
-    "um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00B5m": 1.0, "\\u00b5m": 1.0,
-    "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6,
-    "micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6,  # NGFF
-}  # fmt: skip
 # Several fields in one file or folder; `vfn.data.formats` opens them.
 CONTAINERS = (".ome.zarr", ".zarr", ".nd2", ".czi", ".lif")
 
@@ -289,8 +289,8 @@ def _read_tiff(path: Path) -> Image:
         for number, each in enumerate(tif.pages, start=1):
             check_page(path, number, each.aspage())
         array = _pixels(path, tif, series)
-        names = _channel_names(tif)
-        return Image(array, names if len(names) == len(array) else None, _pixel_size(tif))
+        names = channel_names(tif)
+        return Image(array, names if len(names) == len(array) else None, pixel_size(tif))
 
 
 @contextmanager
@@ -305,7 +305,10 @@ def open_tiff(path: Path) -> Iterator[tuple[tifffile.TiffFile, tifffile.TiffPage
         _check_chain(path, tif)
         page = tif.pages.first
         kind = int(page.photometric)
-        if kind not in GREY_PHOTOMETRICS or not _is_grey_ramp(page.colormap):
+        # ImageJ writes 8 bit values under the table that shows them (Fire, 16 colors), and measures
+        # the values; so do others, under tables of their own.
+        shown = page.colormap is None or tif.is_imagej or _is_display_table(page.colormap)
+        if kind not in GREY_PHOTOMETRICS or not shown:
             raise UserError(
                 f"{path}: is {getattr(page.photometric, 'name', kind)} colour, grey is expected; "
                 "export each channel as a single-channel grey image"
@@ -357,16 +360,23 @@ def _describes_itself(tif: tifffile.TiffFile) -> bool:
     They may describe a whole acquisition, of which this file holds one part (the planes of its
     siblings are no channels of this file), or state a wrong number of planes.
     """
-    stated = sum(pixels["SizeC"] * pixels["SizeZ"] * pixels["SizeT"] for pixels in _ome_pixels(tif))
+    stated = sum(pixels["SizeC"] * pixels["SizeZ"] * pixels["SizeT"] for pixels in ome_pixels(tif))
     if stated != len(tif.pages) * tif.pages.first.samplesperpixel:
         return False
     return all(page is not None and page.parent is tif for page in tif.series[0].pages)
 
 
-def _is_grey_ramp(colormap: np.ndarray | None) -> bool:
-    """MetaMorph and others store 8-bit intensities as palette indices with a display table: where
-    no colour of the table ever falls, a higher index is a higher intensity, and indices are data."""
-    return colormap is None or bool((np.diff(colormap.astype(np.int64), axis=-1) >= 0).all())
+def _is_display_table(colormap: np.ndarray) -> bool:
+    """Whether a palette shows measured values in colours: neighbours among its colours are alike. A
+    picture that was reduced to a few colours has them in any order.
+
+    Args:
+        colormap: (3, 2**bits).
+    """
+    table = colormap.astype(np.int64)
+    changes = np.abs(np.diff(table, axis=-1)).max(0)
+    used = np.trim_zeros(changes, "b")  # what is behind the last colour is filled up
+    return float(np.mean(used > JUMP)) < JUMPS if len(used) else True
 
 
 def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
@@ -470,46 +480,3 @@ def _memory() -> float:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):  # Windows
         return math.inf
-
-
-def _ome_pixels(tif: tifffile.TiffFile) -> list[dict[str, Any]]:
-    """The Pixels elements of the OME images; none where there is no OME metadata."""
-    if not tif.is_ome or tif.ome_metadata is None:
-        return []
-    images = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", [])
-    images = images if isinstance(images, list) else [images]
-    return [image["Pixels"] for image in images]
-
-
-def _channel_names(tif: tifffile.TiffFile) -> tuple[str, ...]:
-    pixels = _ome_pixels(tif)
-    channels = pixels[0].get("Channel", []) if pixels else []
-    channels = channels if isinstance(channels, list) else [channels]
-    names = [str(channel.get("Name", "")) for channel in channels]
-    if not names and tif.is_imagej and tif.imagej_metadata:
-        names = [str(label) for label in tif.imagej_metadata.get("Labels", [])]
-    return tuple(names) if all(names) and len(set(names)) == len(names) else ()
-
-
-def _pixel_size(tif: tifffile.TiffFile) -> float | None:
-    """Micrometres a pixel along x, from OME, ImageJ or MetaMorph metadata."""
-    pixels = _ome_pixels(tif)
-    if pixels and "PhysicalSizeX" in pixels[0]:
-        return micrometres(pixels[0]["PhysicalSizeX"], pixels[0].get("PhysicalSizeXUnit", "µm"))
-    if tif.is_imagej and tif.imagej_metadata and "unit" in tif.imagej_metadata:
-        tag = tif.pages.first.tags.get("XResolution")
-        if tag is not None and tag.value[0]:
-            return micrometres(tag.value[1] / tag.value[0], tif.imagej_metadata["unit"])
-    description = tif.pages.first.description
-    found = re.search(r'id="spatial-calibration-x"[^>]*value="([0-9.eE+-]+)"', description)
-    units = re.search(r'id="spatial-calibration-units"[^>]*value="(\w+)"', description)
-    if found and units:
-        return micrometres(found[1], units[1])
-    return None
-
-
-def micrometres(value: Any, unit: str) -> float | None:
-    """A length in micrometres; None where the unit is unknown or the value is no length."""
-    factor = MICROMETRES.get(str(unit).strip())
-    size = float(value) * factor if factor else math.nan
-    return size if math.isfinite(size) and size > 0 else None

@@ -33,7 +33,7 @@ from qtpy.QtWidgets import (
 
 import vfn
 from vfn.data.discovery import split_plane, split_token
-from vfn.data.images import micrometres
+from vfn.data.tiff_metadata import micrometres
 from vfn.napari_plugin import layers
 
 log = logging.getLogger(__name__)
