@@ -1,7 +1,5 @@
 """What a training leaves in its run folder: checkpoints with their card, metrics.csv, sample images."""
 
-import csv
-import io
 import logging
 import math
 import platform
@@ -20,9 +18,9 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from vfn.card import counted, updated
 from vfn.checkpoint import BEST, LAST
+from vfn.csv_files import read_epochs, write_csv
 from vfn.data.base import StainData
 from vfn.data.patches import Batch
-from vfn.files import write_text
 from vfn.module import VirtualStain
 from vfn.report.samples import sample_sheet
 from vfn.signals import available, hang_up, insist, interrupt, is_hang_up, leave_soon
@@ -307,18 +305,11 @@ class EpochTable(Callback):
         self._write([*before, {**{k: str(v) for k, v in row.items()}, **text}])
 
     def _read(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
-        with self.path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return read_epochs(self.path) if self.path.exists() else []
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.path, text.getvalue())
+        write_csv(self.path, columns, ([row.get(c, "") for c in columns] for row in rows))
 
 
 class Samples(Callback):

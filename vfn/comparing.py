@@ -1,6 +1,5 @@
 """`evaluate.py compare=[A,B]`: evaluations of two or more runs, compared on the same fields."""
 
-import csv
 import json
 import logging
 import math
@@ -11,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from vfn.csv_files import read_csv, write_csv
 from vfn.errors import UserError
 from vfn.files import make_folder, write_text
 from vfn.metrics import comparison
@@ -85,7 +85,7 @@ def compare(
     for note in notes:
         log.info("%s", note)
     found = _as_json(runs, comparisons, notes, unit, provenance)
-    tables.write_csv(output / "compare.csv", CSV_HEADER, [_cells(c) for c in comparisons])
+    write_csv(output / "compare.csv", CSV_HEADER, [_cells(c) for c in comparisons])
     tables.write_summary(output / "compare.json", found)
     page = compare_page.render([run.name for run in runs], comparisons, notes, found)
     write_text(output / "compare.html", page)
@@ -127,21 +127,13 @@ def _evaluation(path: Path) -> Path:
     for folder in (path, path / "evaluation"):
         table = folder / "metrics.csv"
         if table.is_file():
-            if [row[:2] for row in _rows(table)[:1]] == [["field", "channel"]]:
+            if read_csv(table).header[:2] == ["field", "channel"]:
                 return folder
             reason = "its metrics.csv is none of evaluate.py (a training's is of epochs)"
     raise UserError(
         f"compare: {path}: {reason}; score the run first: python evaluate.py ckpt=CKPT "
         f"output={path / 'evaluation'}"
     )
-
-
-def _rows(table: Path) -> list[list[str]]:
-    try:
-        text = table.read_text(encoding="utf-8-sig", errors="surrogateescape")
-        return list(csv.reader(text.splitlines(keepends=True)))
-    except (OSError, csv.Error) as exc:
-        raise UserError(f"{table}: cannot be read ({exc}); run evaluate.py again") from exc
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
@@ -161,34 +153,26 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(name: str, folder: Path) -> Run:
     table = folder / "metrics.csv"
-    header, *lines = _rows(table)
+    header, records = read_csv(table)
     figures: dict[str, dict[str, dict[str, float]]] = {}
     wells: dict[str, str] = {}
-    records = []
-    for number, line in enumerate(lines, start=2):
-        if len(line) != len(header):
-            raise UserError(
-                f"{table}: line {number} has {len(line)} cells, the header {len(header)}; "
-                "run evaluate.py again"
-            )
-        records.append((number, dict(zip(header, line, strict=True))))
     columns = tuple(
         c for c in header
-        if c in COLUMNS or (c not in WORDS and all(_number(r[c]) is not None for _, r in records))
+        if c in COLUMNS or (c not in WORDS and all(_number(r[c]) is not None for r in records))
     )  # fmt: skip
-    for number, record in records:
+    for record in records:
+        field, channel = record["field"], record["channel"]
         values = {column: _number(record[column]) for column in columns}
         bad = next((column for column, value in values.items() if value is None), None)
         if bad is not None:
             raise UserError(
-                f"{table}: line {number}, {bad}: {record[bad]!r} is no number; run evaluate.py again"
+                f"{table}: field {field}, {channel}, {bad}: {record[bad]!r} is no number; "
+                "run evaluate.py again"
             )
-        field, channel = record["field"], record["channel"]
         fields = figures.setdefault(channel, {})
         if field in fields:
             raise UserError(
-                f"{table}: line {number}: {channel} of field {field} stands there twice; "
-                "run evaluate.py again"
+                f"{table}: {channel} of field {field} stands there twice; run evaluate.py again"
             )
         fields[field] = {column: value for column, value in values.items() if value is not None}
         if record.get("well"):

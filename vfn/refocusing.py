@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from vfn.checkpoint import Checkpoint, from_recipe, load_checkpoint
+from vfn.csv_files import as_name, write_csv
 from vfn.data.discovery import Plane, split_plane
 from vfn.data.input_shift import SIZES_DIFFER
 from vfn.data.intensity import Histogram, Intensity
@@ -34,7 +35,6 @@ from vfn.focus.scale import FocusScale, FocusScore
 from vfn.inference.predictor import Predictor
 from vfn.precision import pick_device, pick_precision
 from vfn.progress import progress
-from vfn.report.tables import write_csv
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def read_fields(path: Path) -> frozenset[str]:
             reader = csv.DictReader(file)
             if "field" not in (reader.fieldnames or ()):
                 raise UserError(f"data.refocus_fields={path}: has no column named field; add one")
-            return frozenset(row["field"] for row in reader)
+            return frozenset(as_name(row["field"]) for row in reader)
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise UserError(f"data.refocus_fields={path}: cannot be read ({exc}); give a CSV") from exc
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vfn.csv_files import write_csv
 from vfn.data.store import in_parallel
 from vfn.errors import UserError
 from vfn.files import make_folder, replacing, write_text
@@ -117,14 +118,14 @@ def score(
     drawn = _depths(source, results, summary, parts)
     tables.write_metrics(output / "metrics.csv", results)
     tables.write_baselines(output / "baselines.csv", results)
-    tables.write_csv(output / "objects.csv", OBJECTS_HEADER, found_rows(results))
+    write_csv(output / "objects.csv", OBJECTS_HEADER, found_rows(results))
     tables.write_summary(output / "summary.json", summary)
     if gains:
         lines = [line for gain in gains.values() for line in gain.lines()]
-        tables.write_csv(output / "refocus_gain.csv", refocus_gain.HEADER, lines)
+        write_csv(output / "refocus_gain.csv", refocus_gain.HEADER, lines)
     if drawn:
         lines = [line for one in drawn.values() for line in one.table.lines()]
-        tables.write_csv(output / "depths.csv", depths.HEADER, lines)
+        write_csv(output / "depths.csv", depths.HEADER, lines)
     _write_figures(make_folder(output / "figures"), results, shown, drawn)
     write_text(output / "report.html", render(results, summary, shown, verdicts, provenance, parts))
     console = make_console()

@@ -5,9 +5,7 @@ a run folder a trial. Hydra's own Optuna sweeper needs Optuna 2.10, whose SQLite
 today's SQLAlchemy; nor could it prune.
 """
 
-import csv
 import difflib
-import io
 import logging
 import math
 import re
@@ -29,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vfn.checkpoint import BEST, LAST
 from vfn.cli import plain, set_up_logging, trainable_task
+from vfn.csv_files import read_epochs, write_csv
 from vfn.errors import DiskFull, UserError
 from vfn.files import make_folder, write_text
 from vfn.training import SEARCH, fit, stain_data
@@ -79,7 +78,7 @@ def search(config: DictConfig, folder: Path) -> Path:
             _run(trial, config, folder / trial.name, data)
         finally:
             trial.lock.release()
-        write_text(folder / TABLE, study.table())
+        study.write_table(folder / TABLE)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the next network has other sizes
     return _summary(study, folder)
@@ -281,26 +280,24 @@ class _Study:
         whole = [t for t in self.trials() if t.state == optuna.trial.TrialState.COMPLETE]
         return sorted(whole, key=lambda t: t.value if t.value is not None else math.inf)
 
-    def table(self) -> str:
-        """`trials.csv`."""
+    def write_table(self, path: Path) -> None:
+        """Write `trials.csv`."""
         columns = ["trial", "state", "val_mae", "epochs", "seconds", *self.space, "error"]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
+        lines = []
         for trial in self.trials():
             scores = trial.intermediate_values
-            writer.writerow(
-                {
-                    "trial": trial.user_attrs.get("folder", _name(trial.number)),
-                    "state": trial.state.name.lower(),
-                    "val_mae": f"{min(scores.values()):.6g}" if scores else "",
-                    "epochs": max(scores) + 1 if scores else 0,
-                    "seconds": f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
-                    **trial.params,
-                    "error": trial.user_attrs.get("error", ""),
-                }
+            lines.append(
+                [
+                    trial.user_attrs.get("folder", _name(trial.number)),
+                    trial.state.name.lower(),
+                    f"{min(scores.values()):.6g}" if scores else "",
+                    max(scores) + 1 if scores else 0,
+                    f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
+                    *(trial.params.get(name, "") for name in self.space),
+                    trial.user_attrs.get("error", ""),
+                ]
             )
-        return text.getvalue()
+        write_csv(path, columns, lines)
 
 
 def _name(number: int) -> str:
@@ -384,14 +381,13 @@ def _scores(folder: Path) -> dict[int, float]:
     path = folder / "metrics.csv"
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = {int(r["epoch"]): float(r.get("val/mae") or "nan") for r in csv.DictReader(file)}
+    rows = {int(r["epoch"]): float(r.get("val/mae") or "nan") for r in read_epochs(path)}
     return {epoch: score for epoch, score in rows.items() if math.isfinite(score)}
 
 
 def _summary(study: _Study, folder: Path) -> Path:
     """Say which trials were best, and how to train the best again."""
-    write_text(folder / TABLE, study.table())
+    study.write_table(folder / TABLE)
     trials, ranked = study.trials(), study.ranked()
     if not ranked:
         errors = [t.user_attrs["error"] for t in trials if "error" in t.user_attrs]

@@ -50,6 +50,7 @@ from vfn.cli import (
     trainable_task,
     varied,
 )
+from vfn.csv_files import read_epochs
 from vfn.data.base import DataConfig, StainData
 from vfn.data.sets import make_data
 from vfn.data.views import Task
@@ -350,7 +351,7 @@ def _is_begun(folder: Path) -> bool:
 def _is_cut_short(folder: Path) -> bool:
     """Whether the run was killed at the end of its first epoch: between its two checkpoints."""
     table = folder / "metrics.csv"
-    rows = len(table.read_text(encoding="utf-8").splitlines()) - 1 if table.is_file() else 0
+    rows = len(read_epochs(table)) if table.is_file() else 0
     return (folder / "checkpoints" / BEST).is_file() and not _is_begun(folder) and rows <= 1
 
 

@@ -11,6 +11,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vfn.csv_files import write_csv
 from vfn.data.discovery import (
     Field,
     FilePlane,
@@ -388,6 +389,14 @@ def test_a_line_without_channel_leaves_the_whole_field_out(tmp_path: Path) -> No
     ]
     assert len(fields[2].planes) == 2  # what was given stays as it is
     assert len(excluded(tmp_path, "\ufefffield\na\n", fields)) == 2
+
+
+def test_names_that_look_like_formulas_come_back(tmp_path: Path) -> None:
+    """The doctor's `exclude.csv` marks them as text."""
+    names = ["=a", "'=a", "-1+2", "b"]
+    write_csv(tmp_path / "exclude.csv", ["field", "channel"], [[n, ""] for n in names[:3]])
+    kept = left_out(two_channel_fields(*names), tmp_path / "exclude.csv")
+    assert [field.name for field in kept] == ["b"]
 
 
 def test_nothing_is_excluded_by_an_empty_table(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Trained models below a folder of runs: what each is for, and how well it did."""
 
-import csv
 import json
 import time
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vfn.checkpoint import read_raw
+from vfn.csv_files import read_epochs
 from vfn.errors import UserError
 from vfn.module import RECIPE
 
@@ -126,12 +126,11 @@ def _figures(run: Path) -> dict[str, Any]:
     """The best epoch's validation figures, and the verdicts of an evaluation in the run folder."""
     figures: dict[str, Any] = {"epochs": None, "val_psnr": None, "val_mae": None, "verdicts": {}}
     try:
-        with (run / "metrics.csv").open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = read_epochs(run / "metrics.csv")
         best = min(rows, key=lambda row: float(row["val/mae"]))
         figures |= {"epochs": len(rows), "val_psnr": float(best["val/psnr"])}
         figures["val_mae"] = float(best["val/mae"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, ValueError, KeyError):
         pass  # a checkpoint alone; the page says that nothing is known
     for path in (run / "summary.json", *sorted(run.glob("*/summary.json"))):
         try:

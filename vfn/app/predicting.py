@@ -1,6 +1,5 @@
 """From files and a model to predictions, by the code of `predict.py`."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from vfn.app.models import Model
 from vfn.app.pixels import AUTO, Scale, measure, sample
 from vfn.app.queue import Job
 from vfn.checkpoint import Checkpoint, load_checkpoint
+from vfn.csv_files import read_csv
 from vfn.data.discovery import FilePlane, Plane, whole_field
 from vfn.data.images import find_sources, is_image, read_image, strip_suffix
 from vfn.data.views import View, make_views
@@ -277,8 +277,7 @@ def _shifts(table: Path) -> list[str]:
     """What the input-shift alarm wrote; nothing where it was silent."""
     if not table.is_file():
         return []
-    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        return [f"{row['channel']}: {row['finding']}" for row in csv.DictReader(stream)]
+    return [f"{row['channel']}: {row['finding']}" for row in read_csv(table).rows]
 
 
 def _unknown_size(size: float | None, trained: float | None) -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vfn.conditions.expect import FALSE_ALARMS, Expectation, departures
 from vfn.conditions.page import NAMES, Shown, render
 from vfn.conditions.statistics import TwoGroups, cliffs_delta, two_groups
+from vfn.csv_files import write_csv
 from vfn.errors import UserError
 from vfn.files import make_folder, replacing, write_text
 from vfn.inference.ome import write_ome
@@ -25,7 +26,6 @@ from vfn.metrics.stain import Nuclei
 from vfn.progress import progress
 from vfn.report.figures import png_bytes
 from vfn.report.results import finite
-from vfn.report.tables import write_csv
 
 log = logging.getLogger(__name__)
 Labels = NDArray[np.int32]

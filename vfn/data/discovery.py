@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vfn.csv_files import as_name
 from vfn.data.formats import ContainerPlane, Scene, scenes
 from vfn.data.images import (
     SUFFIXES,
@@ -447,7 +448,10 @@ def _read_rows(table: Path, key: str, columns: Sequence[str]) -> list[dict[str, 
         raise UserError(
             f"{table}: lacks the column {', '.join(missing)}; it needs {', '.join(columns)}"
         )
-    return list(rows)
+    return [
+        {key: as_name(cell) for key, cell in row.items() if key and cell is not None}
+        for row in rows
+    ]
 
 
 def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:

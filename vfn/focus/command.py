@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from vfn.checkpoint import load_checkpoint
 from vfn.cli import set_up_logging, trainable_task
+from vfn.csv_files import write_csv
 from vfn.data.discovery import Layout, discover, split_plane, whole_images
 from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore, in_parallel
@@ -34,7 +35,6 @@ from vfn.inference.predictor import find_views
 from vfn.locks import claimed
 from vfn.prediction import required
 from vfn.report.figures import png_bytes
-from vfn.report.tables import write_csv
 from vfn.training import stain_data
 
 log = logging.getLogger(__name__)

@@ -1,9 +1,7 @@
 """Fields in, predicted stains out: in memory (`Predictor`), and from folder to folder (`run`)."""
 
 import copy
-import csv
 import hashlib
-import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -17,6 +15,7 @@ import numpy as np
 import torch
 
 from vfn.checkpoint import Checkpoint, digest
+from vfn.csv_files import write_csv
 from vfn.data.discovery import Field, Layout, discover, split_plane, whole_images
 from vfn.data.images import is_container, is_image, release
 from vfn.data.input_shift import field_statistics, judge_pixel_size
@@ -25,7 +24,7 @@ from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore
 from vfn.data.views import Region, View, make_views, within
 from vfn.errors import UserError
-from vfn.files import clear_leftovers, write_text
+from vfn.files import clear_leftovers
 from vfn.inference.backends import make_network, pick_arithmetic
 from vfn.inference.lanes import share_cores
 from vfn.inference.ome import SHIFT, gathered, is_whole, write_ome
@@ -674,9 +673,7 @@ def _report_alarms(alarms: Mapping[str, Mapping[str, list[str]]], fields: int, p
         for channel, phrases in channels.items()
         for phrase in phrases
     ]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("field", "channel", "finding"), *rows])
-    write_text(path, text.getvalue())
+    write_csv(path, ("field", "channel", "finding"), rows)
     log.warning(
         "input shift: %d of %d field(s) lie outside what the model was trained on, where a predicted "
         "stain deserves less trust; all in %s",

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from omegaconf import DictConfig
 
 from vfn.cli import plain
+from vfn.csv_files import write_csv
 from vfn.files import replacing, write_text
 from vfn.panel.findings import (
     FIGURES,
@@ -30,7 +31,6 @@ from vfn.report.blocks import Chart, chart
 from vfn.report.figures import LIGHT, Theme, new_figure, png_bytes
 from vfn.report.html import environment, today, versions
 from vfn.report.results import finite, label
-from vfn.report.tables import write_csv
 
 WORDS = {"H": "high", "A": "average", "L": "low"}
 SHOWN_PANELS = 5

@@ -1,12 +1,11 @@
 """`metrics.csv`, `baselines.csv` and `summary.json`, each written whole or not at all."""
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vfn.csv_files import write_csv
 from vfn.files import write_text
 from vfn.metrics.rows import BASELINE_COLUMNS, Row
 from vfn.metrics.stain import COLUMNS
@@ -51,12 +50,3 @@ def _numbers(row: Row, columns: Iterable[str]) -> list[str]:
 
 def _depth(row: Row) -> str:
     return "" if row.z is None else f"{row.z:g}"
-
-
-def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """A CSV file, written whole or not at all."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
-    write_text(path, buffer.getvalue())
