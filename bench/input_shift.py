@@ -20,10 +20,11 @@ from scipy.ndimage import gaussian_filter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
-from vfn.data.images import find_images, read_image
+from vfn.data.images import read_image
 from vfn.data.input_shift import Envelope, field_statistics
 from vfn.data.intensity import to_dtype
 from vfn.data.simulated import simulate_field
+from vfn.data.walk import find_images
 
 # set -> folder below --data, channel -> a part of its file names
 REAL: dict[str, tuple[str, dict[str, str]]] = {

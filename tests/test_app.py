@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from tests.cli import ROOT, finish, run, start
 from tests.test_cli import SIMULATED, TINY
 from vfn.app.command import listen
-from vfn.app.folders import Folders
+from vfn.app.folders import Folders, check_inside
 from vfn.app.guard import Guard
 from vfn.app.models import Models
 from vfn.app.pixels import SIDE, measure, part
@@ -617,6 +617,23 @@ def test_links_that_lead_out_are_not_followed(
     link.symlink_to(tmp_path / "images" / "inner" / "z_phase.tif")
     if linked.endswith(".tif"):  # a link within is no way out
         assert page.ask("POST", "/api/fields", {"model": "nuclei", "folder": folder}).status == 200
+
+
+def test_linked_folders_within_are_shown_and_searched_for_ways_out(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+    (root / "a" / "to_b").symlink_to(root / "b")
+    (root / "a" / "up").symlink_to(root)
+    (root / "a" / "out").symlink_to(tmp_path)
+    folders = Folders([root])
+    assert folders.list(folders.resolve(0, "a")).folders == ("to_b", "up")
+    (root / "a" / "out").unlink()
+    check_inside(root / "a", root)
+    (tmp_path / "secret.tif").touch()
+    (root / "b" / "x.tif").symlink_to(tmp_path / "secret.tif")  # behind the link to b
+    with pytest.raises(UserError, match=r"b/x\.tif: is a link that leads out"):
+        check_inside(root / "a", root)
 
 
 def test_a_dropped_image_is_read_by_itself(serve: Callable[..., Page], tmp_path: Path) -> None:

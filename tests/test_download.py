@@ -25,9 +25,9 @@ import vfn.progress
 from tests.cli import run
 from tests.conftest import AF_FOLDERS
 from vfn.data.base import DataConfig
-from vfn.data.images import find_images
 from vfn.data.sets import make_data
 from vfn.data.views import Task, View
+from vfn.data.walk import find_images
 from vfn.download import (
     CHECKSUMS,
     PLATES,

@@ -18,8 +18,8 @@ from tests.conftest import write, write_zarr_image, write_zarr_plate
 from vfn.data import formats
 from vfn.data.discovery import Field, Layout, discover, whole_images
 from vfn.data.formats import BioioPlane, Stack, ZarrPlane
-from vfn.data.images import find_images, find_sources
 from vfn.data.views import Task, make_views
+from vfn.data.walk import find_images, find_sources
 from vfn.errors import UserError
 
 RNG = np.random.default_rng(0)

@@ -1,6 +1,5 @@
 import logging
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
@@ -9,7 +8,8 @@ import pytest
 import tifffile
 
 from tests.odd_files import png, png_chunk
-from vfn.data.images import find_images, read_image, strip_suffix
+from vfn.data.images import read_image, strip_suffix
+from vfn.data.walk import find_images
 from vfn.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -460,23 +460,3 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_strip_suffix(name: str, stem: str) -> None:
     assert strip_suffix(name) == stem
-
-
-def test_find_images(tmp_path: Path) -> None:
-    for name in ("b/2.tif", "a.PNG", "b/.hidden.tif", "notes.txt", "c.tif/inside.tiff", "._a.tif"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    (tmp_path / "lost.tif").symlink_to("nowhere")
-    names = [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)]
-    assert names == ["a.PNG", "b/2.tif", "c.tif/inside.tiff", "lost.tif"]
-
-
-@pytest.mark.parametrize("make", [lambda p: None, Path.mkdir, Path.touch])
-def test_find_images_needs_a_folder_with_images(
-    tmp_path: Path, make: Callable[[Path], None]
-) -> None:
-    folder = tmp_path / "images"
-    make(folder)
-    with pytest.raises(UserError, match=str(folder)):
-        find_images(folder)

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from vfn.data.images import is_container, is_image
+from vfn.data.walk import is_folder
 from vfn.errors import UserError
 
 SHOWN = 500  # subfolders
@@ -51,7 +53,7 @@ class Folders:
         return folder
 
     def list(self, folder: Path) -> Listing:
-        """What is in `folder`, of `resolve`."""
+        """What is in `folder`, of `resolve`; links to folders that may not be read are left out."""
         folders, images = [], 0
         try:
             with os.scandir(folder) as entries:
@@ -59,11 +61,13 @@ class Folders:
                     name = Path(entry.name)
                     if is_image(name) or is_container(name):
                         images += 1
-                    elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                    elif is_folder(entry) and not entry.name.startswith("."):
                         folders.append(entry.name)
         except OSError as exc:
             raise UserError(f"{folder}: cannot be read ({exc.strerror}); check its rights") from exc
-        return Listing(tuple(sorted(folders)[:SHOWN]), images)
+        roots = [root for root in self.roots if inside(folder, root)]
+        shown = [n for n in sorted(folders) if any(inside(folder / n, root) for root in roots)]
+        return Listing(tuple(shown[:SHOWN]), images)
 
 
 def inside(path: Path, folder: Path) -> bool:
@@ -78,18 +82,21 @@ def check_inside(source: Path, folder: Path) -> None:
         UserError: it names the first of them.
     """
 
-    def links(path: str) -> None:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.is_symlink() and not inside(Path(entry.path), folder):
-                    raise UserError(
-                        f"{entry.path}: is a link that leads out of {folder}, which is not allowed; "
-                        "copy the file, or start the page with folders=[...] that hold it"
-                    )
-                if entry.is_dir(follow_symlinks=False):
-                    links(entry.path)
-
     if not inside(source, folder):
         raise UserError(f"{source}: lies outside of {folder}, which is not allowed")
-    if source.is_dir():
-        links(str(source))
+    pending, seen = [source] if source.is_dir() else [], set[Path]()
+    while pending:
+        below = pending.pop().resolve()  # what a link leads to may hold links itself
+        if below in seen:
+            continue
+        seen.add(below)
+        with suppress(PermissionError), os.scandir(below) as entries:  # nothing is read there
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_symlink() and not inside(path, folder):
+                    raise UserError(
+                        f"{path}: is a link that leads out of {folder}, which is not allowed; "
+                        "copy the file, or start the page with folders=[...] that hold it"
+                    )
+                if is_folder(entry):
+                    pending.append(path)

@@ -16,8 +16,9 @@ from vfn.app.queue import Job
 from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.csv_files import read_csv
 from vfn.data.discovery import FilePlane, Plane, whole_field
-from vfn.data.images import find_sources, is_image, read_image, strip_suffix
+from vfn.data.images import is_image, read_image, strip_suffix
 from vfn.data.views import View, make_views
+from vfn.data.walk import find_sources
 from vfn.errors import UserError
 from vfn.inference.predictor import find_views, predict_views
 from vfn.prediction import make_predictor, refocusing_step

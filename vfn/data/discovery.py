@@ -6,7 +6,6 @@ relative path, or tokens of the path (the default, which needs no configuration)
 
 import csv
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,12 +20,10 @@ from vfn.data.formats import ContainerPlane, Scene, scenes
 from vfn.data.images import (
     SUFFIXES,
     content_key,
-    find_images,
-    find_sources,
     is_container,
     read_image,
-    strip_suffix,
 )
+from vfn.data.walk import find_images, find_sources, path_tokens, tokenize
 from vfn.errors import UserError
 
 PATTERN_GROUPS = ("field", "channel", "plate", "well", "site", "z")
@@ -138,16 +135,6 @@ class Layout:
         return {**asdict(self), "channels": dict(self.channels)}
 
 
-def _tokens(text: str) -> list[str]:
-    # macOS spells "é" as "e" and an accent, which is no letter.
-    return [token for token in re.split(r"[\W_]+", unicodedata.normalize("NFC", text)) if token]
-
-
-def _parts(relative_path: str) -> list[str]:
-    """Tokens of a path without its suffix."""
-    return _tokens(str(Path(relative_path).with_name(strip_suffix(relative_path))))
-
-
 def split_token(relative_path: str, token: str) -> str | None:
     """Name of the field if `token` is in the path, else None.
 
@@ -158,8 +145,8 @@ def split_token(relative_path: str, token: str) -> str | None:
     >>> split_token("plate1/A01_Phase.tif", "phase")
     'plate1_A01'
     """
-    wanted = [part.casefold() for part in _tokens(token)]
-    parts = _parts(relative_path)
+    wanted = [part.casefold() for part in tokenize(token)]
+    parts = path_tokens(relative_path)
     folded = [part.casefold() for part in parts]
     rest: list[str] = []
     found, at = False, 0
@@ -268,7 +255,7 @@ Found = tuple[str, str, float, Plane, Where]
 def _words(root: Path) -> str:
     """Words that tell files apart, the commonest first, for a message: one of them means the channel."""
     paths = [_relative(path, root) for path in find_sources(root)]
-    counts = Counter(token for path in paths for token in dict.fromkeys(_parts(path)))
+    counts = Counter(token for path in paths for token in dict.fromkeys(path_tokens(path)))
     words = [token for token, count in counts.most_common() if count < len(paths)][:WORDS]
     return f"; words in some of the {len(paths)} paths: {', '.join(words)}" if words else ""
 
@@ -325,7 +312,7 @@ def _relative(path: Path, root: Path) -> str:
 
 def _name(relative_path: str) -> str:
     """Of the field in a file whose name holds no channel."""
-    return "_".join(_parts(relative_path)) or "field"
+    return "_".join(path_tokens(relative_path)) or "field"
 
 
 def _positions(layout: Layout, wanted: Sequence[str]) -> dict[tuple[str, float], int]:
@@ -484,7 +471,7 @@ def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable
         where = {key: groups[key] for key in ("plate", "well", "site") if groups.get(key)}
         site = f"s{where['site']}" if "site" in where else ""
         place = "_".join(part for part in (where.get("plate"), where.get("well"), site) if part)
-        yield "_".join(_tokens(name)) or place, channel, z_um, FilePlane(path), where
+        yield "_".join(tokenize(name)) or place, channel, z_um, FilePlane(path), where
 
 
 def _from_manifest(manifest: Path, wanted: Sequence[str]) -> Iterable[Found]:

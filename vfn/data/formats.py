@@ -21,6 +21,7 @@ import numpy as np
 
 from vfn.data.images import MAX_BLANK, as_pixels, check_promise
 from vfn.data.tiff_metadata import micrometres
+from vfn.data.walk import walk
 from vfn.errors import UserError
 
 READERS = {".nd2": "bioio_nd2", ".czi": "bioio_czi", ".lif": "bioio_lif"}
@@ -292,7 +293,7 @@ class ZarrPlane:
             array = zarr.open_array(self.path / self.array, mode="r")
             promised = math.prod(array.shape[-2:]) * array.dtype.itemsize
             if promised > MAX_BLANK:
-                stored = sum(os.stat(file).st_size for file in _files(self.path / self.array))
+                stored = sum(os.stat(file).st_size for file in walk(self.path / self.array))
                 check_promise(self.path, promised, stored)
             pixels = np.asarray(array[tuple(at.get(axis, 0) for axis in self.axes[:-2])])
             # A chunk that is not there reads as zeros: rightly so where empty ones are not stored,
@@ -312,7 +313,7 @@ class ZarrPlane:
             array = self.path / self.array
             files = [self.path / name for name in ("zarr.json", ".zattrs")]
             stats = [os.stat(file) for file in files if file.exists()]
-            stats += [os.stat(file) for file in _files(array)]
+            stats += [os.stat(file) for file in walk(array)]
         size, newest = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
         where = f"{self.array}:{self.channel},{self.z}"
         return f"{self.path.absolute()}|{size}|{newest}|zarr {READER_VERSION}|{where}"
@@ -320,11 +321,6 @@ class ZarrPlane:
     def __str__(self) -> str:
         z = f", z plane {self.z}" if "z" in self.axes else ""
         return f"{self.path} (channel {self.channel}{z})"
-
-
-def _files(folder: Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder):
-        yield from (os.path.join(parent, name) for name in names)
 
 
 # --- bioio ---

@@ -90,48 +90,6 @@ def is_container(path: Path) -> bool:
     return path.name.lower().endswith(CONTAINERS) and not path.name.startswith(".")
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All image files below `folder`, sorted; none inside of OME-Zarr folders, nor of hidden ones
-    (half-made, or another program's).
-
-    Raises:
-        UserError: no such folder, or no image in it.
-    """
-    return _sorted(folder, [path for path in _walk(folder) if is_image(path)], SUFFIXES)
-
-
-def find_sources(root: Path) -> list[Path]:
-    """Images and containers below `root`, sorted; `root` alone if it is itself a container.
-
-    Raises:
-        UserError: see `find_images`.
-    """
-    if is_container(root):
-        return [root]
-    paths = [path for path in _walk(root) if is_image(path) or is_container(path)]
-    return _sorted(root, paths, SUFFIXES + CONTAINERS)
-
-
-def _sorted(folder: Path, paths: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder that holds the images")
-    if not paths:
-        raise UserError(f"{folder}: no image in it; {', '.join(suffixes)} files are read")
-    return sorted(paths)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below `folder` and, whole, the OME-Zarr folders: those hold a file for every chunk.
-
-    Links that lead nowhere stay in: reading them says so, where leaving them out would hide it.
-    """
-    for parent, folders, files in os.walk(folder):
-        shown = [name for name in folders if not name.startswith(".")]
-        whole = [name for name in shown if name.lower().endswith(".zarr")]
-        folders[:] = [name for name in shown if name not in whole]
-        yield from (Path(parent, name) for name in files + whole)
-
-
 def read_image(path: Path) -> Image:
     """Read one grey image of one or more channels.
 

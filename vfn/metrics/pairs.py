@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfn.data.discovery import split_token
-from vfn.data.images import Image, find_images, read_image, strip_suffix
+from vfn.data.images import Image, read_image, strip_suffix
+from vfn.data.walk import find_images
 from vfn.errors import UserError
 
 Array = NDArray[Any]
