@@ -15,7 +15,13 @@ from vfn.errors import UserError
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(st.lists(st.text(max_size=12), max_size=5))
 def test_it_finds_what_re_finds(texts: list[str]) -> None:
-    texts = [*texts, "a/F01_dapi.tif", "b_\udce9.tif", "Zürich_phase.tif", "phase.tif"]  # one not UTF-8
+    texts = [
+        *texts,
+        "a/F01_dapi.tif",
+        "b_\udce9.tif",
+        "Zürich_phase.tif",
+        "phase.tif",
+    ]  # one not UTF-8
     pattern = r"(?:(?P<field>\w+)_)?(?P<channel>phase|dapi|.)\.tif$"
     expected = [m and m.groupdict("") for m in map(re.compile(pattern).search, texts)]
     assert search_all(pattern, texts, "data.pattern") == expected
@@ -35,7 +41,9 @@ def test_a_pattern_that_backtracks_for_ever_is_stopped(
 ) -> None:
     monkeypatch.setattr(matching, "SECONDS", 1.0)
     began = time.monotonic()
-    with pytest.raises(UserError, match=rf"for more than {seconds} s and was stopped; avoid repeats"):
+    with pytest.raises(
+        UserError, match=rf"for more than {seconds} s and was stopped; avoid repeats"
+    ):
         search_all(pattern, ["a" * 60], "data.pattern")
     assert time.monotonic() - began < 10
 

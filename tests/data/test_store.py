@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import shutil
+import zlib
 from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,9 +15,10 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.planes import Memory
+from tests.planes import Memory, make_view
 from vfn.data import store as store_module
 from vfn.data.discovery import FilePlane
+from vfn.data.pixels import read_view, registered, view_shape
 from vfn.data.store import PlaneStore, cache_folder, in_parallel, store_name
 from vfn.errors import UserError
 
@@ -163,7 +165,9 @@ def test_a_half_built_store_is_never_used(
         patch.setattr(store_module, "_read", dies)
         with pytest.raises(KeyboardInterrupt):
             PlaneStore(tmp_path / "store").prepare(planes)
-    (tmp_path / "store" / ".tmp-1-000009.planes").write_bytes(b"of a process that was killed")
+    (tmp_path / "store" / ".tmp-0123abcd-000009.planes").write_bytes(
+        b"of a process that was killed"
+    )
     store = PlaneStore(tmp_path / "store")
     store.prepare(planes)
     assert same(store, planes)
@@ -184,6 +188,179 @@ def test_a_damaged_shard_is_decoded_anew(tmp_path: Path, damage: str) -> None:
     store = PlaneStore(tmp_path / "store")
     store.prepare(planes)
     assert same(store, planes)
+
+
+def index_of(folder: Path) -> Path:
+    (index,) = folder.glob("*.json")
+    return index
+
+
+def rewritten(index: Path, key: str | int, value: object) -> None:
+    """The index with another value: of the whole, or of the first plane where `key` is a number."""
+    data = json.loads(index.read_text())
+    (data["planes"][0] if isinstance(key, int) else data)[key] = value  # type: ignore[index]
+    index.write_text(json.dumps(data))
+
+
+INDEX = [
+    ("format", 1), ("format", None), ("bytes", 10**30), ("bytes", "many"), ("planes", None), ("planes", 7),
+    ("planes", [[]]), ("planes", [["key", 0, 1, 1, "uint8"]]), ("planes", {"a": 1}), (0, ["a"]),
+    (1, -64), (1, 64.0), (1, 32), (1, 10**30), (1, None), (2, 10**30), (2, -1), (2, 0), (3, "9"), (3, True),
+    (4, "object"), (4, "O"), (4, "uint64"), (4, ["uint8"]), (4, None), (4, "V999999999"), (5, []),
+    (5, [1, 2]), (5, ["a"]), (5, None), (5, 7),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), INDEX)
+def test_an_index_that_is_damaged_counts_as_absent(
+    tmp_path: Path, key: str | int, value: object, decoded: list[str]
+) -> None:
+    planes = write_files(tmp_path / "images", 2)
+    PlaneStore(tmp_path / "store").prepare(planes)
+    rewritten(index_of(tmp_path / "store"), key, value)
+    decoded.clear()
+    store = PlaneStore(tmp_path / "store")
+    store.prepare(planes)
+    if key != 0:  # a key of any kind is only another name
+        assert decoded == [str(plane) for plane in planes]
+    assert same(store, planes)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", "null", '{"format": NaN}', "[" * 100_000, "\0" * 50, b"\xff\xfe"]
+)
+def test_an_index_that_is_none(tmp_path: Path, text: str | bytes) -> None:
+    planes = write_files(tmp_path / "images", 2)
+    PlaneStore(tmp_path / "store").prepare(planes)
+    index = index_of(tmp_path / "store")
+    index.write_bytes(text.encode() if isinstance(text, str) else text)
+    store = PlaneStore(tmp_path / "store")
+    store.prepare(planes)
+    assert same(store, planes)
+
+
+def test_folders_where_files_should_be(tmp_path: Path) -> None:
+    planes = write_files(tmp_path / "images", 2)
+    for name in (
+        "000000.json",
+        "notes.json",
+        "000003.planes",
+        ".tmp-0123abcd-000004.planes",
+        "x.planes",
+    ):
+        (tmp_path / "store" / name).mkdir(parents=True)
+    store = PlaneStore(tmp_path / "store")
+    store.prepare(planes)
+    assert same(store, planes)
+    assert same(store, planes)
+
+
+def change(shard: Path, at: int) -> None:
+    """Turn a byte over, and leave size and times as they are."""
+    status, data = shard.stat(), bytearray(shard.read_bytes())
+    data[at] ^= 255
+    shard.write_bytes(data)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_changed_bytes_are_never_used(
+    tmp_path: Path, when: str, decoded: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether they change before a start or between start and first reading."""
+    planes = write_files(tmp_path / "images")
+    store = PlaneStore(tmp_path / "store")
+    store.prepare(planes)
+    index = index_of(tmp_path / "store")
+    entry = json.loads(index.read_text())["planes"][2]
+    shard = index.with_suffix(".planes")
+    if when == "before":
+        change(shard, entry[1] + 5)
+        store = PlaneStore(tmp_path / "store")
+        store.prepare(planes)
+        decoded.clear()
+    else:
+        change(shard, entry[1] + 5)
+    assert same(store, planes)
+    assert same(store, planes)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith(f"data.cache: {shard} has changed since it was written: {planes[2]} is")
+    decoded.clear()
+    third = PlaneStore(tmp_path / "store")
+    third.prepare(planes)
+    assert len(decoded) == len(planes)
+    assert same(third, planes)
+    assert [p.stem for p in (tmp_path / "store").glob("*.planes")] == [
+        "000000"
+    ]  # the old one is gone
+
+
+@pytest.mark.parametrize("loss", ["gone", "cut"])
+def test_a_shard_that_goes_away_after_the_start(tmp_path: Path, loss: str) -> None:
+    planes = write_files(tmp_path / "images")
+    store = PlaneStore(tmp_path / "store")
+    store.prepare(planes)
+    shard = index_of(tmp_path / "store").with_suffix(".planes")
+    shard.unlink()
+    if loss == "cut":
+        shard.write_bytes(bytes(10))
+    assert same(store, planes)
+
+
+def test_only_the_rows_that_are_used_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crop of a large image does not read all of it; what it reads is checked once."""
+    monkeypatch.setattr(store_module, "BLOCK", 100)
+    pixels = np.arange(40 * 30, dtype=np.uint16).reshape(40, 30)  # 60 bytes a row
+    plane = Memory("a", pixels)
+    store = PlaneStore(tmp_path)
+    store.prepare([plane])
+    sums: list[int] = []
+    original = zlib.crc32
+
+    def crc32(data: memoryview) -> int:
+        sums.append(len(data))
+        return original(data)
+
+    monkeypatch.setattr(zlib, "crc32", crc32)
+    array = store.peek(plane)
+    assert not sums
+    store.checked(plane, array, slice(10, 12))  # bytes 600 to 720
+    assert sums == [100, 100]
+    store.checked(plane, array, slice(9, 12))
+    assert sums == [100] * 3
+    store.read(plane)
+    assert sum(sums) == pixels.nbytes
+    store.read(plane)
+    assert sum(sums) == pixels.nbytes
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    height=st.integers(1, 30), width=st.integers(1, 30), block=st.integers(1, 400), data=st.data(),
+    dy=st.sampled_from([-2.0, -0.5, 0.0, 0.3, 1.0]),
+)  # fmt: skip
+def test_no_crop_holds_a_changed_byte(
+    height: int, width: int, block: int, dy: float, data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    """Whatever byte changes and whatever is cut out, moved targets included."""
+    folder = tmp_path_factory.mktemp("store")
+    pixels = np.random.default_rng(0).integers(0, 60000, (height, width)).astype(np.uint16)
+    view = make_view("a", [pixels], [pixels + np.uint16(9)])
+    view = registered(view, pixels.shape, [(dy, 0.0)]) if height > 5 else view
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "BLOCK", block)
+        store = PlaneStore(folder)
+        store.prepare(view.planes)
+        change(folder / "000000.planes", data.draw(st.integers(0, pixels.nbytes - 1)))
+        top = data.draw(st.integers(0, view_shape(view, store)[0] - 1))
+        window = (slice(top, top + data.draw(st.integers(1, 5))), slice(0, width))
+        for found, expected in zip(
+            read_view(view, store, window), read_view(view, PlaneStore(), window), strict=True
+        ):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_an_unreadable_image_is_named_and_leaves_what_was_decoded(

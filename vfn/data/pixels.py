@@ -19,7 +19,7 @@ def view_shape(view: View, store: PlaneStore) -> tuple[int, int]:
     if view.region is not None:
         rows, columns = view.region
         return rows.stop - rows.start, columns.stop - columns.start
-    height, width = store.read(view.inputs[0]).shape
+    height, width = store.peek(view.inputs[0]).shape
     return height, width
 
 
@@ -39,7 +39,7 @@ def read_view(
         UserError: channels of different sizes.
     """
     planes = view.inputs + view.targets
-    arrays = [None if plane is None else store.read(plane) for plane in planes]
+    arrays = [None if plane is None else store.peek(plane) for plane in planes]
     named, first = next((p, a) for p, a in zip(planes, arrays, strict=True) if a is not None)
     for plane, array in zip(planes, arrays, strict=True):
         if array is not None and array.shape != first.shape:
@@ -57,8 +57,10 @@ def read_view(
     moved = view.offsets or ((0.0, 0.0),) * len(view.targets)
     offsets = ((0.0, 0.0),) * len(view.inputs) + moved
     return [
-        None if array is None else _moved(array, region, *offset)
-        for array, offset in zip(arrays, offsets, strict=True)
+        None
+        if plane is None or array is None
+        else _moved(store.checked(plane, array, _rows(region, dy)), region, dy, dx)
+        for plane, array, (dy, dx) in zip(planes, arrays, offsets, strict=True)
     ]
 
 
@@ -67,7 +69,7 @@ def target_dtype(view: View, target: int, array: np.ndarray, store: PlaneStore) 
     plane = view.targets[target]
     assert plane is not None
     moved = view.offsets and any(offset % 1 for offset in view.offsets[target])
-    return store.read(plane).dtype if moved else array.dtype  # float32 now: only the file tells
+    return store.peek(plane).dtype if moved else array.dtype  # float32 now: only the file tells
 
 
 def present(arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
@@ -113,6 +115,12 @@ def _reach(offset: float) -> tuple[int, int]:
     """How far before and behind a pixel lie the pixels that its value is taken from."""
     whole = int(np.floor(offset))
     return (whole, whole) if offset == whole else (whole + TAPS[0], whole + TAPS[-1])
+
+
+def _rows(region: Region, dy: float) -> slice:
+    """Rows that the pixels at `region` moved by `dy` are taken from."""
+    before, after = _reach(dy)
+    return slice(max(0, region[0].start + before), max(0, region[0].stop + after))
 
 
 def _moved(array: np.ndarray, region: Region, dy: float, dx: float) -> np.ndarray:

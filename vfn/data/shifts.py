@@ -39,7 +39,7 @@ class Shifts:
 
     def apply(self, view: View, store: PlaneStore) -> View:
         """`view` with its targets moved onto the first input."""
-        height, width = store.read(view.inputs[0]).shape
+        height, width = store.peek(view.inputs[0]).shape
         own = self.by_view[view.name]
         offsets = [one or usual for one, usual in zip(own, self.usual, strict=True)]
         return registered(view, (height, width), offsets)
