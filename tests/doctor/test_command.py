@@ -116,7 +116,7 @@ def test_wrong_input_is_one_line(tmp_path: Path, overrides: list[str], parts: li
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bad_verdict_is_no_error(tmp_path: Path) -> None:
+def test_a_bad_verdict_stops_scripts(tmp_path: Path) -> None:
     for number in range(4):
         for channel in ("phase", "dapi"):
             image = np.full((64, 64), 100 + number, np.uint16)
@@ -125,6 +125,7 @@ def test_a_bad_verdict_is_no_error(tmp_path: Path) -> None:
     result = run(
         "vfn.doctor", "data=folder", f"data.root={tmp_path}", "task.inputs=[phase]",
         "task.targets=[dapi]", f"output={out}", cwd=tmp_path,
-    ).ok()  # fmt: skip
+    )  # fmt: skip
+    assert (result.code, result.err) == (1, "")
     assert result.out.startswith("do not train: ")
     assert "<h1>Do not train</h1>" in (out / "doctor.html").read_text(encoding="utf-8")
