@@ -290,17 +290,18 @@ def wrong_kinds() -> Iterator[Case]:
     for name, data, word in (
         ("rgb.tif", tiff(COLOUR, photometric="rgb"), "RGB"),
         ("rgb_planar.tif", tiff(np.moveaxis(COLOUR, -1, 0), photometric="rgb"), "RGB"),
-        ("rgba.tif", tiff(alpha, photometric="rgb"), "RGB"),
-        ("ycbcr.tif", tiff(COLOUR, photometric="ycbcr", compression="jpeg"), "YCBCR"),
+        ("rgba.tif", tiff(alpha, photometric="rgb"), "transparency"),
+        ("ycbcr.tif", tiff(COLOUR, photometric="ycbcr", compression="jpeg"), "RGB"),
         ("cmyk.tif", tiff(alpha, photometric="separated"), "SEPARATED"),
         ("palette.tif", tiff(GREY8, photometric="palette", colormap=table), "PALETTE"),
         ("photometric.tif", retag(tiff(GREY8), PHOTOMETRIC, 999), "999"),
         ("rgb.png", imagecodecs.png_encode(COLOUR), "RGB"),
-        ("rgba.png", imagecodecs.png_encode(alpha), "RGBA"),
-        ("palette.png", png(2, 1, 8, 3, b"\0\0\1", png_chunk(b"PLTE", bytes(6))), "palette"),
-        ("grey_alpha.png", png(2, 1, 8, 4, b"\0\5\6\7\1"), "alpha"),
+        ("rgba.png", imagecodecs.png_encode(alpha), "transparency"),
+        ("palette.png", png(2, 1, 8, 3, b"\0\0\1", png_chunk(b"PLTE", bytes(range(6)))), "RGB"),
+        ("grey_alpha.png", png(2, 1, 8, 4, b"\0\5\6\7\1"), "transparency"),
     ):
-        yield Case(name, data, words=(word, "grey is expected", GREY))
+        remedy = {"RGB": "data.channels=", "transparency": "save it without"}.get(word, GREY)
+        yield Case(name, data, words=(word, "is expected", remedy))
     yield Case(
         "transparent.png",
         png(2, 1, 8, 0, b"\0\5\6", png_chunk(b"tRNS", b"\0\5")),

@@ -21,6 +21,7 @@ from vfn.data.images import (
     SUFFIXES,
     content_key,
     is_container,
+    may_name_channels,
     read_image,
 )
 from vfn.data.walk import find_images, find_sources, path_tokens, tokenize
@@ -63,7 +64,7 @@ class FilePlane:
             UserError: see `read_image`; or the file has fewer channels than asked for, or several
                 (a stack?) where its name promises one.
         """
-        array = read_image(self.path).array
+        array = read_image(self.path, colour=self.index is not None).array
         if self.index is None and len(array) > 1:
             raise UserError(
                 f"{self.path}: holds {len(array)} planes where one is expected; split it, or say which "
@@ -80,7 +81,7 @@ class FilePlane:
     @property
     def pixel_size(self) -> float | None:
         """Micrometres a pixel, if the file states it."""
-        return read_image(self.path).pixel_size
+        return read_image(self.path, colour=True).pixel_size
 
     @property
     def key(self) -> str:
@@ -292,7 +293,7 @@ def _from_tokens(
             with _told(damaged):
                 named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
                 for (channel, z), index in {**positions, **named}.items():
-                    yield _name(relative), channel, z, FilePlane(path, index), {}
+                    yield _acquired(path, relative), channel, z, FilePlane(path, index), {}
 
 
 @contextmanager
@@ -313,6 +314,13 @@ def _relative(path: Path, root: Path) -> str:
 def _name(relative_path: str) -> str:
     """Of the field in a file whose name holds no channel."""
     return "_".join(path_tokens(relative_path)) or "field"
+
+
+def _acquired(path: Path, relative_path: str) -> str:
+    """Name of the field in a file whose name holds no channel: that of the image of which it holds
+    some channels, where its metadata spread them over several files."""
+    first = read_image(path, colour=True).acquisition
+    return _name(str(Path(relative_path).with_name(first)) if first else relative_path)
 
 
 def _positions(layout: Layout, wanted: Sequence[str]) -> dict[tuple[str, float], int]:
@@ -382,9 +390,9 @@ def _place(scene: Scene, stem: str) -> tuple[str, Where]:
 
 def _named_inside(path: Path, tokens: Mapping[str, str]) -> dict[str, int]:
     """Channels that a multi-channel file carries by name: channel -> position."""
-    if not path.name.lower().endswith((".tif", ".tiff")):
+    if not may_name_channels(path):
         return {}
-    names = [name.casefold() for name in read_image(path).channels or ()]
+    names = [name.casefold() for name in read_image(path, colour=True).channels or ()]
     return {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
 
 

@@ -19,7 +19,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from vfn.data.tiff_metadata import channel_names, ome_pixels, pixel_size
+from vfn.data.tiff_metadata import Ome, channel_names, pixel_size
 from vfn.errors import UserError
 
 # Of TIFFs: as a rule, of BigTIFFs, of MetaMorph's and of Zeiss LSM.
@@ -27,17 +27,26 @@ SUFFIXES = (
     *(f"{ome}{suffix}" for ome in (".ome", "") for suffix in (".tiff", ".tif", ".btf", ".tf8")),
     ".stk", ".lsm", ".png",
 )  # fmt: skip
-READER_VERSION = 1  # raised whenever `read_image` gives other pixels for the same bytes
+READER_VERSION = 2  # raised whenever `read_image` gives other pixels for the same bytes
 DTYPES = ("uint8", "uint16", "float32")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # + is BigTIFF
-PNG_COLOUR_TYPES = {2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+PNG_GREY, PNG_PALETTE = 0, 3
+PNG_SAMPLES = {
+    PNG_GREY: 1,
+    2: 3,
+    PNG_PALETTE: 4,
+    4: 2,
+    6: 4,
+}  # by colour type; a palette gives RGBA at most
+COLOURS = ("red", "green", "blue")
 # "White is zero", "black is zero", palette indices; stored values are taken as they are in all
 # three. In microscopy "white is zero" comes from an inverted display table in ImageJ, which writes
 # the measured values under it, and measures on them: the mark says how to show them, not what they
 # are. (Bio-Formats turns such values over.)
 GREY_PHOTOMETRICS = (0, 1, 3)
+COLOUR_PHOTOMETRICS = (2, 6)  # RGB; YCbCr, which JPEG decodes to RGB
 # Colours of a palette (of 65536) further apart are a jump. Tables for display have none, or one for
 # each of the steps that they show (16 of 255); in palettes of pictures most neighbours are one.
 JUMP, JUMPS = 2**13, 0.2
@@ -47,17 +56,30 @@ JUMP, JUMPS = 2**13, 0.2
 MAX_BLANK, MAX_EXPANSION = 2**28, 2**12
 MAPPED = 2**27  # bytes of decoded pixels from which on they lie in a file
 UNCOMPRESSED, JPEG = 1, 7  # of the TIFF tag Compression
+DESCRIPTION, SUB_IFDS = 270, 330  # TIFF tags
+# TIFF tags by which pages are of one kind: size, encoding, meaning of a pixel.
+KIND_TAGS = {256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 338, 339, 32997, 32998}
+MAX_KINDS = 64  # of pages in a file; a pyramid and its thumbnails are fewer
+MAX_TAGS = 4096  # of a page; tifffile refuses more
 # Several fields in one file or folder; `vfn.data.formats` opens them.
 CONTAINERS = (".ome.zarr", ".zarr", ".nd2", ".czi", ".lif")
 
 
 @dataclass(frozen=True)
 class Image:
-    """One file: `array` (C, H, W) in its own dtype; channel names and pixel size (um) if stated."""
+    """One file: `array` (C, H, W) in its own dtype; channel names and pixel size (um) if stated.
+
+    Attributes:
+        colour: the channels are the red, green and blue of a colour image.
+        acquisition: name of the first file of the image that this one holds channels of, where the
+            metadata spread its channels over several files.
+    """
 
     array: np.ndarray
     channels: tuple[str, ...] | None = None
     pixel_size: float | None = None
+    colour: bool = False
+    acquisition: str | None = None
 
 
 def release(array: np.ndarray) -> None:
@@ -90,8 +112,8 @@ def is_container(path: Path) -> bool:
     return path.name.lower().endswith(CONTAINERS) and not path.name.startswith(".")
 
 
-def read_image(path: Path) -> Image:
-    """Read one grey image of one or more channels.
+def read_image(path: Path, colour: bool = False) -> Image:
+    """Read one grey image of one or more channels. A colour image whose colours are all alike is grey.
 
     What lacks a part is refused, never filled up. Damage within the pixels shows where the
     compression has a checksum (Deflate, PNG) or the strip no longer decodes to its length (LZW,
@@ -100,6 +122,7 @@ def read_image(path: Path) -> Image:
     Args:
         path: TIFF (8, 16 bit or float; one leading axis at most is taken as channels) or PNG; the
             content counts, not the suffix.
+        colour: take a colour image too, as the channels `COLOURS`.
 
     Returns:
         The pixels (C, H, W) as uint8, uint16 or float32 in native byte order, as they are stored,
@@ -115,7 +138,13 @@ def read_image(path: Path) -> Image:
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
         raise UserError(f"{path}: is a pipe or a device, no file; give an image, or rename it")
     # Keyed by time and size, so a changed file is read anew.
-    return _read(path, status.st_mtime_ns, status.st_size)
+    image = _read(path, status.st_mtime_ns, status.st_size)
+    if image.colour and not colour:
+        raise UserError(
+            f"{path}: is an RGB colour image, grey is expected; export one grey channel, or train on its "
+            "colours by task.inputs=[r,g,b] 'data.channels={r: 0, g: 1, b: 2}'"
+        )
+    return image
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -152,11 +181,7 @@ def _read(path: Path, _mtime: int, _size: int) -> Image:
 
 def _reader(path: Path) -> Callable[[Path], Image]:
     """By the first bytes: names lie (BBBC006's re-exported planes are TIFFs named .png)."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as exc:
-        raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
+    head = _head(path, 8)
     if not head:
         raise UserError(f"{path}: is empty (0 bytes); copy it anew from the microscope")
     if head == PNG_SIGNATURE:
@@ -171,6 +196,14 @@ def _reader(path: Path) -> Callable[[Path], Image]:
         f"{path}: cannot be read as an image (it begins with {head!r}, which is neither TIFF nor "
         "PNG); export it anew as TIFF or PNG, or leave it out"
     )
+
+
+def _head(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as exc:
+        raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
 
 
 def as_pixels(what: Path | str, array: np.ndarray) -> np.ndarray:
@@ -195,28 +228,57 @@ def as_pixels(what: Path | str, array: np.ndarray) -> np.ndarray:
     return array
 
 
+def may_name_channels(path: Path) -> bool:
+    """False for what certainly has no channels by name, without decoding it: a PNG that is not in
+    colour, whether or not it is whole."""
+    if path.suffix.lower() != ".png":
+        return True
+    if not path.is_file():
+        return False
+    head = _head(path, 26)
+    colour = head.startswith(PNG_SIGNATURE) and head[25:] in (b"\2", b"\3", b"\6")
+    return colour or head.startswith(TIFF_SIGNATURES)
+
+
+def _without_colour(path: Path, image: Image) -> Image:
+    """Samples of a pixel: grey where its colours are all alike, transparency left out where all is
+    opaque."""
+    array = image.array
+    if len(array) not in (2, 3, 4) or array.dtype.kind != "u":
+        raise UserError(
+            f"{path}: has {len(array)} colours of {array.dtype}; export each as a grey image"
+        )
+    if len(array) != len(COLOURS):
+        *_, alpha = array
+        if alpha.min() != np.iinfo(alpha.dtype).max:
+            raise UserError(f"{path}: has transparency, none is expected; save it without")
+        array = array[:-1]
+    grey = all(np.array_equal(array[0], other) for other in array[1:])
+    return replace(
+        image, array=array[:1] if grey else array, colour=not grey,
+        channels=None if grey else COLOURS,
+    )  # fmt: skip
+
+
 def _read_png(path: Path) -> Image:
     data = path.read_bytes()
     _check_chunks(path, data)
     width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
-    if colour:
-        raise UserError(
-            f"{path}: is {PNG_COLOUR_TYPES.get(colour, 'of an unknown kind')}, grey is expected; "
-            "export each channel as a single-channel grey image"
-        )
-    if depth not in (8, 16):
+    if colour not in PNG_SAMPLES:
+        raise UserError(f"{path}: is a PNG of unknown colour type {colour}; export it anew")
+    if depth not in (8, 16) and colour != PNG_PALETTE:
         raise UserError(f"{path}: is a {depth}-bit PNG; save it with 8 or 16 bit")
     if interlaced:  # libpng reads it, but complains on standard output
         raise UserError(f"{path}: is an interlaced PNG; save it without interlacing")
     if not width or not height:
         raise UserError(f"{path}: has no pixels ({width}x{height}); leave it out")
-    promised = width * height * depth // 8
+    promised = width * height * max(8, depth) // 8 * PNG_SAMPLES[colour]
     check_promise(path, promised, len(data))
     _check_room(path, promised, _memory(), "this machine has")
     array = imagecodecs.png_decode(data)
-    if array.ndim != 2:  # a grey PNG may name a transparent grey value
-        raise UserError(f"{path}: has transparency, grey is expected; save it without")
-    return Image(array[np.newaxis])
+    if array.ndim == 2:
+        return Image(array[np.newaxis])
+    return _without_colour(path, Image(np.ascontiguousarray(np.moveaxis(array, -1, 0))))
 
 
 def _check_chunks(path: Path, data: bytes) -> None:
@@ -245,35 +307,54 @@ def _check_chunks(path: Path, data: bytes) -> None:
 def _read_tiff(path: Path) -> Image:
     with open_tiff(path) as (tif, series):
         for number, each in enumerate(tif.pages, start=1):
-            check_page(path, number, each.aspage())
-        array = _pixels(path, tif, series)
-        names = channel_names(tif)
-        return Image(array, names if len(names) == len(array) else None, pixel_size(tif))
+            # Of an LSM tifffile has mended the lengths of strips, which a page read anew has not.
+            check_page(path, number, each if tif.is_lsm else each.aspage())
+        array, ome = _pixels(path, tif, series), Ome(tif)
+        names = channel_names(tif, ome)
+        image = Image(
+            array, names if len(names) == len(array) else None, pixel_size(tif, ome),
+            acquisition=ome.acquisition(),
+        )  # fmt: skip
+        return _without_colour(path, image) if _is_colour(tif) else image
+
+
+def _is_colour(tif: tifffile.TiffFile) -> bool:
+    """Whether a pixel's samples are colours; the channels of an LSM are marked so, and are none."""
+    return not tif.is_lsm and int(tif.pages.first.photometric) in COLOUR_PHOTOMETRICS
+
+
+# Both follow the metadata into other files of the folder, whatever these are. OME and ImageJ metadata,
+# which Micro-Manager writes too, describe the one file.
+ALONE: dict[str, Any] = {"is_mmstack": False, "is_ndtiff": False}
 
 
 @contextmanager
 def open_tiff(path: Path) -> Iterator[tuple[tifffile.TiffFile, tifffile.TiffPageSeries]]:
-    """A grey TIFF whose chain of pages is whole, and the one image in it.
+    """A grey or RGB TIFF whose chain of pages is whole, and the one image in it. No other file is
+    opened, whatever the metadata name.
 
     Raises:
-        UserError: damaged, colour, or several images.
+        UserError: damaged, colour of another kind, or several images.
     """
     with ExitStack() as files:
-        tif = files.enter_context(tifffile.TiffFile(path))
+        tif = files.enter_context(tifffile.TiffFile(path, **ALONE))
         _check_chain(path, tif)
         page = tif.pages.first
         kind = int(page.photometric)
         # ImageJ writes 8 bit values under the table that shows them (Fire, 16 colors), and measures
         # the values; so do others, under tables of their own.
         shown = page.colormap is None or tif.is_imagej or _is_display_table(page.colormap)
-        if kind not in GREY_PHOTOMETRICS or not shown:
+        decoded = int(page.compression) == JPEG  # then YCbCr has become RGB
+        if kind not in GREY_PHOTOMETRICS + COLOUR_PHOTOMETRICS[: 1 + decoded] or not shown:
             raise UserError(
                 f"{path}: is {getattr(page.photometric, 'name', kind)} colour, grey is expected; "
                 "export each channel as a single-channel grey image"
             )
         described = tif
-        if tif.is_ome and not _describes_itself(tif):
-            described = files.enter_context(tifffile.TiffFile(path, is_ome=False))
+        # They may describe a whole acquisition, of which this file holds one part (the planes of its
+        # siblings are no channels of this file), or state a wrong number of planes.
+        if tif.is_ome and not (Ome(tif).is_of_this_file and None not in tif.series[0].pages):
+            described = files.enter_context(tifffile.TiffFile(path, is_ome=False, **ALONE))
         first, *others = described.series
         pixels = first.keyframe.imagelength * first.keyframe.imagewidth
         # What is smaller is a mere thumbnail.
@@ -312,18 +393,6 @@ def _pixels(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries)
     return array.reshape(-1, *array.shape[-2:])
 
 
-def _describes_itself(tif: tifffile.TiffFile) -> bool:
-    """Whether the OME metadata tell of exactly the planes in this file.
-
-    They may describe a whole acquisition, of which this file holds one part (the planes of its
-    siblings are no channels of this file), or state a wrong number of planes.
-    """
-    stated = sum(pixels["SizeC"] * pixels["SizeZ"] * pixels["SizeT"] for pixels in ome_pixels(tif))
-    if stated != len(tif.pages) * tif.pages.first.samplesperpixel:
-        return False
-    return all(page is not None and page.parent is tif for page in tif.series[0].pages)
-
-
 def _is_display_table(colormap: np.ndarray) -> bool:
     """Whether a palette shows measured values in colours: neighbours among its colours are alike. A
     picture that was reduced to a few colours has them in any order.
@@ -339,9 +408,12 @@ def _is_display_table(colormap: np.ndarray) -> bool:
 
 def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
     """Each page names the place of the next one. tifffile takes a broken chain for its end, and may
-    follow a closed one for ever: refuse both first."""
+    follow a closed one for ever: refuse both first. It also compares every kind of page with every
+    other, and each image that it described itself: bound both."""
     file, form = tif.filehandle, tif.tiff
     pages: dict[int, int] = {}  # offset -> number
+    kinds: set[bytes] = set()
+    described = 0
     file.seek(form.offsetsize)  # the header ends with the first link
     try:
         while offset := struct.unpack(form.offsetformat, file.read(form.offsetsize))[0]:
@@ -351,9 +423,18 @@ def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
                     f"{pages[offset]}); copy it anew from the microscope or leave it out"
                 )
             file.seek(offset)
-            tags = struct.unpack(form.tagnoformat, file.read(form.tagnosize))[0]
-            file.seek(offset + form.tagnosize + tags * form.tagsize)
+            count = struct.unpack(form.tagnoformat, file.read(form.tagnosize))[0]
+            tags = _tags(file.read(min(count, MAX_TAGS) * form.tagsize), form)
+            file.seek(offset + form.tagnosize + count * form.tagsize)
             pages[offset] = len(pages) + 1
+            kinds.add(b"".join(tags[code] for code in sorted(KIND_TAGS & tags.keys())))
+            described += DESCRIPTION in tags
+            several = max(len(kinds), _count(tags.get(SUB_IFDS), form), described * tif.is_shaped)
+            if several > MAX_KINDS:
+                raise UserError(
+                    f"{path}: holds more than {MAX_KINDS} images of several kinds; save each one as a "
+                    "file of its own, or channels as one stack"
+                )
     except struct.error as exc:  # the end of the file
         raise UserError(
             f"{path}: is truncated ({file.size} bytes, of its pages only {len(pages)} can be "
@@ -363,9 +444,24 @@ def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
         raise UserError(f"{path}: is a TIFF without images; export it anew")
 
 
-def check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
+def _tags(data: bytes, form: Any) -> dict[int, bytes]:
+    """The entries of a page by the code of their tag, as they are stored."""
+    entries = (data[at : at + form.tagsize] for at in range(0, len(data), form.tagsize))
+    code = struct.Struct(form.byteorder + "H")
+    return {code.unpack_from(entry)[0]: entry for entry in entries if len(entry) == form.tagsize}
+
+
+def _count(entry: bytes | None, form: Any) -> int:
+    """How many values an entry has."""
+    return 0 if entry is None else struct.unpack_from(form.offsetformat, entry, 4)[0]
+
+
+def check_page(path: Path, number: int, frame: tifffile.TiffPage | tifffile.TiffFrame) -> None:
     """Decoders fill what is missing with zeros, or with grey: refuse such a file first."""
-    size = page.parent.filehandle.size
+    page = frame if isinstance(frame, tifffile.TiffPage) else frame.keyframe
+    assert page is not None
+    file = frame.parent.filehandle
+    size = file.size
     remedy = "copy it anew from the microscope or leave it out"
     if page.dtype is None:
         raise UserError(
@@ -379,7 +475,7 @@ def check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
             f"{path}: is compressed by method {int(page.compression)}, which is not known; "
             "save it with LZW or without compression"
         )
-    pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    pieces = list(zip(frame.dataoffsets, frame.databytecounts, strict=False))
     there = sum(offset > 0 and count > 0 for offset, count in pieces)
     if there < math.prod(page.chunked):
         raise UserError(
@@ -391,7 +487,7 @@ def check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
         raise UserError(
             f"{path}: is truncated ({size} bytes, its pixels end at byte {end}); {remedy}"
         )
-    stored, needed = sum(page.databytecounts), page.size * page.bitspersample // 8
+    stored, needed = sum(frame.databytecounts), page.size * page.bitspersample // 8
     if page.compression == UNCOMPRESSED and stored < needed:
         raise UserError(
             f"{path}: is damaged (page {number} has {stored} bytes of pixels, {page.shape} of "
@@ -400,8 +496,8 @@ def check_page(path: Path, number: int, page: tifffile.TiffPage) -> None:
     check_promise(path, math.prod(page.chunks) * page.dtype.itemsize, size)
     if page.compression == JPEG:
         for offset, count in pieces:
-            page.parent.filehandle.seek(max(offset, offset + count - 16))
-            if JPEG_END not in page.parent.filehandle.read(min(count, 16)):  # padding may follow it
+            file.seek(max(offset, offset + count - 16))
+            if JPEG_END not in file.read(min(count, 16)):  # padding may follow it
                 raise UserError(
                     f"{path}: is damaged (a JPEG strip of page {number} lacks its end); {remedy}"
                 )

@@ -2,7 +2,9 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import tifffile
 
@@ -22,32 +24,126 @@ UNITS = {
 PRINTED = 20.0
 
 
-def ome_pixels(tif: tifffile.TiffFile) -> list[dict[str, Any]]:
-    """The Pixels elements of the OME images; none where there is no OME metadata."""
-    if not tif.is_ome or tif.ome_metadata is None:
-        return []
-    images = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", [])
-    images = images if isinstance(images, list) else [images]
-    return [image["Pixels"] for image in images]
+class Position(NamedTuple):
+    """Where a page lies within an image that OME metadata describe."""
+
+    image: int
+    c: int
+    z: int
+    t: int
 
 
-def channel_names(tif: tifffile.TiffFile) -> tuple[str, ...]:
+class Ome:
+    """The OME metadata of a file. They may describe a whole acquisition, of which it holds a part.
+
+    Attributes:
+        images: the Pixels elements, one for each image.
+        names_others: whether they place planes in other files.
+    """
+
+    def __init__(self, tif: tifffile.TiffFile) -> None:
+        root = ElementTree.fromstring(tif.ome_metadata or "<OME/>") if tif.is_ome else None
+        self.images = [] if root is None else root.findall("{*}Image/{*}Pixels")
+        self._uuid = None if root is None else root.get("UUID")
+        self._file, self._pages = tif.filename, len(tif.pages)
+        elements = [
+            data.find("{*}UUID") for each in self.images for data in each.findall("{*}TiffData")
+        ]
+        self.names_others = any(e is not None and not self._is_here(e) for e in elements)
+        self._samples = tif.pages.first.samplesperpixel
+
+    def _is_here(self, uuid: Element) -> bool:
+        if self._uuid is not None:
+            return uuid.text == self._uuid
+        return uuid.get("FileName", "").casefold() == self._file.casefold()
+
+    @property
+    def is_of_this_file(self) -> bool:
+        """Whether they describe exactly the planes in this file; some state a wrong number."""
+        stated = sum(math.prod(_size(each, axis) for axis in "CZT") for each in self.images)
+        counts = (
+            int(d.get("PlaneCount", 0)) for e in self.images for d in e.findall("{*}TiffData")
+        )
+        whole = stated == self._pages * self._samples
+        return whole and not self.names_others and max(counts, default=0) <= self._pages
+
+    def positions(self) -> list[Position] | None:
+        """Where each page of this file lies; None where the metadata do not say it of every page."""
+        found: dict[int, Position] = {}
+        told = 0
+        for number, pixels in enumerate(self.images):
+            order = pixels.get("DimensionOrder", "XYCZT")[2:]
+            sizes = [_size(pixels, axis) for axis in order]
+            for data in pixels.findall("{*}TiffData"):
+                uuid = data.find("{*}UUID")
+                if uuid is not None and not self._is_here(uuid):
+                    continue
+                page = int(data.get("IFD", 0))
+                alone = data.get("IFD") is not None
+                count = int(data.get("PlaneCount", 1 if alone else self._pages))
+                told += count
+                if page < 0 or count < 1 or page + count > self._pages or told > self._pages:
+                    return None
+                at = [int(data.get(f"First{axis}", 0)) for axis in order]
+                first = at[0] + sizes[0] * (at[1] + sizes[1] * at[2])
+                for i in range(count):
+                    plane, (fast, middle) = first + i, sizes[:2]
+                    index = (plane % fast, plane // fast % middle, plane // fast // middle)
+                    place = dict(zip(order, index, strict=True))
+                    found[page + i] = Position(number, place["C"], place["Z"], place["T"])
+        return [found[page] for page in range(self._pages)] if len(found) == self._pages else None
+
+    def channel_names(self) -> list[str]:
+        """Of the planes in this file, where they are channels of one place and time."""
+        if not self.images:
+            return []
+        names = [c.get("Name", "") for c in self.images[0].findall("{*}Channel")]
+        if self.is_of_this_file:
+            return names
+        held = self.positions()
+        if held is None:
+            return [] if self.names_others else names
+        if self._samples > 1 or len({(p.image, p.z, p.t) for p in held}) > 1:
+            return []
+        names = [c.get("Name", "") for c in self.images[held[0].image].findall("{*}Channel")]
+        return [names[p.c] for p in held] if max(p.c for p in held) < len(names) else []
+
+    def acquisition(self) -> str | None:
+        """Name of the first file of the image that this file holds channels of, if they lie in several
+        files; None where it has been renamed, or has several planes or time points."""
+        held = self.positions() if self.names_others else None
+        if not held or len({p.image for p in held}) > 1:
+            return None
+        pixels = self.images[held[0].image]
+        if _size(pixels, "Z") * _size(pixels, "T") > 1:
+            return None
+        files = {}
+        for data in pixels.findall("{*}TiffData"):
+            uuid = data.find("{*}UUID")
+            if uuid is not None:
+                files[int(data.get("FirstC", 0))] = re.split(r"[\\/]", uuid.get("FileName", ""))[-1]
+        known = self._file.casefold() in (name.casefold() for name in files.values())
+        return files[min(files)] if known else None
+
+
+def _size(pixels: Element, axis: str) -> int:
+    return int(pixels.get(f"Size{axis}", 1))
+
+
+def channel_names(tif: tifffile.TiffFile, ome: Ome) -> tuple[str, ...]:
     """Names from OME or ImageJ metadata; none where one is missing, or there twice."""
-    pixels = ome_pixels(tif)
-    channels = pixels[0].get("Channel", []) if pixels else []
-    channels = channels if isinstance(channels, list) else [channels]
-    names = [str(channel.get("Name", "")) for channel in channels]
-    if not names and tif.is_imagej and tif.imagej_metadata:
+    names = ome.channel_names()
+    if not ome.images and tif.is_imagej and tif.imagej_metadata:
         names = [str(label) for label in tif.imagej_metadata.get("Labels", [])]
     return tuple(names) if all(names) and len(set(names)) == len(names) else ()
 
 
-def pixel_size(tif: tifffile.TiffFile) -> float | None:
+def pixel_size(tif: tifffile.TiffFile, ome: Ome) -> float | None:
     """Micrometres a pixel along x: from OME, ImageJ, MetaMorph or LSM metadata, else from TIFF's own
     tags."""
-    pixels = ome_pixels(tif)
-    if pixels and "PhysicalSizeX" in pixels[0]:
-        return micrometres(pixels[0]["PhysicalSizeX"], pixels[0].get("PhysicalSizeXUnit", "µm"))
+    stated = ome.images[0].get("PhysicalSizeX") if ome.images else None
+    if stated is not None:
+        return micrometres(stated, ome.images[0].get("PhysicalSizeXUnit", "µm"))
     if tif.is_imagej and tif.imagej_metadata and "unit" in tif.imagej_metadata:
         tag = tif.pages.first.tags.get("XResolution")
         if tag is not None and tag.value[0]:
