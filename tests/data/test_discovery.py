@@ -5,12 +5,14 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ome_set import ome_set, page
 from vfn.csv_files import write_csv
 from vfn.data.discovery import (
     Field,
@@ -445,3 +447,53 @@ def test_words_that_could_mean_a_channel_are_named(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / name, np.zeros((4, 4), np.uint8))
     with pytest.raises(UserError, match=r"4 paths: r01c01, ch2sk1, ch5sk1, r01c02\); map"):
         discover(tmp_path, Layout(), ("ch2", "ch5"))
+
+
+def test_a_file_of_an_acquisition_is_the_channel_that_its_metadata_say(tmp_path: Path) -> None:
+    for position in ("Pos0", "Pos1"):
+        names = {
+            f"d/img_{position}.ome.tif": [(0, 0, 0)],
+            f"d/img_{position}_1.ome.tif": [(1, 0, 0)],
+        }
+        (tmp_path / "d").mkdir(exist_ok=True)
+        ome_set(tmp_path / "d", {Path(name).name: planes for name, planes in names.items()})
+    fields = discover(tmp_path, Layout(), ["one", "two"])
+    assert [field.name for field in fields] == ["d_img_Pos0", "d_img_Pos1"]
+    for field in fields:
+        assert sorted(field.planes) == [("one", 0.0), ("two", 0.0)]
+        for c, name in enumerate(("one", "two")):
+            np.testing.assert_array_equal(field.planes[name, 0.0].read(), page(c))
+    (only,) = (field for field in discover(tmp_path, Layout(), ["two"]) if "Pos1" in field.name)
+    np.testing.assert_array_equal(only.planes["two", 0.0].read(), page(1))
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+@pytest.mark.parametrize(
+    "channels", [{"r": 0, "g": 1, "b": 2}, {"r": "red", "g": "green", "b": "blue"}]
+)
+def test_colours_of_a_file_beside_a_stain_in_another(
+    tmp_path: Path, channels: dict[str, str | int], suffix: str
+) -> None:
+    colours = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    for field, array in enumerate(colours):
+        name = f"plate/{field}_bf.{suffix}"
+        (tmp_path / "plate").mkdir(exist_ok=True)
+        if suffix == "tif":
+            tifffile.imwrite(tmp_path / name, array, photometric="rgb")
+        else:
+            (tmp_path / name).write_bytes(imagecodecs.png_encode(array))
+        tifffile.imwrite(tmp_path / f"plate/{field}_dna.tif", array[..., 0])
+    fields = discover(tmp_path, Layout(channels=channels), ["r", "g", "b", "dna"])
+    assert [field.name for field in fields] == ["plate_0", "plate_1"]
+    for field, array in zip(fields, colours, strict=True):
+        assert len(field.planes) == 4
+        for c, name in enumerate("rgb"):
+            np.testing.assert_array_equal(field.planes[name, 0.0].read(), array[..., c])
+
+
+def test_words_of_stacks_are_kept_where_no_field_is_named_without_them(tmp_path: Path) -> None:
+    for name in ("a_bf.tif", "b_bf.tif"):
+        tifffile.imwrite(tmp_path / name, np.zeros((2, 4, 5), np.uint16), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "c_dna.tif", np.zeros((4, 5), np.uint16))
+    fields = discover(tmp_path, Layout(channels={"x": 0, "y": 1}), ["x", "y", "dna"])
+    assert [field.name for field in fields] == ["a_bf", "b_bf", "c"]

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from tests.odd_files import png, png_chunk
+from tests.ome_set import ome_set, page
 from vfn.data.images import read_image, strip_suffix
 from vfn.data.walk import find_images
 from vfn.errors import UserError
@@ -202,42 +203,6 @@ def test_tiffs_by_other_names_are_found_and_read(tmp_path: Path, suffix: str) ->
     assert find_images(tmp_path) == [path]
     np.testing.assert_array_equal(read_image(path).array[0], GREY16)
     assert strip_suffix(path) == "a"
-
-
-def ome_set(
-    folder: Path,
-    files: dict[str, list[tuple[int, int, int]]],
-    sizes: tuple[int, int, int] = (2, 1, 1),
-) -> None:
-    """One OME-TIFF a file, each describing all of them, as Bio-Formats and Micro-Manager write them.
-
-    Args:
-        files: name -> (c, z, t) of its pages, whose pixels are `page(c, z, t)`.
-        sizes: SizeC, SizeZ, SizeT.
-    """
-    ids = {name: f"urn:uuid:{n:08d}-0000-0000-0000-000000000000" for n, name in enumerate(files)}
-    planes = "".join(
-        f'<TiffData FirstC="{c}" FirstZ="{z}" FirstT="{t}" IFD="{ifd}" PlaneCount="1">'
-        f'<UUID FileName="{name}">{ids[name]}</UUID></TiffData>'
-        for name, pages in files.items()
-        for ifd, (c, z, t) in enumerate(pages)
-    )
-    for name, pages in files.items():
-        xml = (
-            '<?xml version="1.0" encoding="UTF-8"?>'
-            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{ids[name]}">'
-            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" '
-            f'SizeX="53" SizeY="37" SizeC="{sizes[0]}" SizeZ="{sizes[1]}" SizeT="{sizes[2]}" '
-            f'PhysicalSizeX="0.5"><Channel ID="C:0" Name="one"/><Channel ID="C:1" Name="two"/>{planes}'
-            "</Pixels></Image></OME>"
-        )
-        path = folder / name
-        array = np.stack([page(*at) for at in pages])
-        written(path, array, description=xml, metadata=None, photometric="minisblack")
-
-
-def page(c: int, z: int = 0, t: int = 0) -> np.ndarray:
-    return STACK[0] // 2 + np.uint16(1000 * c + 100 * z + 10 * t)
 
 
 def test_an_ome_file_of_a_set_gives_its_own_plane(

@@ -271,6 +271,8 @@ def _from_tokens(
     positions = _positions(layout, wanted)
     placed = {channel for channel, _ in positions}
     tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in placed}
+    inside: list[tuple[Path, str, dict[tuple[str, float], int]]] = []
+    beside: set[str] = set()  # names of fields in files that are named by channel
     for path in find_sources(root):
         relative = _relative(path, root)
         names = {c: split_token(relative, token) for c, token in tokens.items()}
@@ -287,13 +289,35 @@ def _from_tokens(
             )
         for channel, name in hits.items():
             yield name, channel, 0.0, FilePlane(path), {}
-        elsewhere = any(split_token(relative, str(layout.channels.get(c, c))) for c in others)
-        if not hits and not elsewhere:
+        elsewhere = [split_token(relative, str(layout.channels.get(c, c))) for c in others]
+        beside |= {name for name in [*hits.values(), *elsewhere] if name}
+        if not hits and not any(elsewhere):
             # Unnamed planes are only taken by position where the user gave positions.
             with _told(damaged):
-                named = {(c, 0.0): index for c, index in _named_inside(path, tokens).items()}
-                for (channel, z), index in {**positions, **named}.items():
-                    yield _acquired(path, relative), channel, z, FilePlane(path, index), {}
+                named, first = _look_inside(path, tokens)
+                called = str(Path(relative).with_name(first)) if first else relative
+                planes = {**positions, **{(c, 0.0): index for c, index in named.items()}}
+                inside += [(path, called, planes)] if planes else []
+    names_of = _names_beside([called for _, called, _ in inside], beside)
+    for (path, _, planes), name in zip(inside, names_of, strict=True):
+        for (channel, z), index in planes.items():
+            yield name, channel, z, FilePlane(path, index), {}
+
+
+def _names_beside(relative_paths: Sequence[str], others: set[str]) -> list[str]:
+    """Names of the fields in files whose names hold no channel.
+
+    Args:
+        others: names of fields in other files. Words that all of `relative_paths` have, and none of
+            these, name the kind of image (`0_brightfield.tif` beside `0_dapi.tif`); they are left out
+            where the fields are the same ones then.
+    """
+    tokens = [path_tokens(path) for path in relative_paths]
+    known = {word.casefold() for name in others for word in name.split("_")}
+    folded = [{word.casefold() for word in words} for words in tokens]
+    kind = set.intersection(*folded) - known if folded else set()
+    shorter = ["_".join(w for w in words if w.casefold() not in kind) for words in tokens]
+    return shorter if set(shorter) & others else [_name(path) for path in relative_paths]
 
 
 @contextmanager
@@ -314,13 +338,6 @@ def _relative(path: Path, root: Path) -> str:
 def _name(relative_path: str) -> str:
     """Of the field in a file whose name holds no channel."""
     return "_".join(path_tokens(relative_path)) or "field"
-
-
-def _acquired(path: Path, relative_path: str) -> str:
-    """Name of the field in a file whose name holds no channel: that of the image of which it holds
-    some channels, where its metadata spread them over several files."""
-    first = read_image(path, colour=True).acquisition
-    return _name(str(Path(relative_path).with_name(first)) if first else relative_path)
 
 
 def _positions(layout: Layout, wanted: Sequence[str]) -> dict[tuple[str, float], int]:
@@ -388,12 +405,15 @@ def _place(scene: Scene, stem: str) -> tuple[str, Where]:
     return name, {"plate": stem, "well": scene.well, "site": scene.site} if scene.well else {}
 
 
-def _named_inside(path: Path, tokens: Mapping[str, str]) -> dict[str, int]:
-    """Channels that a multi-channel file carries by name: channel -> position."""
+def _look_inside(path: Path, tokens: Mapping[str, str]) -> tuple[dict[str, int], str | None]:
+    """Channels that a file carries by name (channel -> position), and the file that names its field if
+    the metadata spread the channels over several files."""
     if not may_name_channels(path):
-        return {}
-    names = [name.casefold() for name in read_image(path, colour=True).channels or ()]
-    return {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
+        return {}, None
+    image = read_image(path, colour=True)
+    names = [name.casefold() for name in image.channels or ()]
+    found = {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
+    return found, image.acquisition
 
 
 def left_out(fields: Sequence[Field], table: Path) -> list[Field]:

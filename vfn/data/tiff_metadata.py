@@ -73,7 +73,7 @@ class Ome:
         told = 0
         for number, pixels in enumerate(self.images):
             order = pixels.get("DimensionOrder", "XYCZT")[2:]
-            sizes = [_size(pixels, axis) for axis in order]
+            sizes = [max(1, _size(pixels, axis)) for axis in order]  # some state none
             for data in pixels.findall("{*}TiffData"):
                 uuid = data.find("{*}UUID")
                 if uuid is not None and not self._is_here(uuid):
