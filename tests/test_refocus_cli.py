@@ -271,7 +271,7 @@ def test_only_blurred_pixels_are_touched(chained: Path, tmp_path: Path) -> None:
         (["data.refocus_channels=nope"], ["refocus_channels", "nope", "golgi_actin, rna"]),
         (["data.refocus_channels=[nope]"], ["refocus_channels", "nope", "golgi_actin, rna"]),
         (["data.refocus_fields=cps"], ["refocus_fields", "cannot be read"]),
-        (["data.refocus_fields=odd.csv"], ["refocus_fields", "no column named field"]),
+        (["data.refocus_fields=odd.csv"], ["refocus_fields", "lacks the column field"]),
         (["data.cache=off"], ["data.refocus", "data.cache=disk"]),
         (["data.refocus=other.ckpt"], ["other.ckpt", "task=refocus"]),
     ],

@@ -6,7 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vfn.checkpoint import Checkpoint, load_checkpoint
-from vfn.cli import set_up_logging
+from vfn.cli import plain, set_up_logging
+from vfn.data.discovery import Layout, check_channels
 from vfn.data.store import PlaneStore
 from vfn.data.views import View
 from vfn.errors import UserError
@@ -60,6 +61,23 @@ def coverage(config: DictConfig) -> float | None:
     return value
 
 
+def given_layout(config: DictConfig) -> Layout:
+    """The keys `channels`, `pattern` and `manifest`: how the new files are named.
+
+    Raises:
+        UserError: no mapping of channels; a pattern beside a manifest.
+    """
+    channels = {} if config.channels is None else config.channels
+    channels = plain(channels) if isinstance(channels, DictConfig) else channels
+    check_channels(channels, "channels")
+    pattern, manifest = (None if v is None else str(v) for v in (config.pattern, config.manifest))
+    if pattern and manifest:
+        raise UserError(
+            f"pattern={pattern}, manifest={manifest}: give one, a manifest names every file"
+        )
+    return Layout(channels, pattern, manifest, prefix="")
+
+
 def predict(config: DictConfig) -> list[Path]:
     """Predict every field of `input` with `ckpt` into `output`.
 
@@ -68,7 +86,9 @@ def predict(config: DictConfig) -> list[Path]:
     """
     set_up_logging()
     ckpt = required(config, "ckpt", "outputs/NAME/checkpoints/best.ckpt")
-    source = required(config, "input", "DIR_OR_FILE")
+    layout = given_layout(config)
+    listed = config.input is None and layout.manifest is not None
+    source = None if listed else required(config, "input", "DIR_OR_FILE")
     output = required(config, "output", "DIR")
     shard = Shard.parse(config.shard)
     checkpoint = load_checkpoint(ckpt)
@@ -77,7 +97,7 @@ def predict(config: DictConfig) -> list[Path]:
         for line in checkpoint.uncertainty.promise(predictor.coverage, checkpoint.task.targets):
             log.info(line)
     prepare = refocusing_step(checkpoint, shard.own(output / "refocus.csv"))
-    paths = run(predictor, source, output, str(config.format), prepare, shard)
+    paths = run(predictor, source, output, str(config.format), prepare, shard, layout)
     log.info("%d field(s) in %s", len(paths), output)
     return paths
 

@@ -10,7 +10,6 @@ training, and stands for the range of the model's target; the range of its input
 relative to that.
 """
 
-import csv
 import logging
 import threading
 from collections import OrderedDict
@@ -23,11 +22,12 @@ import numpy as np
 import torch
 
 from vfn.checkpoint import Checkpoint, from_recipe, load_checkpoint
-from vfn.csv_files import as_name, write_csv
+from vfn.csv_files import write_csv
 from vfn.data.discovery import Plane, split_plane
 from vfn.data.input_shift import SIZES_DIFFER
 from vfn.data.intensity import Histogram, Intensity
 from vfn.data.store import PlaneStore, in_parallel
+from vfn.data.tables import read_table
 from vfn.data.views import Split, Task, View
 from vfn.errors import UserError
 from vfn.focus.measures import Spectrum, mean_spectrum, tile_spectra
@@ -97,14 +97,7 @@ def read_fields(path: Path) -> frozenset[str]:
     Raises:
         UserError: unreadable, or without that column.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if "field" not in (reader.fieldnames or ()):
-                raise UserError(f"data.refocus_fields={path}: has no column named field; add one")
-            return frozenset(as_name(row["field"]) for row in reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise UserError(f"data.refocus_fields={path}: cannot be read ({exc}); give a CSV") from exc
+    return frozenset(row["field"] for _, row in read_table(path, "data.refocus_fields", ["field"]))
 
 
 class Refocuser:

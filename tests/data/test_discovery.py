@@ -18,6 +18,9 @@ from vfn.data.discovery import (
     Field,
     FilePlane,
     Layout,
+    NothingMatches,
+    check_channels,
+    check_root,
     discover,
     left_out,
     split_plane,
@@ -148,6 +151,88 @@ def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
     fill(tmp_path, "A01_ch1.tif")
     refused(tmp_path, Layout({"dapi": "w1"}), ["phase", "dapi"], str(tmp_path), "phase", "w1")
     refused(tmp_path / "no", Layout(), ["phase"], "no such folder")
+
+
+def test_nothing_matches_only_where_no_channel_is_found(tmp_path: Path) -> None:
+    fill(tmp_path, "A01_phase.tif", "A01_x.tif", "A02_phase.tif")
+    pattern = r"(?P<field>\w+)_(?P<channel>\w+)\.tif"
+    table = "field,channel,path\na,dapi,A01_x.tif\n"
+    (tmp_path / "m.csv").write_text(table)
+    for layout in (Layout(), Layout({}, pattern), Layout(manifest=str(tmp_path / "m.csv"))):
+        with pytest.raises(NothingMatches, match="no file for channel gfp, er"):
+            discover(tmp_path, layout, ["gfp", "er"])
+        with pytest.raises(UserError, match="no file for channel er") as caught:
+            discover(tmp_path, layout, ["dapi" if layout.manifest else "phase", "er"])
+        assert not isinstance(caught.value, NothingMatches)
+    for layout in (Layout({}, "("), Layout(manifest="no.csv")):
+        with pytest.raises(UserError) as caught:
+            discover(tmp_path, layout, ["gfp"])
+        assert not isinstance(caught.value, NothingMatches)
+    with pytest.raises(NothingMatches, match=r"A01_x\.tif: is no phase"):
+        discover(tmp_path, Layout(), ["phase"], holding=tmp_path / "A01_x.tif")
+
+
+# --- several words for one channel ---
+
+SEVERAL = {"nuclear": ["nuclear", "DAPI", "Far-red"]}
+
+
+def test_each_of_several_words_means_the_channel(tmp_path: Path) -> None:
+    names = ["a_nuclear.tif", "a_phase.tif", "DAPI/b.tif", "b_phase.tif", "c_far red_1.tif"]
+    fill(tmp_path, *names, "c_1_phase.tif", "nuclear/DAPI_d.tif", "d_phase.tif")
+    found = discover(tmp_path, Layout(SEVERAL), ["phase", "nuclear"])
+    assert {f.name: str(f.planes["nuclear", 0.0]) for f in found} == {
+        name: str(tmp_path / path)
+        for name, path in zip(
+            ("a", "b", "c_1", "d"),
+            (names[0], names[2], names[4], "nuclear/DAPI_d.tif"),
+            strict=True,
+        )
+    }
+    fill(tmp_path, "b_nuclear.tif")
+    refused(tmp_path, Layout(SEVERAL), ["phase", "nuclear"], "field b: channel nuclear is both")
+
+
+def test_several_words_in_a_pattern_and_a_manifest(tmp_path: Path) -> None:
+    fill(tmp_path, "a/phase.png.tif", "a/x_Far-red_000.tif", "b/phase_1.tif", "b/nuclear.tif")
+    pattern = r"(?P<field>\w+)/[^/]*?(?P<channel>phase|nuclear|Far-red)[^/]*$"
+    found = discover(tmp_path, Layout(SEVERAL, pattern), ["phase", "nuclear"])
+    files = {"a": "a/x_Far-red_000.tif", "b": "b/nuclear.tif"}
+    assert {f.name: f.planes["nuclear", 0.0].path for f in found} == {  # type: ignore[attr-defined]
+        name: tmp_path / path for name, path in files.items()
+    }
+    lines = ["a,dapi,a/x_Far-red_000.tif", "b,Nuclear,b/nuclear.tif", "b,er,b/phase_1.tif"]
+    (tmp_path / "m.csv").write_text("\n".join(["field,channel,path", *lines]))
+    found = discover(tmp_path, Layout(SEVERAL, manifest=str(tmp_path / "m.csv")), ["nuclear"])
+    assert {f.name: f.planes["nuclear", 0.0].path for f in found} == {  # type: ignore[attr-defined]
+        name: tmp_path / path for name, path in files.items()
+    }
+
+
+def test_several_words_inside_of_files(tmp_path: Path) -> None:
+    multichannel(tmp_path / "a.ome.tif", ["Phase", "dapi"])
+    multichannel(tmp_path / "b.ome.tif", ["far-red", "Phase"])
+    found = discover(tmp_path, Layout(SEVERAL), ["phase", "nuclear"])
+    assert [int(f.planes["nuclear", 0.0].read()[0, 0]) for f in found] == [1, 0]
+    multichannel(tmp_path / "c.ome.tif", ["far-red", "Phase", "DAPI"])
+    refused(tmp_path, Layout(SEVERAL), ["nuclear"], "c.ome.tif: holds far-red and DAPI")
+
+
+def test_a_word_means_one_channel(tmp_path: Path) -> None:
+    fill(tmp_path, "a_w1.tif", "a_w2.tif")
+    layout = Layout({"er": ["w1", "W2"], "rna": "w2"}, r"(?P<field>a)_(?P<channel>\w+)\.tif")
+    refused(tmp_path, layout, ["er", "rna"], "data.channels: w2 means both er and rna")
+    refused(
+        tmp_path, Layout({"er": ["w1", "w2"], "rna": "w2"}), ["er", "rna"], "a_w2.tif", "er and rna"
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [{"a": None}, {"a": []}, {"a": [""]}, {"a": {"b": 1}}, {"a": True}, "x"]
+)
+def test_channels_that_say_nothing_are_refused(given: object) -> None:
+    with pytest.raises(UserError, match=r"data\.channels"):
+        check_channels(given, "data.channels")
 
 
 def test_a_stack_where_one_plane_is_expected_is_refused(tmp_path: Path) -> None:
@@ -306,7 +391,7 @@ def test_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("field;channel;path\na;phase;1.tif\n", ["lacks the column field, channel, path"]),
+        ("name;kind;file\na;phase;1.tif\n", ["lacks the column field, channel, path", "name"]),
         ("field,channel\na,phase\n", ["lacks the column path"]),
         ("", ["lacks the column"]),
         ("field,channel,path\na,phase,2.tif\n", ["line 2", "2.tif"]),
@@ -328,6 +413,43 @@ def test_wrong_manifests_are_refused(tmp_path: Path, text: str, words: list[str]
     refused(tmp_path, Layout(manifest=str(manifest)), wanted, "", *words)
 
 
+def test_paths_of_a_manifest_from_a_spreadsheet(tmp_path: Path) -> None:
+    fill(tmp_path, "raw/1.tif", "raw/a\\b.tif")
+    text = "Field ; Channel;PATH; z;\r\nf ;Phase; raw\\1.tif ;-2,5;\r\n;;;;\r\ng;phase;raw/a\\b.tif;;\r\n"
+    (tmp_path / "m.csv").write_bytes(text.encode("utf-16"))
+    found = discover(tmp_path, Layout(manifest=str(tmp_path / "m.csv")), ["phase"])
+    assert table(tmp_path, found) == {
+        "f": {("phase", -2.5): "raw/1.tif"},
+        "g": {("phase", 0.0): "raw/a\\b.tif"},
+    }
+    (tmp_path / "m.csv").write_bytes(b"field,channel,path\nf,phase,gr\xf6.tif\n")
+    refused(
+        tmp_path, Layout(manifest=str(tmp_path / "m.csv")), ["phase"],
+        f"does not exist in {tmp_path}", "not UTF-8", "relative to the folder of the CSV",
+    )  # fmt: skip
+
+
+def test_files_of_a_manifest_lie_where_the_user_says(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.tif", "b/2.tif")
+    fields = [Field("1", {("phase", 0.0): FilePlane(tmp_path / "b" / ".." / "a" / "1.tif")})]
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    linked = [Field("1", {("phase", 0.0): FilePlane(tmp_path / "link" / "1.tif")})]
+    for found, root in (
+        (fields, "a"),
+        (fields, "."),
+        (linked, "link"),
+        (linked, "."),
+        (linked, "a"),
+    ):
+        check_root(found, tmp_path / root, "m.csv", "data.root")
+    check_root(fields, tmp_path / "link", "m.csv", "data.root")
+    for found, root in ((fields, "b"), (linked, "b")):
+        with pytest.raises(
+            UserError, match=r"data\.root=.*b: .*1\.tif, which m\.csv names, is not"
+        ):
+            check_root(found, tmp_path / root, "m.csv", "data.root")
+
+
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, Layout(manifest=str(tmp_path / "no.csv")), ["phase"], "no.csv")
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00field")
@@ -345,8 +467,9 @@ def test_whole_images(tmp_path: Path) -> None:
 
 
 def test_layout_survives_a_checkpoint() -> None:
-    layout = Layout({"a": "x", "b": 2}, "p", "m", 3.0, 0.5)
+    layout = Layout({"a": "x", "b": 2, "c": ["y", "z"]}, "p", "m", 3.0, 0.5, prefix="")
     assert Layout(**layout.to_dict()) == layout
+    assert "prefix" not in layout.to_dict()
 
 
 def test_planes_name_themselves(tmp_path: Path) -> None:

@@ -265,6 +265,112 @@ def test_a_target_is_never_taken_for_an_input(tmp_path: Path) -> None:
         find_views(make_checkpoint(), tmp_path)
 
 
+def refused(checkpoint: Checkpoint, source: Path, *words: str, given: Layout | None = None) -> None:
+    with pytest.raises(UserError) as caught:
+        find_views(checkpoint, source, given)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "data." not in message.replace(str(source), "")
+
+
+W = r"_(?P<well>[A-P]\d+)_w(?P<channel>\d)"
+
+
+def test_only_folders_without_any_channel_are_taken_as_they_are(tmp_path: Path) -> None:
+    for name in ("P_A01_w1.tif", "P_A01_w1_small.tif", "P_A01_w2.tif"):
+        write(tmp_path / "double" / name, grey(0))
+    patterned = make_checkpoint(layout=Layout({"phase": 1, "dapi": 2}, W))
+    refused(patterned, tmp_path / "double", "field A01: channel phase is both", "apart by pattern")
+    for name in ("A1_phase.tif", "A1-phase.png.tif", "A1_dapi.tif", "x.tif"):
+        write(tmp_path / "two" / name, grey(0))
+    write(tmp_path / "two" / "a_phase.tif", grey(0))
+    write(tmp_path / "two" / "a.phase.tif", grey(0))
+    refused(make_checkpoint(), tmp_path / "two", "field a: channel phase is both")
+    for name in ("A1_phase.tif", "A2_phase.tif", "A1_c2.tif", "A2_c2.tif"):
+        write(tmp_path / "half" / name, grey(0))
+    both = make_checkpoint(["phase", "er"])
+    refused(both, tmp_path / "half", "no file for channel er", "by channels={CHANNEL: TOKEN}")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "x.tif").write_bytes(b"II*\x00")
+    refused(make_checkpoint(), tmp_path / "damaged", "x.tif")
+    write(tmp_path / "odd" / "A1_phase.tif", grey(0))
+    write(tmp_path / "odd" / "A2_er.tif", grey(0))
+    refused(both, tmp_path / "odd", "A1 has phase, A2 has er", "by pattern or manifest")
+
+
+def test_one_of_several_targets_rules_nameless_inputs_out(tmp_path: Path) -> None:
+    for name in ("x_actin.tif", "x_1.tif", "y_1.tif"):
+        write(tmp_path / name, grey(0))
+    two = make_checkpoint(targets=["dapi", "actin"])
+    refused(two, tmp_path, "x_actin.tif: is actin, which the model predicts", "channels={")
+    refused(two, tmp_path / "y_1.tif", "x_actin.tif: is actin")
+
+
+def test_one_file_is_not_refused_for_its_neighbours(tmp_path: Path) -> None:
+    for name in ("A1_phase.tif", "A1-phase.tif", "A2_phase.tif"):
+        write(tmp_path / name, grey(0))
+    (tmp_path / "torn.tif").write_bytes(b"II*\x00")
+    assert list(found(make_checkpoint(), tmp_path / "A2_phase.tif")) == ["A2"]
+    refused(make_checkpoint(), tmp_path / "A1_phase.tif", "channel phase is both")
+    refused(make_checkpoint(), tmp_path / "torn.tif", "torn.tif")
+
+
+def test_the_user_says_how_new_files_are_named(tmp_path: Path) -> None:
+    for i, name in enumerate(("A1_BF", "A1_d0", "A2_TL", "A2_d0")):
+        write(tmp_path / f"{name}.tif", grey(i))
+    checkpoint = make_checkpoint(layout=Layout({"phase": 1, "dapi": 2}, W))
+    views = find_views(checkpoint, tmp_path, Layout({"phase": ["bf", "tl"]}))
+    assert [(v.name, str(v.inputs[0])) for v in views] == [
+        ("A1", str(tmp_path / "A1_BF.tif")),
+        ("A2", str(tmp_path / "A2_TL.tif")),
+    ]
+    # The channels of the training hold for a pattern of the new files, and the other way round.
+    new = Layout({"phase": "BF"}, r"(?P<field>\w+)_(?P<channel>\w+)\.tif")
+    assert [v.name for v in find_views(checkpoint, tmp_path, new)] == ["A1"]
+    write(tmp_path / "plate" / "_B01_w7.tif", grey(0))
+    (view,) = find_views(checkpoint, tmp_path / "plate", Layout({"phase": 7}))
+    assert (view.name, view.well) == ("B01", "B01")
+    # What the user says of the files may be wrong; then they are not stained all the same.
+    refused(
+        checkpoint,
+        tmp_path,
+        "no file for channel phase",
+        "looked for GFP",
+        given=Layout({"phase": "GFP"}),
+    )
+    refused(make_checkpoint(), tmp_path, "pattern=(: not a regular", given=Layout({}, "("))
+
+
+def test_by_a_manifest_of_the_new_files(tmp_path: Path) -> None:
+    for i in range(4):
+        write(tmp_path / "in" / f"{i}.tif", grey(i))
+    (tmp_path / "m.csv").write_text(
+        "Field;Channel;Path\nf1;Phase;in\\0.tif\nf1;dapi;in\\1.tif\nf2;BF;in\\2.tif\n"
+    )
+    checkpoint = make_checkpoint(layout=Layout({"phase": ["phase", "bf"]}, manifest="gone.csv"))
+    given = Layout(manifest=str(tmp_path / "m.csv"))
+    both = {"f1": tmp_path / "in/0.tif", "f2": tmp_path / "in/2.tif"}
+    for source in (None, tmp_path, tmp_path / "in"):
+        views = find_views(checkpoint, source, given)
+        assert {v.name: v.inputs[0].path for v in views} == both  # type: ignore[attr-defined]
+    (view,) = find_views(checkpoint, tmp_path / "in/2.tif", given)
+    assert view.name == "f2"
+    (tmp_path / "other").mkdir()
+    refused(checkpoint, tmp_path / "other", "input=", "m.csv names, is not in it", given=given)
+    refused(checkpoint, tmp_path / "in/3.tif", "3.tif: is no phase", given=given)
+
+
+def test_names_tell_nothing_where_a_manifest_told_in_training(tmp_path: Path) -> None:
+    for i in range(3):
+        write(tmp_path / f"{i}.tif", grey(i))
+    listed = make_checkpoint(layout=Layout(manifest="gone.csv"))
+    refused(
+        listed, tmp_path, "no file for channel phase", "manifest=files.csv", "channels={phase: 0}"
+    )
+    views = find_views(listed, tmp_path, Layout({"phase": 0}))
+    assert [view.name for view in views] == ["0", "1", "2"]
+
+
 def test_channels_inside_of_ome(tmp_path: Path) -> None:
     stack = grey(0, (3, 37, 45))
     names = {"axes": "CYX", "Channel": {"Name": ["DAPI", "er", "Phase"]}, "PhysicalSizeX": 0.4}

@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from vfn.data.discovery import Field, Layout, discover, left_out
+from vfn.data.discovery import (
+    Field,
+    Layout,
+    Words,
+    check_channels,
+    check_root,
+    discover,
+    left_out,
+)
 from vfn.data.illumination import FlatField
 from vfn.data.intensity import Intensity
 from vfn.data.patches import (
@@ -73,7 +81,7 @@ class DataConfig:
 
     name: str
     root: str | None = None
-    channels: Mapping[str, str | int] | None = None
+    channels: Mapping[str, Words] | None = None
     pattern: str | None = None
     manifest: str | None = None
     unpaired: str = "error"
@@ -153,13 +161,13 @@ class StainData(L.LightningDataModule):
                 f"data.patch_size={config.patch_size}, data.batch_size={config.batch_size}, "
                 f"data.val_patches={config.val_patches}: a patch needs 16 pixels, the others 1"
             )
-        for key in ("channels", "fixed"):
-            given = getattr(config, key)
-            if given is not None and not isinstance(given, Mapping):
-                raise UserError(
-                    f"data.{key}={given}: give a mapping, in quotes as the shell takes braces apart: "
-                    f"'data.{key}={{CHANNEL: {'TOKEN' if key == 'channels' else '[LOW, HIGH]'}}}'"
-                )
+        if config.channels is not None:
+            check_channels(config.channels, "data.channels")
+        if config.fixed is not None and not isinstance(config.fixed, Mapping):
+            raise UserError(
+                f"data.fixed={config.fixed}: give a mapping, in quotes as the shell takes braces apart: "
+                "'data.fixed={CHANNEL: [LOW, HIGH]}'"
+            )
         if not 0 <= config.input_jitter <= 1:
             raise UserError(f"data.input_jitter={config.input_jitter}: give a share, 0 (off) to 1")
         self.task, self.config = task, config
@@ -216,7 +224,10 @@ class StainData(L.LightningDataModule):
         """
         if self.root is None:
             raise UserError(f"data={self.config.name}: where are the images? give data.root=DIR")
-        return self._kept(discover(self.root, self.layout, self.task.channels, damaged))
+        fields = discover(self.root, self.layout, self.task.channels, damaged)
+        if self.config.manifest and self.config.root:
+            check_root(fields, self.root, self.config.manifest, "data.root")
+        return self._kept(fields)
 
     def _kept(self, fields: list[Field]) -> list[Field]:
         if self.config.exclude is None:

@@ -4,10 +4,10 @@ Three ways, told apart by what the `Layout` names: a CSV manifest, a regular exp
 relative path, or tokens of the path (the default, which needs no configuration).
 """
 
-import csv
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,21 +15,29 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vfn.csv_files import as_name
 from vfn.data.formats import ContainerPlane, Scene, scenes
 from vfn.data.images import (
     SUFFIXES,
     content_key,
     is_container,
+    is_image,
     may_name_channels,
     read_image,
 )
-from vfn.data.walk import find_images, find_sources, path_tokens, tokenize
+from vfn.data.tables import read_table
+from vfn.data.walk import find_sources, path_tokens, tokenize
 from vfn.errors import UserError
 
 PATTERN_GROUPS = ("field", "channel", "plate", "well", "site", "z")
 MANIFEST_COLUMNS = ("field", "channel", "path")
 WORDS = 8  # of the paths, in a message
+
+
+Words = str | int | Sequence[str | int]
+
+
+class NothingMatches(UserError):  # noqa: N818
+    """No file is one of the channels by the layout: its images may be there under other names."""
 
 
 class Plane(Protocol):
@@ -112,10 +120,10 @@ class Layout:
     """How files are named. Plain data: it goes into the checkpoint, and `predict.py` reads by it.
 
     Attributes:
-        channels: channel -> its token in the path or its name inside the file (a string), or its
-            position inside multi-channel files (an integer). A channel that is not listed is its own
-            token. Of a file that holds a stack, each plane has a position: "phase@-4" is `phase` 4 um
-            below focus.
+        channels: channel -> its token in the path or its name inside the file (a string, or several
+            of which each means the channel), or its position inside multi-channel files (an integer).
+            A channel that is not listed is its own token. Of a file that holds a stack, each plane
+            has a position: "phase@-4" is `phase` 4 um below focus.
         pattern: regular expression with the named groups of `PATTERN_GROUPS`, searched in the path
             relative to the root; the group `channel` holds the token of the channel.
         manifest: CSV with the columns field, channel, path and, if wanted, plate, well, site, z (um)
@@ -123,37 +131,75 @@ class Layout:
         z_zero: value of the group `z` at the focal plane; number of that plane in containers.
         z_step: micrometres by which z grows when the group `z`, or the number, grows by 1. With both
             as here, containers tell their own step, and their middle plane is the focal one.
+        prefix: of the settings in messages: "data." in training, "" in `predict.py`; not stored.
     """
 
-    channels: Mapping[str, str | int] = field(default_factory=dict)
+    channels: Mapping[str, Words] = field(default_factory=dict)
     pattern: str | None = None
     manifest: str | None = None
     z_zero: float = 0.0
     z_step: float = 1.0
+    prefix: str = field(default="data.", compare=False)
+
+    def words(self, channel: str) -> tuple[str, ...]:
+        """What means a channel in a path, in a file or in a manifest."""
+        given = self.channels.get(channel, channel)
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        return tuple(map(str, given)) if several else (str(given),)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint."""
-        return {**asdict(self), "channels": dict(self.channels)}
+        stored = asdict(replace(self, channels=dict(self.channels)))
+        return {key: value for key, value in stored.items() if key != "prefix"}
 
 
-def split_token(relative_path: str, token: str) -> str | None:
-    """Name of the field if `token` is in the path, else None.
+def check_channels(channels: Any, setting: str) -> None:
+    """Refuse what `Layout.channels` does not take.
 
-    The path is split at anything but letters and digits, case ignored; every occurrence of the
+    Args:
+        setting: that gave it, for the message.
+
+    Raises:
+        UserError: no mapping, or a channel without a word or position.
+    """
+    if not isinstance(channels, Mapping):
+        raise UserError(
+            f"{setting}={channels}: give a mapping, in quotes as the shell takes braces apart: "
+            f"'{setting}={{CHANNEL: TOKEN}}'"
+        )
+    for channel, given in channels.items():
+        words = [given] if isinstance(given, str | int) else given
+        if not isinstance(words, Sequence) or not words or not all(map(_is_word, words)):
+            raise UserError(
+                f"{setting}: {channel} is {given!r}; give a word, several as [WORD, WORD], or a "
+                "position inside of files, 0 or more"
+            )
+
+
+def _is_word(given: Any) -> bool:
+    return isinstance(given, str | int) and not isinstance(given, bool) and bool(str(given).strip())
+
+
+def split_token(relative_path: str, *tokens: str) -> str | None:
+    """Name of the field if one of `tokens` is in the path, else None.
+
+    The path is split at anything but letters and digits, case ignored; every occurrence of a
     token (which may itself be several, as in "far-red") is taken out, and what is left, joined by
     "_", names the field. A path of nothing but the token gives "field".
 
     >>> split_token("plate1/A01_Phase.tif", "phase")
     'plate1_A01'
     """
-    wanted = [part.casefold() for part in tokenize(token)]
+    folded = [[part.casefold() for part in tokenize(token)] for token in tokens]
+    wanted = sorted(filter(None, folded), key=len, reverse=True)  # "dapi far" before "dapi"
     parts = path_tokens(relative_path)
-    folded = [part.casefold() for part in parts]
+    path = [part.casefold() for part in parts]
     rest: list[str] = []
     found, at = False, 0
     while at < len(parts):
-        if wanted and folded[at : at + len(wanted)] == wanted:
-            found, at = True, at + len(wanted)
+        hit = next((words for words in wanted if path[at : at + len(words)] == words), None)
+        if hit:
+            found, at = True, at + len(hit)
         else:
             rest.append(parts[at])
             at += 1
@@ -186,6 +232,7 @@ def discover(
     wanted: Sequence[str],
     damaged: list[UserError] | None = None,
     others: Sequence[str] = (),
+    holding: Path | None = None,
 ) -> list[Field]:
     """Find the fields below `root` and their planes of the channels `wanted`.
 
@@ -196,20 +243,30 @@ def discover(
             of here and left out; else it ends the search.
         others: channels that are not wanted, but whose files must not be taken for multi-channel
             files of those that are.
+        holding: if given, only the fields that this file is part of.
 
     Returns:
         Fields sorted by name.
 
     Raises:
+        NothingMatches: there are images, but none of the channels is found.
         UserError: no image, a channel without any file, one file claimed by two channels, two files for
             the same channel of one field, a damaged pattern or manifest.
     """
     if layout.manifest:
-        found = _from_manifest(Path(layout.manifest), wanted)
+        found = list(_from_manifest(layout, wanted))
     elif layout.pattern:
-        found = _from_pattern(root, layout, wanted)
+        found = list(_from_pattern(root, layout, wanted))
     else:
-        found = _from_tokens(root, layout, wanted, damaged, others)
+        found = list(_from_tokens(root, layout, wanted, damaged, others))
+    there = {channel for _, channel, *_ in found}
+    if not set(wanted) <= there:
+        raise _absent(root, layout, wanted, there)
+    if holding is not None:
+        names = {name for name, _, _, plane, _ in found if getattr(plane, "path", None) == holding}
+        if not names:
+            raise NothingMatches(f"{holding}: is no {' or '.join(wanted)} by its name")
+        found = [one for one in found if one[0] in names]
     fields: dict[str, Field] = {}
     for name, channel, z, plane, where in found:
         entry = fields.setdefault(name, Field(name, {}, **where))
@@ -222,22 +279,27 @@ def discover(
         if (channel, z) in entry.planes:
             raise UserError(
                 f"field {name}: channel {channel} is both {entry.planes[channel, z]} and {plane}; "
-                "rename one, or tell them apart by data.pattern"
+                f"rename one, or tell them apart by {layout.prefix}pattern"
             )
         entry.planes[channel, z] = plane  # type: ignore[index]  # ours until it is returned
-    there = {channel for entry in fields.values() for channel, _ in entry.planes}
-    absent = [channel for channel in wanted if channel not in there]
-    if absent:
-        tokens = ", ".join(str(layout.channels.get(c, c)) for c in absent)
-        named = bool(layout.manifest or layout.pattern)
-        inside, words = ("", "") if named else (_inside(root), _words(root))
-        source = layout.manifest or root
-        how = f"pattern {layout.pattern}" if layout.pattern else "part of a file's path"
-        raise UserError(
-            f"{source}: no file for channel {', '.join(absent)} (looked for {tokens} as {how}{inside}{words}); "
-            "map channel names by data.channels={CHANNEL: TOKEN} or name files by data.pattern"
-        )
     return [fields[name] for name in sorted(fields)]
+
+
+def _absent(root: Path, layout: Layout, wanted: Sequence[str], there: Container[str]) -> UserError:
+    """What is said where some of the channels, or all of them, have no file."""
+    absent = [channel for channel in wanted if channel not in there]
+    tokens = ", ".join(" or ".join(layout.words(channel)) for channel in absent)
+    remedy = f"map channel names by {layout.prefix}channels={{CHANNEL: TOKEN}}"
+    if layout.manifest:
+        source, how = Path(layout.manifest), f"{tokens} in the column channel"
+        remedy += ", or correct the column"
+    else:
+        source, remedy = root, f"{remedy} or name files by {layout.prefix}pattern"
+        how = f"{tokens} as pattern {layout.pattern}"
+        if not layout.pattern:
+            how = f"{tokens} as part of a file's path{_inside(root)}{_words(root)}"
+    kind = UserError if len(absent) < len(wanted) else NothingMatches
+    return kind(f"{source}: no file for channel {', '.join(absent)} (looked for {how}); {remedy}")
 
 
 def _inside(root: Path) -> str:
@@ -270,12 +332,12 @@ def _from_tokens(
 ) -> Iterable[Found]:
     positions = _positions(layout, wanted)
     placed = {channel for channel, _ in positions}
-    tokens = {c: str(layout.channels.get(c, c)) for c in wanted if c not in placed}
+    tokens = {c: layout.words(c) for c in wanted if c not in placed}
     inside: list[tuple[Path, str, dict[tuple[str, float], int]]] = []
     beside: set[str] = set()  # names of fields in files that are named by channel
     for path in find_sources(root):
         relative = _relative(path, root)
-        names = {c: split_token(relative, token) for c, token in tokens.items()}
+        names = {c: split_token(relative, *words) for c, words in tokens.items()}
         hits = {c: name for c, name in names.items() if name is not None}
         if is_container(path):
             yield from _from_container(
@@ -285,18 +347,18 @@ def _from_tokens(
         if len(hits) > 1:
             raise UserError(
                 f"{path}: belongs to channels {' and '.join(hits)} by its path; "
-                "tell them apart by data.channels or data.pattern"
+                f"tell them apart by {layout.prefix}channels or {layout.prefix}pattern"
             )
         for channel, name in hits.items():
             yield name, channel, 0.0, FilePlane(path), {}
-        elsewhere = [split_token(relative, str(layout.channels.get(c, c))) for c in others]
+        elsewhere = [split_token(relative, *layout.words(c)) for c in others]
         beside |= {name for name in [*hits.values(), *elsewhere] if name}
         if not hits and not any(elsewhere):
             # Unnamed planes are only taken by position where the user gave positions.
             with _told(damaged):
-                named, first = _look_inside(path, tokens)
+                named, first = _look_inside(path, tokens, layout)
                 called = str(Path(relative).with_name(first)) if first else relative
-                planes = {**positions, **{(c, 0.0): index for c, index in named.items()}}
+                planes = {**positions, **named}
                 inside += [(path, called, planes)] if planes else []
     names_of = _names_beside([called for _, called, _ in inside], beside)
     for (path, _, planes), name in zip(inside, names_of, strict=True):
@@ -355,7 +417,7 @@ def _from_container(
     stem: str,
     layout: Layout,
     positions: Mapping[tuple[str, float], int],
-    tokens: Mapping[str, str],
+    tokens: Mapping[str, Sequence[str]],
     hits: Mapping[str, str],
     damaged: list[UserError] | None,
 ) -> Iterable[Found]:
@@ -378,11 +440,12 @@ def _from_scene(
     stem: str,
     layout: Layout,
     positions: Mapping[tuple[str, float], int],
-    tokens: Mapping[str, str],
+    tokens: Mapping[str, Sequence[str]],
     hits: Mapping[str, str],
 ) -> Iterable[Found]:
     stack = scene.load()
-    inside = {**positions, **{(c, 0.0): index for c, index in stack.named(tokens).items()}}
+    path = stack.planes[0][0].path
+    inside = {**positions, **_by_name(path, stack.channels, tokens, layout)}
     if not inside and len(hits) == len(stack.planes) == 1:
         ((channel, stem),) = hits.items()
         inside = {(channel, 0.0): 0}
@@ -392,8 +455,8 @@ def _from_scene(
     for (channel, z), index in inside.items():
         if not 0 <= index < len(stack.planes):
             raise UserError(
-                f"{stack.planes[0][0].path}: channel {index} is asked for, it has "
-                f"{len(stack.planes)} (the first is 0); correct data.channels"
+                f"{path}: channel {index} is asked for, it has {len(stack.planes)} (the first is 0); "
+                f"correct {layout.prefix}channels"
             )
         for depth, plane in zip(depths, stack.planes[index], strict=True):
             yield name, channel, z + depth, plane, where
@@ -405,15 +468,37 @@ def _place(scene: Scene, stem: str) -> tuple[str, Where]:
     return name, {"plate": stem, "well": scene.well, "site": scene.site} if scene.well else {}
 
 
-def _look_inside(path: Path, tokens: Mapping[str, str]) -> tuple[dict[str, int], str | None]:
-    """Channels that a file carries by name (channel -> position), and the file that names its field if
-    the metadata spread the channels over several files."""
+def _look_inside(
+    path: Path, tokens: Mapping[str, Sequence[str]], layout: Layout
+) -> tuple[dict[tuple[str, float], int], str | None]:
+    """Channels that a file carries by name ((channel, z) -> position), and the file that names its
+    field if the metadata spread the channels over several files."""
     if not may_name_channels(path):
         return {}, None
     image = read_image(path, colour=True)
-    names = [name.casefold() for name in image.channels or ()]
-    found = {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
-    return found, image.acquisition
+    return _by_name(path, image.channels or (), tokens, layout), image.acquisition
+
+
+def _by_name(
+    path: Path, names: Sequence[str], tokens: Mapping[str, Sequence[str]], layout: Layout
+) -> dict[tuple[str, float], int]:
+    """Channels by the names that a file gives them, case ignored: (channel, z) -> position.
+
+    Raises:
+        UserError: two names mean one channel.
+    """
+    found: dict[tuple[str, float], int] = {}
+    for channel, words in tokens.items():
+        folded = {word.casefold() for word in words}
+        hits = [index for index, name in enumerate(names) if name.casefold() in folded]
+        if len({names[index].casefold() for index in hits}) > 1:
+            raise UserError(
+                f"{path}: holds {' and '.join(names[i] for i in hits)}, which all mean {channel} by "
+                f"{layout.prefix}channels; leave one of these words out"
+            )
+        if hits:
+            found[channel, 0.0] = hits[0]
+    return found
 
 
 def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
@@ -423,78 +508,89 @@ def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
     Raises:
         UserError: an unreadable table; a field that is not there, which may be a misspelt one.
     """
-    rows = _read_rows(table, "data.exclude", ("field",))
+    rows = read_table(table, "data.exclude", ("field",))
     names = {entry.name for entry in fields}
     whole, channels = set(), set()
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         if row["field"] not in names:
             raise UserError(
                 f"{table}: line {number} excludes field {row['field']!r}, which is not there; "
                 f"correct the line or remove it (fields are named like {min(names, default='-')})"
             )
         if row.get("channel"):
-            channels.add((row["field"], row["channel"]))
+            channels.add((row["field"], row["channel"].casefold()))
         else:
             whole.add(row["field"])
     kept = [entry for entry in fields if entry.name not in whole]
     return [
         replace(
             entry,
-            planes={k: p for k, p in entry.planes.items() if (entry.name, k[0]) not in channels},
+            planes={
+                (channel, z): plane
+                for (channel, z), plane in entry.planes.items()
+                if (entry.name, channel.casefold()) not in channels
+            },
         )
         for entry in kept
     ]
 
 
-def _read_rows(table: Path, key: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV that a setting names.
+def _by_word(layout: Layout, wanted: Sequence[str]) -> dict[str, str]:
+    """Channel by each word that means it, case ignored.
 
     Raises:
-        UserError: not readable, or one of `columns` is missing.
+        UserError: a word means two channels.
     """
-    try:
-        # Names of files need not be UTF-8: they stand there byte for byte, as `write_text` writes them.
-        text = table.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as exc:
-        raise UserError(f"{key}={table}: cannot be read as a CSV ({exc})") from exc
-    rows = csv.DictReader(text.splitlines())
-    missing = [column for column in columns if column not in (rows.fieldnames or ())]
-    if missing:
-        raise UserError(
-            f"{table}: lacks the column {', '.join(missing)}; it needs {', '.join(columns)}"
-        )
-    return [
-        {key: as_name(cell) for key, cell in row.items() if key and cell is not None}
-        for row in rows
-    ]
+    found: dict[str, str] = {}
+    for channel in wanted:
+        for word in layout.words(channel):
+            other = found.setdefault(word.casefold(), channel)
+            if other != channel:
+                raise UserError(
+                    f"{layout.prefix}channels: {word} means both {other} and {channel}; give each "
+                    "channel words of its own"
+                )
+    return found
 
 
-def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
+def _compiled(layout: Layout) -> re.Pattern[str]:
+    """The pattern of the layout.
+
+    Raises:
+        UserError: no regular expression, or without the groups that it needs.
+    """
+    given = f"{layout.prefix}pattern={layout.pattern}"
     try:
         pattern = re.compile(layout.pattern or "")
     except re.error as exc:
-        raise UserError(f"data.pattern={layout.pattern}: not a regular expression ({exc})") from exc
-    unknown = set(pattern.groupindex) - set(PATTERN_GROUPS)
+        raise UserError(f"{given}: not a regular expression ({exc})") from exc
     named = set(pattern.groupindex)
+    unknown = named - set(PATTERN_GROUPS)
     if unknown or "channel" not in named or not named & {"field", "well", "site"}:
         raise UserError(
-            f"data.pattern={layout.pattern}: needs the named groups channel and field (or well, "
+            f"{given}: needs the named groups channel and field (or well, "
             f"site); others allowed are {', '.join(PATTERN_GROUPS)}; found {sorted(named)}"
         )
-    by_token = {str(layout.channels.get(c, c)).casefold(): c for c in wanted}
-    for path in find_images(root):
-        match = pattern.search(path.relative_to(root).as_posix())
+    return pattern
+
+
+def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
+    pattern, by_word = _compiled(layout), _by_word(layout, wanted)
+    for path in filter(is_image, find_sources(root)):
+        match = pattern.search(_relative(path, root))
         if match is None:
             continue
         groups = {key: value or "" for key, value in match.groupdict().items()}
-        channel = by_token.get(groups.pop("channel").casefold())
+        channel = by_word.get(groups.pop("channel").casefold())
         if channel is None:
             continue
         z = groups.pop("z", "")
         try:
             z_um = (float(z) - layout.z_zero) * layout.z_step if z else 0.0
         except ValueError as exc:
-            raise UserError(f"{path}: z is {z!r} by data.pattern, a number is expected") from exc
+            raise UserError(
+                f"{path}: z is {z!r} by {layout.prefix}pattern, a number is expected"
+            ) from exc
         name = groups.pop("field", "")
         where = {key: groups[key] for key in ("plate", "well", "site") if groups.get(key)}
         site = f"s{where['site']}" if "site" in where else ""
@@ -502,23 +598,69 @@ def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable
         yield "_".join(tokenize(name)) or place, channel, z_um, FilePlane(path), where
 
 
-def _from_manifest(manifest: Path, wanted: Sequence[str]) -> Iterable[Found]:
-    rows = _read_rows(manifest, "data.manifest", MANIFEST_COLUMNS)
-    for number, row in enumerate(rows, start=2):
-        if row["channel"] not in wanted:
+def _from_manifest(layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
+    manifest = Path(str(layout.manifest))
+    rows = read_table(manifest, f"{layout.prefix}manifest", MANIFEST_COLUMNS)
+    by_word = _by_word(layout, wanted)
+    for number, row in rows:
+        # Words that the layout gives a channel do not take its own name away.
+        channel = by_word.get(row["channel"].casefold()) or (
+            row["channel"] if row["channel"] in wanted else None
+        )
+        if channel is None:
             continue
-        path = manifest.parent / str(row["path"])
-        if not path.is_file():
-            raise UserError(f"{manifest}: line {number} names {path}, which does not exist")
+        line = f"{manifest}: line {number}"
         try:
-            z, index = float(row.get("z") or 0), int(row["index"]) if row.get("index") else None
+            # A spreadsheet may write 2,5.
+            z = float((row.get("z") or "0").replace(",", "."))
+            index = int(row["index"]) if row.get("index") else None
         except ValueError as exc:
-            raise UserError(f"{manifest}: line {number}: z or index is no number ({exc})") from exc
+            raise UserError(f"{line}: z or index is no number ({exc})") from exc
         where = {key: row[key] for key in ("plate", "well", "site") if row.get(key)}
-        name = row["field"] or ""
-        if not name.strip() or "/" in name or "\\" in name:  # it becomes a file name
-            raise UserError(f"{manifest}: line {number}: field {name!r} needs a name without slash")
-        yield name, row["channel"], z, FilePlane(path, index), where
+        name = row["field"]
+        if not name or "/" in name or "\\" in name:  # it becomes a file name
+            raise UserError(f"{line}: field {name!r} needs a name without slash")
+        path = _listed(manifest, line, row["path"])
+        yield name, channel, z, FilePlane(path, index), where
+
+
+def _listed(manifest: Path, line: str, name: str) -> Path:
+    """The file that a line of a manifest names; paths are relative to the CSV.
+
+    Raises:
+        UserError: it is not there.
+    """
+    for path in (manifest.parent / name, manifest.parent / name.replace("\\", "/")):
+        if name and path.is_file():
+            return path
+    odd = "; its letters are not UTF-8, save the table as such" if _is_odd(name) else ""
+    raise UserError(
+        f"{line} names {name or 'no path'}, which does not exist in {manifest.parent}{odd}; paths are "
+        "relative to the folder of the CSV"
+    )
+
+
+def check_root(fields: Sequence[Field], root: Path, manifest: str, setting: str) -> None:
+    """Refuse fields that a manifest names, but that lie elsewhere than the user says.
+
+    Args:
+        setting: that gave `root`, for the message.
+
+    Raises:
+        UserError: a file is not below `root`.
+    """
+    roots = (Path(os.path.abspath(root)), root.resolve())
+    for plane in (plane for entry in fields for plane in entry.planes.values()):
+        path = Path(os.path.abspath(getattr(plane, "path", root)))
+        if not any(one.is_relative_to(r) for one in (path, path.resolve()) for r in roots):
+            raise UserError(
+                f"{setting}={root}: {path}, which {manifest} names, is not in it; paths are relative to the "
+                f"folder of the CSV: give the manifest of these images, or leave out {setting}"
+            )
+
+
+def _is_odd(name: str) -> bool:
+    return any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
 def whole_images(root: Path, channels: Sequence[str]) -> list[Field]:
@@ -531,7 +673,7 @@ def whole_images(root: Path, channels: Sequence[str]) -> list[Field]:
         A field for each image below `root`, which may also be one file or container.
 
     Raises:
-        UserError: an image has another number of channels.
+        NothingMatches: an image has another number of channels.
     """
     found: list[Field] = []
     for path in [root] if root.is_file() else find_sources(root):
@@ -555,10 +697,10 @@ def whole_field(
     """A field whose `planes` are its `channels`, one by one.
 
     Raises:
-        UserError: not as many of the one as of the other.
+        NothingMatches: not as many of the one as of the other.
     """
     if len(planes) != len(channels):
-        raise UserError(
+        raise NothingMatches(
             f"{planes[0].path}: has {len(planes)} channel(s), the model takes {len(channels)}; "
             "name the files by channel, or give one file with all of them"
         )
@@ -567,6 +709,6 @@ def whole_field(
 
 
 __all__ = [
-    "SUFFIXES", "Field", "FilePlane", "Layout", "Plane", "discover", "left_out", "split_plane",
-    "split_token", "whole_field", "whole_images",
+    "SUFFIXES", "Field", "FilePlane", "Layout", "NothingMatches", "Plane", "check_channels",
+    "check_root", "discover", "left_out", "split_plane", "split_token", "whole_field", "whole_images",
 ]  # fmt: skip

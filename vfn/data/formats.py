@@ -10,7 +10,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -56,11 +56,6 @@ class Stack:
     channels: tuple[str, ...]
     planes: tuple[tuple["ContainerPlane", ...], ...]
     z_step: float | None
-
-    def named(self, tokens: Mapping[str, str]) -> dict[str, int]:
-        """Channels that are inside by their token, case ignored: channel -> position."""
-        names = [name.casefold() for name in self.channels]
-        return {c: names.index(t.casefold()) for c, t in tokens.items() if t.casefold() in names}
 
     def depths(self, zero: float | None = None, step: float | None = None) -> tuple[float, ...]:
         """Where each z plane lies, in micrometres from the focal plane, which is at 0.

@@ -109,7 +109,7 @@ def make_views(
         except UserError as exc:
             skipped.append(exc)
     if skipped and unpaired == "error":
-        raise (None if views else _apart(fields, task)) or skipped[0]
+        raise (None if views else _apart(fields, task, "data." if targets else "")) or skipped[0]
     if not views:
         raise UserError(
             f"none of {len(fields)} field(s) has all of the channels {', '.join(task.channels)}; "
@@ -123,7 +123,7 @@ def make_views(
     return views
 
 
-def _apart(fields: Sequence[Field], task: Task) -> UserError | None:
+def _apart(fields: Sequence[Field], task: Task, prefix: str) -> UserError | None:
     """What is said where each channel makes fields of its own; None where it does not."""
     has = {entry.name: sorted({channel for channel, _ in entry.planes}) for entry in fields}
     one, *others = has
@@ -133,7 +133,7 @@ def _apart(fields: Sequence[Field], task: Task) -> UserError | None:
     return UserError(
         f"none of {len(fields)} fields has all of {', '.join(task.channels)}: {one} has "
         f"{', '.join(has[one])}, {other} has {', '.join(has[other])}; the paths of one field must "
-        "differ in the channel alone, else pair them by data.pattern or data.manifest"
+        f"differ in the channel alone, else pair them by {prefix}pattern or {prefix}manifest"
     )
 
 
@@ -164,9 +164,12 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
             have = sorted({c for c, _ in entry.planes})
             stack = any(depth for _, depth in wanted)
             named = [f"{c} at {depth:g} um" if stack else c for c, depth in missing]
+            remedy = (
+                "leave such fields out by data.unpaired=skip" if targets else "take its files away"
+            )
             raise UserError(
                 f"field {entry.name}: no file for {', '.join(named)} (it has "
-                f"{', '.join(have)}); add the file, or leave such fields out by data.unpaired=skip"
+                f"{', '.join(have)}); add the file, or {remedy}"
             )
         name = f"{entry.name}_z{z:g}" if task.input_z and len(depths) > 1 else entry.name
         views.append(

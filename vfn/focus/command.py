@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from vfn.checkpoint import load_checkpoint
 from vfn.cli import set_up_logging, trainable_task
 from vfn.csv_files import write_csv
-from vfn.data.discovery import Layout, discover, split_plane, whole_images
+from vfn.data.discovery import Layout, NothingMatches, discover, split_plane, whole_images
 from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore, in_parallel
 from vfn.data.views import Task, View, make_views
@@ -105,7 +105,7 @@ def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list
     channel = split_plane(task.inputs[0])[0]
     try:
         fields = discover(source, Layout(), (channel,))
-    except UserError:
+    except NothingMatches:
         log.warning(
             "input=%s: no %s in the paths, so each image is taken as it is", source, channel
         )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, product
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,20 @@ import torch
 
 from vfn.checkpoint import Checkpoint, digest
 from vfn.csv_files import write_csv
-from vfn.data.discovery import Field, Layout, discover, split_plane, whole_images
+from vfn.data.discovery import (
+    Layout,
+    NothingMatches,
+    check_root,
+    discover,
+    split_plane,
+    whole_images,
+)
 from vfn.data.images import is_container, is_image, release
 from vfn.data.input_shift import field_statistics, judge_pixel_size
 from vfn.data.intensity import to_dtype
 from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore
-from vfn.data.views import Region, View, make_views, within
+from vfn.data.views import Region, Task, View, make_views, within
 from vfn.errors import UserError
 from vfn.files import clear_leftovers
 from vfn.inference.backends import make_network, pick_arithmetic
@@ -451,43 +458,52 @@ class _Job(_Pixels):
     alarms: Mapping[str, list[str]]
 
 
-def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
+def find_views(
+    checkpoint: Checkpoint, source: Path | None, given: Layout | None = None
+) -> list[View]:
     """The fields of a folder, or of one file, as the model's task sees them.
 
-    Files are told apart as in training; failing that by channel names as tokens of the path;
-    failing that, a folder of files that each hold all of the model's inputs is taken as it is.
+    Files are told apart as in training; where none is a channel that way, by channel names as tokens
+    of the path; where none is that way either, each file is taken to hold all inputs by position,
+    unless a manifest told files apart in training. Whatever else is wrong with the files ends the
+    search.
+
+    Args:
+        source: folder or file; None takes what the manifest of `given` names.
+        given: what the user says of the layout of these files. It goes before what the checkpoint
+            says of that of the training, and rules nameless files out.
 
     Raises:
         UserError: nothing there, or no way to tell which file is which channel.
     """
-    task = checkpoint.task
+    task, given = checkpoint.task, replace(given or Layout(), prefix="")
     inputs = tuple(dict.fromkeys(split_plane(channel)[0] for channel in task.inputs))
-    if not source.exists():
-        raise UserError(f"input={source}: does not exist; give a folder of images or one image")
-    alone = source.is_file() and not is_container(source)  # its channels may be in files beside it
-    if alone and not is_image(source):
-        raise UserError(f"input={source}: is no TIFF or PNG by its name; give an image or a folder")
-    root = source.parent if alone else source
-    # A manifest names the files of training; new files are named like those of any folder.
-    trained = replace(checkpoint.layout, manifest=None)
-    reasons: list[UserError] = []
-    for layout in [trained] if trained == Layout() else [trained, Layout()]:
+    root, holding = _place(source, given)
+    layouts, reasons = _layouts(checkpoint.layout, given), []
+    damaged: list[UserError] | None = None if holding is None else []  # its neighbours may be
+    for layout in layouts:
         try:
-            fields = discover(root, layout, inputs, others=task.targets)
-        except UserError as exc:
+            fields = discover(root, layout, inputs, damaged, task.targets, holding)
+        except NothingMatches as exc:
             reasons.append(exc)
             continue
-        if alone:
-            fields = [field for field in fields if _holds(field, source)]
-        if fields:
-            return make_views(fields, task, targets=False)
+        if given.manifest and source is not None and holding is None:
+            check_root(fields, root, given.manifest, "input")
+        return make_views(fields, task, targets=False)
+    # A container has its channels inside, whatever pattern the paths of training had.
+    reason = reasons[-1 if is_container(root) else 0]
+    if source is None or given != Layout():
+        raise reason
+    if checkpoint.layout.manifest:
+        raise UserError(
+            f"{reason}, by manifest=files.csv, or, if every image holds the inputs, "
+            f"channels={_positions(task)}: a manifest told the channels of the training, not the names of files"
+        )
     try:
         fields = whole_images(source, task.inputs)
-    except UserError as exc:
-        # A container has its channels inside, whatever pattern the paths of training had.
-        reason = reasons[-1 if is_container(source) else 0] if reasons else exc
-        raise UserError(str(reason)) from exc
-    _refuse_targets(checkpoint, root, trained)
+    except NothingMatches as exc:
+        raise reason from exc
+    _refuse_targets(task, root, layouts)
     log.warning(
         "input=%s: no channel names in the paths, so each image is taken as %s",
         source, " + ".join(task.inputs),
@@ -495,22 +511,58 @@ def find_views(checkpoint: Checkpoint, source: Path) -> list[View]:
     return make_views(fields, task, targets=False)
 
 
-def _refuse_targets(checkpoint: Checkpoint, root: Path, layout: Layout) -> None:
-    """Images that are known to be a target are no nameless inputs, nor are those beside them."""
-    targets = [c for c in checkpoint.task.targets if c not in checkpoint.task.inputs]
-    try:
-        known = discover(root, layout, targets)
-    except UserError:
-        return
-    channel, plane = next((c, plane) for (c, _), plane in known[0].planes.items())
-    raise UserError(
-        f"{plane}: is {channel}, which the model predicts, and no image is "
-        f"{' or '.join(checkpoint.task.inputs)} by its name; name the inputs by their channel"
-    )
+def _positions(task: Task) -> str:
+    """What says that each file holds the inputs one by one."""
+    return "{" + ", ".join(f"{channel}: {i}" for i, channel in enumerate(task.inputs)) + "}"
 
 
-def _holds(field: Field, path: Path) -> bool:
-    return any(getattr(plane, "path", None) == path for plane in field.planes.values())
+def _place(source: Path | None, given: Layout) -> tuple[Path, Path | None]:
+    """The folder (or container) in which files are looked for, and the file if it is one alone.
+
+    Raises:
+        UserError: it is not there, or no image.
+    """
+    if source is None:
+        return Path(str(given.manifest)).parent, None
+    if not source.exists():
+        raise UserError(f"input={source}: does not exist; give a folder of images or one image")
+    if source.is_dir() or is_container(source):
+        return source, None
+    if not is_image(source):
+        raise UserError(f"input={source}: is no TIFF or PNG by its name; give an image or a folder")
+    return source.parent, source  # its other channels may be in files beside it
+
+
+def _layouts(trained: Layout, given: Layout) -> list[Layout]:
+    """How files may be named, the likeliest way first."""
+    channels = {**trained.channels, **given.channels}
+    if given.manifest:
+        return [replace(given, channels=channels)]
+    # A manifest names the files of training; new files are named like those of any folder.
+    own = replace(trained, channels=channels, manifest=None, prefix="")
+    if given.pattern:
+        return [replace(own, pattern=given.pattern)]
+    return [own] if own == given else [own, given]
+
+
+def _refuse_targets(task: Task, root: Path, layouts: Sequence[Layout]) -> None:
+    """Refuse images that are known to be a target, and those beside them: they are no nameless inputs.
+
+    Raises:
+        UserError: there is one.
+    """
+    for layout, channel in product(layouts, task.targets):
+        if channel in task.inputs:
+            continue
+        try:
+            known = discover(root, layout, [channel])
+        except NothingMatches:
+            continue
+        raise UserError(
+            f"{next(iter(known[0].planes.values()))}: is {channel}, which the model predicts, and no "
+            f"image is {' or '.join(task.inputs)} by its name; name the inputs by their channel, or say "
+            "which word means it by channels={CHANNEL: TOKEN}"
+        )
 
 
 def _inside(path: Path, folder: Path) -> bool:
@@ -519,15 +571,17 @@ def _inside(path: Path, folder: Path) -> bool:
 
 def run(
     predictor: Predictor,
-    source: Path,
+    source: Path | None,
     output: Path,
     file_format: str = "ome_tiff",
     prepare: Prepare | None = None,
     shard: Shard = WHOLE,
+    layout: Layout | None = None,
 ) -> list[Path]:
     """Predict every field of `source` into `output`; a field that cannot be predicted stops no other.
 
     Args:
+        source, layout: see `find_views`.
         file_format, prepare, shard: see `predict_views`.
 
     Returns:
@@ -543,9 +597,10 @@ def run(
             f"format=ome_zarr, shard={shard.number}/{shard.count}: jobs would write one plate's list of wells at once; "
             "give format=ome_tiff, or no shard"
         )
-    views = find_views(predictor.checkpoint, source)
-    folder = source.parent if source.is_file() else source
-    if _inside(output, folder) and (source.is_dir() or _inside(folder, output)):
+    views = find_views(predictor.checkpoint, source, layout)
+    folder = source.parent if source is not None and source.is_file() else source
+    whole = source is not None and source.is_dir()
+    if folder is not None and _inside(output, folder) and (whole or _inside(folder, output)):
         raise UserError(
             f"output={output}: lies in the input folder, where predictions would be taken for images; "
             "choose a folder beside it"

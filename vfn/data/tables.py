@@ -1,0 +1,84 @@
+"""Tables that users give, as spreadsheets save them."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vfn.csv_files import as_name
+from vfn.errors import UserError
+
+SEPARATORS = ",;\t"
+BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, Excel's "Unicode text"
+SHOWN = 200  # letters of a header in a message: the file may be anything
+Row = dict[str, str]
+
+
+def read_table(table: Path, key: str, columns: Sequence[str]) -> list[tuple[int, Row]]:
+    """Rows of a CSV that the setting `key` names.
+
+    Cells are separated by commas, semicolons or tabs. Blanks around cells, the case of the header and
+    empty lines do not count. UTF-16 is told by its byte order mark.
+
+    Args:
+        columns: that the table needs; it may have more.
+
+    Returns:
+        For each row the number of its line, and its cells by column; columns are in lower case.
+
+    Raises:
+        UserError: not readable, one of `columns` is missing or there twice, a row with too many cells.
+    """
+    text = _text(table, key)
+    try:
+        read = [list(_lines(text, separator)) for separator in SEPARATORS]
+    except csv.Error as exc:
+        raise UserError(f"{key}={table}: cannot be read as a CSV ({exc})") from exc
+    headers = [[name.casefold() for name in lines[0][1]] if lines else [] for lines in read]
+    number = max(range(len(read)), key=lambda i: len({*columns} & {*headers[i]}))
+    header, lines = headers[number], read[number][1:]
+    _check_header(table, key, header, columns)
+    return [(line, _row(table, line, header, cells)) for line, cells in lines]
+
+
+def _text(table: Path, key: str) -> str:
+    try:
+        data = table.read_bytes()
+        if data.startswith(BYTE_ORDER_MARKS):
+            return data.decode("utf-16")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UserError(f"{key}={table}: cannot be read as a CSV ({exc})") from exc
+    # Names of files need not be UTF-8: they stand there byte for byte, as `write_text` writes them.
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _lines(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line that is not empty."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    for cells in reader:
+        stripped = [cell.strip() for cell in cells]
+        if any(stripped):
+            yield reader.line_num, stripped
+
+
+def _check_header(table: Path, key: str, header: Sequence[str], columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in header]
+    if missing:
+        there = ", ".join(header)[:SHOWN] or "nothing"
+        raise UserError(
+            f"{key}={table}: lacks the column {', '.join(missing)}; its first line has {there}, it needs "
+            f"{', '.join(columns)}, separated by commas, semicolons or tabs"
+        )
+    twice = next((column for column in header if column and header.count(column) > 1), None)
+    if twice:
+        raise UserError(f"{key}={table}: has the column {twice} twice; leave one of them out")
+
+
+def _row(table: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> Row:
+    if any(cells[len(header) :]):
+        raise UserError(
+            f"{table}: line {line} has {len(cells)} cells, the header {len(header)}; put quotes around "
+            "a cell that holds a separator"
+        )
+    names = [as_name(cell) for cell in cells] + [""] * (len(header) - len(cells))
+    return dict(zip(header, names, strict=False))
