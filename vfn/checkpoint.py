@@ -8,7 +8,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +270,7 @@ def _from_recipe(
         digest(weights),
         generator.eval(),
         task,
-        Layout(**recipe["layout"]),
+        _layout(recipe),
         tuple(Intensity.from_dict(d) for d in recipe["inputs"]),
         tuple(Intensity.from_dict(d) for d in recipe["targets"]),
         tuple(None if d is None else FlatField.from_dict(d) for d in recipe["flats"]),
@@ -281,6 +281,14 @@ def _from_recipe(
         None if focus is None else FocusScale.from_dict(focus),
         None if classical is None else Deconvolution.from_dict(classical),
     )
+
+
+def _layout(recipe: Mapping[str, Any]) -> Layout:
+    layout = Layout(**recipe["layout"])
+    # Earlier versions, whose data sets had no such keys, wrote these two where nothing was said.
+    if "z_zero" not in recipe["data"] and (layout.z_zero, layout.z_step) == (0.0, 1.0):
+        return replace(layout, z_zero=None, z_step=None)
+    return layout
 
 
 def store_uncertainty(path: Path, uncertainty: Uncertainty) -> None:

@@ -298,9 +298,15 @@ def test_a_plane_names_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_time_points_are_refused(tmp_path: Path, version: str) -> None:
-    image(tmp_path / "a.zarr", "tcyx", pixels(3, 2, 9, 8), version=version)
-    refused(tmp_path, tmp_path / "a.zarr", "3 time points", "export each one")
+def test_every_time_point_is_a_field(tmp_path: Path, version: str) -> None:
+    array = image(tmp_path / "a.zarr", "tcyx", pixels(3, 2, 9, 8), version=version)
+    fields = found(tmp_path)
+    assert [entry.name for entry in fields] == ["a_t1", "a_t2", "a_t3"]
+    assert {entry.time.position for entry in fields if entry.time} == {"a"}
+    for entry, (dapi, phase) in zip(fields, array, strict=True):
+        np.testing.assert_array_equal(read(entry, "dapi"), dapi)
+        np.testing.assert_array_equal(read(entry, "phase"), phase)
+    assert len({plane.key for entry in fields for plane in entry.planes.values()}) == 6
 
 
 @pytest.mark.parametrize("dtype", ["int16", "uint32"])
@@ -447,9 +453,11 @@ def test_wells_that_a_reader_knows(
 
 
 @bioio
-def test_scenes_with_time_points_are_refused(lif: tuple[Path, list[np.ndarray]]) -> None:
-    write_scenes(lif[0], "TCYX", 3, 2)
-    refused(lif[0], f"{lif[0]} (scene 0)", "3 time points")
+def test_time_points_of_scenes(lif: tuple[Path, list[np.ndarray]]) -> None:
+    arrays = write_scenes(lif[0], "TCYX", 3, 2)
+    fields = {entry.name: entry for entry in found(lif[0])}
+    assert list(fields) == [f"run_1_s{s}_t{t}" for s in (0, 1) for t in (1, 2, 3)]
+    np.testing.assert_array_equal(read(fields["run_1_s1_t3"], "phase"), arrays[1][2, 1])
 
 
 @bioio

@@ -108,7 +108,6 @@ def test_the_content_counts_and_not_the_suffix(tmp_path: Path) -> None:
         {"photometric": "minisblack", "metadata": None},
         {"photometric": "minisblack", "planarconfig": "separate"},
         {"imagej": True, "metadata": {"axes": "CYX"}},
-        {"imagej": True, "metadata": {"axes": "ZYX"}},
         {"ome": True, "photometric": "minisblack", "metadata": {"axes": "CYX"}},
         {"bigtiff": True, "photometric": "minisblack", "compression": "zlib", "byteorder": ">"},
     ],
@@ -554,10 +553,13 @@ def test_other_dtypes_are_refused(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize(
     ("axes", "options"),
-    [("TZYX", {"imagej": True}), ("ZCYX", {"imagej": True}), ("TCYX", {"ome": True})],
-)
-def test_four_axes_are_refused(tmp_path: Path, axes: str, options: dict[str, object]) -> None:
-    array = np.zeros((2, 3, 8, 9), np.uint16)
+    [("TZYX", {"imagej": True}), ("ZCYX", {"imagej": True}), ("TCYX", {"ome": True}),
+     ("TYX", {"imagej": True}), ("ZYX", {"ome": True}), ("TYX", {})],
+)  # fmt: skip
+def test_time_and_depth_are_no_channels(
+    tmp_path: Path, axes: str, options: dict[str, object]
+) -> None:
+    array = np.zeros((2, 3, 8, 9)[-len(axes) :], np.uint16)
     path = written(
         tmp_path / "a.tif", array, photometric="minisblack", metadata={"axes": axes}, **options
     )

@@ -1,5 +1,6 @@
 """The one data module that all data sets share; each data set adds its facts (see `sets.py`)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -54,8 +55,8 @@ class DataConfig:
     Attributes:
         name: of the data set, a key of `vfn.data.sets.DATA_SETS`.
         root: folder of the images.
-        channels, pattern, manifest: how files are named; see `vfn.data.discovery.Layout`. None or
-            empty leaves the data set's own.
+        channels, pattern, manifest, z_zero, z_step: how files are named, and their planes numbered; see
+            `vfn.data.discovery.Layout`. None or empty leaves the data set's own.
         unpaired: "error" or "skip" fields that lack an input, or all targets.
         exclude: CSV of fields (and channels) to leave out, as the doctor writes it.
         register: correct the shift between the first input and each target.
@@ -84,6 +85,8 @@ class DataConfig:
     channels: Mapping[str, Words] | None = None
     pattern: str | None = None
     manifest: str | None = None
+    z_zero: float | None = None
+    z_step: float | None = None
     unpaired: str = "error"
     exclude: str | None = None
     register: bool = False
@@ -151,8 +154,8 @@ class StainData(L.LightningDataModule):
     CHANNELS: ClassVar[Mapping[str, str] | None] = None
     PATTERN: ClassVar[str | None] = None
     HAS_Z: ClassVar[bool] = False
-    Z_ZERO: ClassVar[float] = 0.0
-    Z_STEP: ClassVar[float] = 1.0
+    Z_ZERO: ClassVar[float | None] = None
+    Z_STEP: ClassVar[float | None] = None
 
     def __init__(self, task: Task, config: DataConfig) -> None:
         super().__init__()
@@ -168,6 +171,11 @@ class StainData(L.LightningDataModule):
                 f"data.fixed={config.fixed}: give a mapping, in quotes as the shell takes braces apart: "
                 "'data.fixed={CHANNEL: [LOW, HIGH]}'"
             )
+        for key, number in (("z_zero", config.z_zero), ("z_step", config.z_step)):
+            if number is not None and not _is_number(number):
+                raise UserError(f"data.{key}={number}: give a number, or null")
+        if config.z_step == 0:
+            raise UserError("data.z_step=0: give the micrometres from one plane to the next")
         if not 0 <= config.input_jitter <= 1:
             raise UserError(f"data.input_jitter={config.input_jitter}: give a share, 0 (off) to 1")
         self.task, self.config = task, config
@@ -202,8 +210,8 @@ class StainData(L.LightningDataModule):
             {**(own or {}), **(self.config.channels or {})},
             self.config.pattern or self.PATTERN,
             self.config.manifest,
-            self.Z_ZERO,
-            self.Z_STEP,
+            self.Z_ZERO if self.config.z_zero is None else self.config.z_zero,
+            self.Z_STEP if self.config.z_step is None else self.config.z_step,
         )
 
     @property
@@ -535,6 +543,10 @@ class StainData(L.LightningDataModule):
                 },
             },
         }
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
 
 
 def _where(view: View) -> list[Any]:

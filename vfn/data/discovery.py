@@ -4,6 +4,7 @@ Three ways, told apart by what the `Layout` names: a CSV manifest, a regular exp
 relative path, or tokens of the path (the default, which needs no configuration).
 """
 
+import logging
 import os
 import re
 from collections import Counter
@@ -11,11 +12,11 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from vfn.data.formats import ContainerPlane, Scene, scenes
+from vfn.data.formats import ContainerPlane, Scene, Stack, scenes
 from vfn.data.images import (
     SUFFIXES,
     content_key,
@@ -25,10 +26,13 @@ from vfn.data.images import (
     read_image,
 )
 from vfn.data.tables import read_table
+from vfn.data.tiff_stacks import is_stack
 from vfn.data.walk import find_sources, path_tokens, tokenize
 from vfn.errors import UserError
 
-PATTERN_GROUPS = ("field", "channel", "plate", "well", "site", "z")
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+PATTERN_GROUPS = ("field", "channel", "plate", "well", "site", "z", "time")
 MANIFEST_COLUMNS = ("field", "channel", "path")
 WORDS = 8  # of the paths, in a message
 
@@ -105,14 +109,31 @@ class FilePlane:
 
 
 @dataclass(frozen=True)
+class Time:
+    """A field's place in a time lapse.
+
+    Attributes:
+        position: name of what is seen, whatever the time.
+        movie: name of the field's file, where the file holds several time points; else empty.
+        step: seconds from one time point of that file to the next, if it says.
+    """
+
+    position: str
+    movie: str = ""
+    step: float | None = None
+
+
+@dataclass(frozen=True)
 class Field:
-    """One field of view: its planes by (channel, z in um), and where it lies on a plate."""
+    """One field of view: its planes by (channel, z in um), where it lies on a plate, and when it was
+    taken; a time point is a field of its own."""
 
     name: str
     planes: Mapping[tuple[str, float], Plane]
     plate: str = ""
     well: str = ""
     site: str = ""
+    time: Time | None = None
 
 
 @dataclass(frozen=True)
@@ -126,19 +147,22 @@ class Layout:
             has a position: "phase@-4" is `phase` 4 um below focus.
         pattern: regular expression with the named groups of `PATTERN_GROUPS`, searched in the path
             relative to the root; the group `channel` holds the token of the channel.
-        manifest: CSV with the columns field, channel, path and, if wanted, plate, well, site, z (um)
-            and index (position inside a multi-channel file, from 0). Paths are relative to the CSV.
-        z_zero: value of the group `z` at the focal plane; number of that plane in containers.
-        z_step: micrometres by which z grows when the group `z`, or the number, grows by 1. With both
-            as here, containers tell their own step, and their middle plane is the focal one.
+        manifest: CSV with the columns field, channel, path and, if wanted, plate, well, site, time, z
+            (um) and index (position inside a multi-channel file, from 0; beside z that of the plane in
+            a stack). Paths are relative to the CSV.
+        z_zero: value of the group `z` at the focal plane; number of that plane in a stack that lies in
+            one file, from 0. None takes 0 in names, or the only value that there is; in a file the
+            middle plane.
+        z_step: micrometres by which z grows when the group `z`, or the number, grows by 1; None takes
+            1 in names, and in a file what it says.
         prefix: of the settings in messages: "data." in training, "" in `predict.py`; not stored.
     """
 
     channels: Mapping[str, Words] = field(default_factory=dict)
     pattern: str | None = None
     manifest: str | None = None
-    z_zero: float = 0.0
-    z_step: float = 1.0
+    z_zero: float | None = None
+    z_step: float | None = None
     prefix: str = field(default="data.", compare=False)
 
     def words(self, channel: str) -> tuple[str, ...]:
@@ -279,10 +303,26 @@ def discover(
         if (channel, z) in entry.planes:
             raise UserError(
                 f"field {name}: channel {channel} is both {entry.planes[channel, z]} and {plane}; "
-                f"rename one, or tell them apart by {layout.prefix}pattern"
+                f"rename one, or tell them apart by {layout.prefix}pattern (groups site, z, time)"
             )
         entry.planes[channel, z] = plane  # type: ignore[index]  # ours until it is returned
+    _say_focal(fields.values(), layout)
     return [fields[name] for name in sorted(fields)]
+
+
+def _say_focal(fields: Iterable[Field], layout: Layout) -> None:
+    """Tell of the plane that is taken as the focal one where nobody named it."""
+    if layout.z_zero is not None:
+        return
+    for entry in fields:
+        for (_, z), plane in entry.planes.items():
+            number = getattr(plane, "z", 0)  # of a plane in a stack, from 0
+            if z == 0 and number:
+                log.info(
+                    "stacks: the middle plane is taken as the focal one (of field %s number %d, counted "
+                    "from 0); data.z_zero=NUMBER names another", entry.name, number,
+                )  # fmt: skip
+                return
 
 
 def _absent(root: Path, layout: Layout, wanted: Sequence[str], there: Container[str]) -> UserError:
@@ -303,14 +343,16 @@ def _absent(root: Path, layout: Layout, wanted: Sequence[str], there: Container[
 
 
 def _inside(root: Path) -> str:
-    """What the first container calls its channels, for a message: nobody knows by heart."""
-    for path in filter(is_container, find_sources(root)):
-        names = scenes(path)[0].load().channels
-        return f", {path.name} holds {', '.join(names) or 'channels without names'}"
+    """What the first container holds, for a message: nobody knows channel names by heart."""
+    for path in find_sources(root):
+        if is_container(path) or is_stack(path):
+            stacks = scenes(path)[0].load()
+            times = f" at {len(stacks)} time points" * (len(stacks) > 1)
+            return f", {path.name} holds {stacks[0]}{times}"
     return ""
 
 
-Where = dict[str, str]  # plate, well, site, as far as they are known
+Where = dict[str, Any]  # plate, well, site, time, as far as they are known
 # name of the field, channel, z (um), plane, where
 Found = tuple[str, str, float, Plane, Where]
 
@@ -333,7 +375,7 @@ def _from_tokens(
     positions = _positions(layout, wanted)
     placed = {channel for channel, _ in positions}
     tokens = {c: layout.words(c) for c in wanted if c not in placed}
-    inside: list[tuple[Path, str, dict[tuple[str, float], int]]] = []
+    inside: list[tuple[Path, str, dict[tuple[str, float], int] | None]] = []
     beside: set[str] = set()  # names of fields in files that are named by channel
     for path in find_sources(root):
         relative = _relative(path, root)
@@ -349,19 +391,30 @@ def _from_tokens(
                 f"{path}: belongs to channels {' and '.join(hits)} by its path; "
                 f"tell them apart by {layout.prefix}channels or {layout.prefix}pattern"
             )
-        for channel, name in hits.items():
+        stack = is_stack(path)
+        if hits and stack:
+            yield from _from_container(
+                path, _name(relative), layout, positions, tokens, hits, damaged
+            )
+        for channel, name in hits.items() if not stack else ():
             yield name, channel, 0.0, FilePlane(path), {}
         elsewhere = [split_token(relative, *layout.words(c)) for c in others]
         beside |= {name for name in [*hits.values(), *elsewhere] if name}
-        if not hits and not any(elsewhere):
+        if hits or any(elsewhere):
+            continue
+        if stack:
+            inside.append((path, relative, None))
+        else:
             # Unnamed planes are only taken by position where the user gave positions.
             with _told(damaged):
                 named, first = _look_inside(path, tokens, layout)
                 called = str(Path(relative).with_name(first)) if first else relative
-                planes = {**positions, **named}
-                inside += [(path, called, planes)] if planes else []
+                inside += [(path, called, found)] if (found := {**positions, **named}) else []
     names_of = _names_beside([called for _, called, _ in inside], beside)
     for (path, _, planes), name in zip(inside, names_of, strict=True):
+        if planes is None:
+            yield from _from_container(path, name, layout, positions, tokens, {}, damaged)
+            continue
         for (channel, z), index in planes.items():
             yield name, channel, z, FilePlane(path, index), {}
 
@@ -443,23 +496,52 @@ def _from_scene(
     tokens: Mapping[str, Sequence[str]],
     hits: Mapping[str, str],
 ) -> Iterable[Found]:
-    stack = scene.load()
-    path = stack.planes[0][0].path
-    inside = {**positions, **_by_name(path, stack.channels, tokens, layout)}
-    if not inside and len(hits) == len(stack.planes) == 1:
-        ((channel, stem),) = hits.items()
-        inside = {(channel, 0.0): 0}
-    name, where = _place(scene, stem)
-    given = (layout.z_zero, layout.z_step)
-    depths = stack.depths() if given == (Layout.z_zero, Layout.z_step) else stack.depths(*given)
-    for (channel, z), index in inside.items():
-        if not 0 <= index < len(stack.planes):
-            raise UserError(
-                f"{path}: channel {index} is asked for, it has {len(stack.planes)} (the first is 0); "
-                f"correct {layout.prefix}channels"
-            )
-        for depth, plane in zip(depths, stack.planes[index], strict=True):
-            yield name, channel, z + depth, plane, where
+    stacks = scene.load()
+    for number, stack in enumerate(stacks):
+        named = _by_name(stack.planes[0][0].path, stack.channels, tokens, layout)
+        planes = dict(_placed(stack, positions, layout))
+        planes |= {key: stack.planes[index] for key, index in named.items()}
+        if not planes and len(hits) == len(stack.planes) == 1:
+            ((channel, stem),) = hits.items()
+            planes = {(channel, 0.0): stack.planes[0]}
+        name, where = _at_time(*_place(scene, stem), number, stacks)
+        depths = stack.depths(layout.z_zero, layout.z_step)
+        for (channel, z), column in planes.items():
+            for depth, plane in zip(depths if len(column) > 1 else (0.0,), column, strict=True):
+                yield name, channel, z + depth, plane, where
+
+
+def _placed(
+    stack: Stack, positions: Mapping[tuple[str, float], int], layout: Layout
+) -> Iterator[tuple[tuple[str, float], tuple[ContainerPlane, ...]]]:
+    """The planes at `positions`, which are channels; in a stack of one channel, where a channel has
+    several, its z planes."""
+    for (channel, z), index in positions.items():
+        several = sum(name == channel for name, _ in positions) > 1
+        if several and len(stack.planes) == 1:
+            yield (channel, z), (_nth(stack, stack.planes[0], index, layout, "z plane"),)
+        else:
+            yield (channel, z), _nth(stack, stack.planes, index, layout)
+
+
+def _nth(stack: Stack, planes: Sequence[T], index: int, layout: Layout, what: str = "channel") -> T:
+    if not 0 <= index < len(planes):
+        raise UserError(
+            f"{stack.planes[0][0].path}: {what} {index} is asked for, it has {len(planes)} (the first is 0; "
+            f"the file holds {stack}, and what it calls time or z is no channel); correct "
+            f"{layout.prefix}channels"
+        )
+    return planes[index]
+
+
+def _at_time(name: str, where: Where, number: int, stacks: Sequence[Stack]) -> tuple[str, Where]:
+    """Name and place of a field at one of the time points of its file, which is called `name`."""
+    count = len(stacks)
+    if count == 1:
+        return name, where
+    position = where["time"].position if "time" in where else name
+    time = Time(position, name, stacks[number].time_step)
+    return f"{name}_t{number + 1:0{len(str(count))}}", {**where, "time": time}
 
 
 def _place(scene: Scene, stem: str) -> tuple[str, Where]:
@@ -565,8 +647,12 @@ def _compiled(layout: Layout) -> re.Pattern[str]:
     except re.error as exc:
         raise UserError(f"{given}: not a regular expression ({exc})") from exc
     named = set(pattern.groupindex)
-    unknown = named - set(PATTERN_GROUPS)
-    if unknown or "channel" not in named or not named & {"field", "well", "site"}:
+    unknown = sorted(named - set(PATTERN_GROUPS))
+    if unknown:
+        raise UserError(
+            f"{given}: the group {', '.join(unknown)} is not known; there are {', '.join(PATTERN_GROUPS)}"
+        )
+    if "channel" not in named or not named & {"field", "well", "site"}:
         raise UserError(
             f"{given}: needs the named groups channel and field (or well, "
             f"site); others allowed are {', '.join(PATTERN_GROUPS)}; found {sorted(named)}"
@@ -576,6 +662,7 @@ def _compiled(layout: Layout) -> re.Pattern[str]:
 
 def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
     pattern, by_word = _compiled(layout), _by_word(layout, wanted)
+    matched: list[tuple[Path, dict[str, str], str]] = []
     for path in filter(is_image, find_sources(root)):
         match = pattern.search(_relative(path, root))
         if match is None:
@@ -584,18 +671,79 @@ def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable
         channel = by_word.get(groups.pop("channel").casefold())
         if channel is None:
             continue
+        matched.append((path, groups, channel))
+    zero, step = _focus(layout, [(path, groups.get("z", "")) for path, groups, _ in matched])
+    for path, groups, channel in matched:
         z = groups.pop("z", "")
+        z_um = (float(z) - zero) * step if z else 0.0
+        name = "_".join(tokenize(groups.pop("field", "")))
+        where: Where = {key: groups[key] for key in ("plate", "well", "site") if groups.get(key)}
+        site = f"s{where['site']}" if "site" in where else ""
+        place = "_".join(part for part in (where.get("plate"), where.get("well"), site) if part)
+        name, where = _taken(name or place, where, groups.get("time", ""))
+        for at, depth, plane, when in _in_file(path, layout, name, where):
+            yield at, channel, z_um + depth, plane, when
+
+
+def _focus(layout: Layout, found: Sequence[tuple[Path, str]]) -> tuple[float, float]:
+    """Number of the focal plane and um from one plane to the next, for planes that names number.
+
+    Raises:
+        UserError: a plane that is no number.
+    """
+    numbers = set()
+    for path, z in found:
         try:
-            z_um = (float(z) - layout.z_zero) * layout.z_step if z else 0.0
+            numbers |= {float(z)} if z else set()
         except ValueError as exc:
             raise UserError(
                 f"{path}: z is {z!r} by {layout.prefix}pattern, a number is expected"
             ) from exc
-        name = groups.pop("field", "")
-        where = {key: groups[key] for key in ("plate", "well", "site") if groups.get(key)}
-        site = f"s{where['site']}" if "site" in where else ""
-        place = "_".join(part for part in (where.get("plate"), where.get("well"), site) if part)
-        yield "_".join(tokenize(name)) or place, channel, z_um, FilePlane(path), where
+    zero = layout.z_zero
+    if zero is None:  # one plane throughout is in focus, whatever its number
+        zero = numbers.pop() if len(numbers) == 1 else 0.0
+    return zero, 1.0 if layout.z_step is None else layout.z_step
+
+
+def _taken(name: str, where: Where, time: str) -> tuple[str, Where]:
+    """Name and place of a field that was taken at `time`, if that is known."""
+    time = "_".join(tokenize(time))
+    return (f"{name}_t{time}", {**where, "time": Time(name)}) if time else (name, where)
+
+
+def _in_file(
+    path: Path,
+    layout: Layout,
+    name: str,
+    where: Where,
+    index: int | None = None,
+    is_plane: bool = False,
+) -> Iterator[tuple[str, float, Plane, Where]]:
+    """The planes of one channel in a file: name of the field, z (um), plane, where.
+
+    Args:
+        name, where: of the field, as far as they are known without the file.
+        index: of the channel in the file; None where it must hold no other.
+        is_plane: in a stack of one channel, `index` is a z plane.
+    """
+    if not is_stack(path):
+        yield name, 0.0, FilePlane(path, index), where
+        return
+    stacks = scenes(path)[0].load()
+    for number, stack in enumerate(stacks):
+        timed, when = _at_time(name, where, number, stacks)
+        if is_plane and len(stack.planes) == 1:
+            yield timed, 0.0, _nth(stack, stack.planes[0], index or 0, layout, "z plane"), when
+            continue
+        if index is None and len(stack.planes) > 1:
+            raise UserError(
+                f"{path}: holds {stack} where one channel is expected; split it, or say which is which "
+                "by the column index of data.manifest"
+            )
+        column = _nth(stack, stack.planes, index or 0, layout)
+        depths = stack.depths(layout.z_zero, layout.z_step)
+        for depth, plane in zip(depths, column, strict=True):
+            yield timed, depth, plane, when
 
 
 def _from_manifest(layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
@@ -616,12 +764,15 @@ def _from_manifest(layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
             index = int(row["index"]) if row.get("index") else None
         except ValueError as exc:
             raise UserError(f"{line}: z or index is no number ({exc})") from exc
-        where = {key: row[key] for key in ("plate", "well", "site") if row.get(key)}
+        where: Where = {key: row[key] for key in ("plate", "well", "site") if row.get(key)}
         name = row["field"]
         if not name or "/" in name or "\\" in name:  # it becomes a file name
             raise UserError(f"{line}: field {name!r} needs a name without slash")
         path = _listed(manifest, line, row["path"])
-        yield name, channel, z, FilePlane(path, index), where
+        name, where = _taken(name, where, row.get("time") or "")
+        is_plane = bool(row.get("z")) and index is not None
+        for at, depth, plane, when in _in_file(path, layout, name, where, index, is_plane):
+            yield at, channel, z + depth, plane, when
 
 
 def _listed(manifest: Path, line: str, name: str) -> Path:
@@ -678,14 +829,35 @@ def whole_images(root: Path, channels: Sequence[str]) -> list[Field]:
     found: list[Field] = []
     for path in [root] if root.is_file() else find_sources(root):
         stem = _name(_relative(path, root))
-        if is_container(path):
+        if is_container(path) or is_stack(path):
             for scene in scenes(path):
-                name, where = _place(scene, stem)
-                found.append(whole_field(name, channels, scene.load().focal, where))
+                for number, stack in enumerate(stacks := scene.load()):
+                    name, where = _at_time(*_place(scene, stem), number, stacks)
+                    found.append(whole_field(name, channels, _planes_for(stack, channels), where))
         else:
             planes = [FilePlane(path, i) for i in range(len(read_image(path).array))]
             found.append(whole_field(stem, channels, planes))
+    _say_focal(found, Layout())
     return found
+
+
+def _planes_for(stack: Stack, channels: Sequence[str]) -> tuple[ContainerPlane, ...]:
+    """The planes of `stack` that are `channels`: in focus, or where the channels are planes of one
+    channel (um from focus), these."""
+    names, depths = zip(*map(split_plane, channels), strict=True)
+    column = stack.planes[0]
+    if len(stack.planes) > 1 or len(set(names)) > 1 or len(channels) == 1:
+        return stack.focal
+    if stack.z_step is None:  # nobody knows how far apart they are
+        return column
+    there = dict(zip(stack.depths(), column, strict=True))
+    absent = [f"{z or 0:g}" for z in depths if (z or 0.0) not in there]
+    if absent:
+        raise UserError(
+            f"{column[0].path}: has no plane at z = {', '.join(absent)} um; it has "
+            f"{', '.join(f'{z:g}' for z in there)}"
+        )
+    return tuple(there[z or 0.0] for z in depths)
 
 
 def whole_field(
@@ -701,7 +873,8 @@ def whole_field(
     """
     if len(planes) != len(channels):
         raise NothingMatches(
-            f"{planes[0].path}: has {len(planes)} channel(s), the model takes {len(channels)}; "
+            f"{planes[0].path}: has {len(planes)} channel(s), the model takes {len(channels)} (what a "
+            "file calls time or z is no channel); "
             "name the files by channel, or give one file with all of them"
         )
     keys = [(plane, z or 0.0) for plane, z in map(split_plane, channels)]

@@ -1,4 +1,4 @@
-"""Containers of fields: OME-Zarr images and plates, and what bioio reads (ND2, CZI, LIF).
+"""Containers of fields: OME-Zarr images and plates, TIFF stacks, and what bioio reads (ND2, CZI, LIF).
 
 The packages that open them are optional, imported where they are used. What an OME-Zarr says of
 itself is JSON (https://ngff.openmicroscopy.org, 0.1 to 0.5) and is read as such: a plate of
@@ -10,8 +10,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from vfn.data.images import MAX_BLANK, as_pixels, check_promise
-from vfn.data.tiff_metadata import micrometres
+from vfn.data.images import MAX_BLANK, as_pixels, check_promise, is_container, reading
+from vfn.data.tiff_metadata import micrometres, seconds
+from vfn.data.tiff_stacks import TiffPlane, tiff_stack
 from vfn.data.walk import walk
 from vfn.errors import UserError
 
@@ -45,17 +45,25 @@ def need(module: str, what: Path | str, packages: str) -> Any:
 
 @dataclass(frozen=True)
 class Stack:
-    """One field inside a container.
+    """One field inside a container, at one time.
 
     Attributes:
         channels: their names; empty where the container names none, or one twice.
         planes: by channel, then by z from the first plane to the last.
         z_step: micrometres from one plane to the next, if the container says.
+        time_step: seconds from one time point to the next, if the container says.
     """
 
     channels: tuple[str, ...]
     planes: tuple[tuple["ContainerPlane", ...], ...]
     z_step: float | None
+    time_step: float | None = None
+
+    def __str__(self) -> str:
+        """What it holds, in words, without its other time points."""
+        channels, planes = len(self.planes), len(self.planes[0])
+        unnamed = "channels without names" if channels > 1 else "a channel without name"
+        return (", ".join(self.channels) or unnamed) + f" in {planes} z planes" * (planes > 1)
 
     def depths(self, zero: float | None = None, step: float | None = None) -> tuple[float, ...]:
         """Where each z plane lies, in micrometres from the focal plane, which is at 0.
@@ -87,23 +95,25 @@ class Scene:
     Attributes:
         name: within the container: "A1_s0" for field 0 of well A/1, "s0" for the first of several
             images, empty for the only one.
-        load: looks at it. Raises `UserError`: damaged, several time points, colour.
+        load: looks at it: a stack for each time point. Raises `UserError`: damaged, colour.
         well, site: where it lies on its plate, which is the container; empty if on none.
     """
 
     name: str
-    load: Callable[[], Stack]
+    load: Callable[[], list[Stack]]
     well: str = ""
     site: str = ""
 
 
 def scenes(path: Path) -> list[Scene]:
-    """The fields in a container.
+    """The fields in a container, or in a TIFF stack.
 
     Raises:
         UserError: a package is missing; damaged, or no such container by its metadata.
     """
-    if path.name.lower().endswith(".zarr"):
+    if not is_container(path):
+        found = [Scene("", partial(_tiff_stacks, path))]
+    elif path.name.lower().endswith(".zarr"):
         need("zarr", path, "ome-zarr")
         with reading(path):
             found = _zarr_scenes(path)
@@ -114,18 +124,23 @@ def scenes(path: Path) -> list[Scene]:
     return found
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with bytes from outside becomes one line that names `path`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as exc:  # decoders and readers raise whatever they like on damaged bytes
-        raise UserError(
-            f"{path}: cannot be read ({type(exc).__name__}: {exc}); "
-            "copy it anew from the microscope or leave it out"
-        ) from exc
+# --- TIFF ---
+
+
+def _tiff_stacks(path: Path) -> list[Stack]:
+    told = tiff_stack(path)
+    times, channels, depths = (range(told.sizes[axis]) for axis in "TCZ")
+    return [
+        Stack(
+            told.channels,
+            tuple(
+                tuple(TiffPlane(path, t, c, z, told.pixel_size) for z in depths) for c in channels
+            ),
+            told.z_step,
+            told.time_step,
+        )
+        for t in times
+    ]
 
 
 # --- OME-Zarr ---
@@ -153,13 +168,13 @@ def _zarr_scenes(path: Path) -> list[Scene]:
         wells = [str(well["path"]) for well in attributes["plate"]["wells"]]
         return [scene for well in wells for scene in _well_scenes(_below(path, well), well)]
     if "multiscales" in attributes:
-        return [Scene("", partial(_zarr_stack, path))]
+        return [Scene("", partial(_zarr_stacks, path))]
     if "bioformats2raw.layout" in attributes:  # bioformats2raw puts every file into such a layout
         listed = _attributes(path / "OME").get("series") if (path / "OME").is_dir() else None
         series = listed or sorted((p.name for p in path.iterdir() if p.name.isdigit()), key=int)
         several = len(series) > 1
         return [
-            Scene(f"s{s}" * several, partial(_zarr_stack, _below(path, str(s))), site=str(s))
+            Scene(f"s{s}" * several, partial(_zarr_stacks, _below(path, str(s))), site=str(s))
             for s in series
         ]
     raise UserError(
@@ -183,10 +198,10 @@ def _well_scenes(folder: Path, path: str) -> list[Scene]:
     well = path.replace("/", "")
     with reading(folder):
         sites = [str(image["path"]) for image in _attributes(folder)["well"]["images"]]
-    return [Scene(f"{well}_s{s}", partial(_zarr_stack, _below(folder, s)), well, s) for s in sites]
+    return [Scene(f"{well}_s{s}", partial(_zarr_stacks, _below(folder, s)), well, s) for s in sites]
 
 
-def _zarr_stack(path: Path) -> Stack:
+def _zarr_stacks(path: Path) -> list[Stack]:
     with reading(path):
         attributes = _attributes(path)
         scales = attributes["multiscales"][0]
@@ -206,17 +221,22 @@ def _zarr_stack(path: Path) -> Stack:
                     steps = [a * float(b) for a, b in zip(steps, step["scale"], strict=True)]
         lengths = {a: _length(s, u) for a, s, u in zip(axes, steps, units, strict=True)}
         labels = [c.get("label", "") for c in attributes.get("omero", {}).get("channels", ())]
-        return Stack(
-            _names(labels, sizes["c"]),
-            tuple(
+        times = dict(zip(axes, zip(steps, units, strict=True), strict=True)).get("t", (0.0, None))
+        return [
+            Stack(
+                _names(labels, sizes["c"]),
                 tuple(
-                    ZarrPlane(path, level["path"], axes, c, z, lengths["x"])
-                    for z in range(sizes["z"])
-                )
-                for c in range(sizes["c"])
-            ),
-            lengths.get("z"),
-        )
+                    tuple(
+                        ZarrPlane(path, level["path"], axes, c, z, lengths["x"], t)
+                        for z in range(sizes["z"])
+                    )
+                    for c in range(sizes["c"])
+                ),
+                lengths.get("z"),
+                seconds(*times),
+            )
+            for t in range(sizes["t"])
+        ]
 
 
 def _array_metadata(array: Path) -> Path:
@@ -230,25 +250,25 @@ def _length(step: float, unit: str | None) -> float | None:
 
 
 def _checked_sizes(where: object, axes: str, shape: Sequence[int]) -> dict[str, int]:
-    """Lengths of the axes, c and z among them, if a plane is what is left without c and z.
+    """Lengths of the axes, t, c and z among them, if a plane is what is left without these.
 
     Args:
         axes: a letter each: t, c, z, y, x; s and m for bioio's samples and mosaic tiles.
 
     Raises:
-        UserError: several time points, colour samples, mosaic tiles; no Y or X at the end; empty.
+        UserError: colour samples, mosaic tiles; no Y or X at the end; empty.
     """
     sizes = dict(zip(axes, shape, strict=True))
     if axes[-2:] != "yx" or len(sizes) < len(axes):
         raise UserError(f"{where}: has axes {axes}; one of each is read, the last two y and x")
     if min(shape) < 1:
         raise UserError(f"{where}: has no pixels (shape {tuple(shape)}); leave it out")
-    more = {axis: n for axis, n in sizes.items() if axis not in "czyx" and n != 1}
+    more = {axis: n for axis, n in sizes.items() if axis not in "tczyx" and n != 1}
     if more:
-        kinds = {"t": "time points", "s": "colour samples a pixel", "m": "mosaic tiles"}
+        kinds = {"s": "colour samples a pixel", "m": "mosaic tiles"}
         what = ", ".join(f"{n} {kinds.get(a, f'positions along {a}')}" for a, n in more.items())
         raise UserError(f"{where}: has {what}, one is read; export each one as an image of its own")
-    return {"c": 1, "z": 1, **sizes}
+    return {"t": 1, "c": 1, "z": 1, **sizes}
 
 
 def _names(labels: list[Any], count: int) -> tuple[str, ...]:
@@ -265,7 +285,7 @@ class ZarrPlane:
         path: folder of the image.
         array: of full resolution, relative to `path`.
         axes: of the array, a letter each, y and x last.
-        channel, z: positions, from 0.
+        channel, z, time: positions, from 0.
         pixel_size: micrometres a pixel, if the image states it.
     """
 
@@ -275,6 +295,7 @@ class ZarrPlane:
     channel: int
     z: int
     pixel_size: float | None
+    time: int = 0
 
     def read(self) -> np.ndarray:
         """Pixels (H, W). Only the chunks of this plane are read.
@@ -283,7 +304,7 @@ class ZarrPlane:
             UserError: damaged, or a dtype that is not read.
         """
         zarr = need("zarr", self.path, "ome-zarr")
-        at = {"c": self.channel, "z": self.z}
+        at = {"t": self.time, "c": self.channel, "z": self.z}
         with reading(self.path):
             array = zarr.open_array(self.path / self.array, mode="r")
             promised = math.prod(array.shape[-2:]) * array.dtype.itemsize
@@ -310,12 +331,13 @@ class ZarrPlane:
             stats = [os.stat(file) for file in files if file.exists()]
             stats += [os.stat(file) for file in walk(array)]
         size, newest = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
-        where = f"{self.array}:{self.channel},{self.z}"
+        where = f"{self.array}:{self.channel},{self.z}" + f",{self.time}" * (self.time > 0)
         return f"{self.path.absolute()}|{size}|{newest}|zarr {READER_VERSION}|{where}"
 
     def __str__(self) -> str:
         z = f", z plane {self.z}" if "z" in self.axes else ""
-        return f"{self.path} (channel {self.channel}{z})"
+        time = f", time point {self.time + 1}" if self.time else ""
+        return f"{self.path} (channel {self.channel}{z}{time})"
 
 
 # --- bioio ---
@@ -330,7 +352,7 @@ def _bioio_scenes(path: Path) -> list[Scene]:
             # Not every reader knows wells, nor does every file.
             well = "".join(str(getattr(reader, key, None) or "") for key in ("row", "column"))
             name = "_".join(part for part in (well, f"s{scene}" * (count > 1)) if part)
-            found.append(Scene(name, partial(_bioio_stack, path, scene), well, str(scene)))
+            found.append(Scene(name, partial(_bioio_stacks, path, scene), well, str(scene)))
         return found
 
 
@@ -351,7 +373,7 @@ def _reader(path: Path, scene: int) -> Any:
     return _cached_reader(path, scene, path.stat().st_mtime_ns, os.getpid())
 
 
-def _bioio_stack(path: Path, scene: int) -> Stack:
+def _bioio_stacks(path: Path, scene: int) -> list[Stack]:
     where = f"{path} (scene {scene})"
     with reading(path), _one_at_a_time:
         reader = _reader(path, scene)
@@ -361,14 +383,19 @@ def _bioio_stack(path: Path, scene: int) -> Stack:
             micrometres(length, "um") if length else None
             for length in (getattr(spacing, "X", None), getattr(spacing, "Z", None))
         )
-        return Stack(
-            _names(reader.channel_names or [], sizes["c"]),
-            tuple(
-                tuple(BioioPlane(path, scene, c, z, pixel_size) for z in range(sizes["z"]))
-                for c in range(sizes["c"])
-            ),
-            z_step,
-        )
+        between = getattr(reader, "time_interval", None)  # not every reader, nor every file, knows
+        return [
+            Stack(
+                _names(reader.channel_names or [], sizes["c"]),
+                tuple(
+                    tuple(BioioPlane(path, scene, c, z, pixel_size, t) for z in range(sizes["z"]))
+                    for c in range(sizes["c"])
+                ),
+                z_step,
+                between.total_seconds() if between else None,
+            )
+            for t in range(sizes["t"])
+        ]
 
 
 @dataclass(frozen=True)
@@ -380,6 +407,7 @@ class BioioPlane:
     channel: int
     z: int
     pixel_size: float | None
+    time: int = 0
 
     def read(self) -> np.ndarray:
         """Pixels (H, W).
@@ -389,7 +417,7 @@ class BioioPlane:
         """
         with reading(self.path), _one_at_a_time:
             reader = _reader(self.path, self.scene)
-            plane = reader.get_image_data("YX", T=0, C=self.channel, Z=self.z)
+            plane = reader.get_image_data("YX", T=self.time, C=self.channel, Z=self.z)
         return as_pixels(self.path, np.asarray(plane))
 
     @property
@@ -401,11 +429,12 @@ class BioioPlane:
         """
         with reading(self.path):
             stat = self.path.stat()
-        where = f"{self.scene}:{self.channel},{self.z}"
+        where = f"{self.scene}:{self.channel},{self.z}" + f",{self.time}" * (self.time > 0)
         return f"{self.path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|bioio {READER_VERSION}|{where}"
 
     def __str__(self) -> str:
-        return f"{self.path} (scene {self.scene}, channel {self.channel}, z plane {self.z})"
+        time = f", time point {self.time + 1}" if self.time else ""
+        return f"{self.path} (scene {self.scene}, channel {self.channel}, z plane {self.z}{time})"
 
 
-ContainerPlane = ZarrPlane | BioioPlane
+ContainerPlane = ZarrPlane | BioioPlane | TiffPlane

@@ -132,11 +132,7 @@ def read_image(path: Path, colour: bool = False) -> Image:
         UserError: missing, truncated, damaged, not an image, colour, empty, another dtype, NaN or
             infinite pixels, or more than one axis beside height and width.
     """
-    status = _stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{path}: is a folder named like an image; give an image, or rename it")
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-        raise UserError(f"{path}: is a pipe or a device, no file; give an image, or rename it")
+    status = file_status(path)
     # Keyed by time and size, so a changed file is read anew.
     image = _read(path, status.st_mtime_ns, status.st_size)
     if image.colour and not colour:
@@ -147,11 +143,43 @@ def read_image(path: Path, colour: bool = False) -> Image:
     return image
 
 
+def file_status(path: Path) -> os.stat_result:
+    """Size and times of a regular file.
+
+    Raises:
+        UserError: there is none, but perhaps a folder or a pipe.
+    """
+    status = _stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: is a folder named like an image; give an image, or rename it")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+        raise UserError(f"{path}: is a pipe or a device, no file; give an image, or rename it")
+    return status
+
+
 def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except OSError as exc:
         raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
+
+
+@contextmanager
+def reading(path: Path, what: str = "") -> Iterator[None]:
+    """Whatever goes wrong with bytes from outside becomes one line that names `path`.
+
+    Args:
+        what: it is read for, in words.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as exc:  # decoders and readers raise whatever they like on damaged bytes
+        raise UserError(
+            f"{path}: cannot be read{what} ({type(exc).__name__}: {exc}); "
+            "copy it anew from the microscope or leave it out"
+        ) from exc
 
 
 def content_key(path: Path) -> str:
@@ -167,15 +195,8 @@ def content_key(path: Path) -> str:
 @lru_cache(maxsize=4)  # the channels of one file are asked for one after the other
 def _read(path: Path, _mtime: int, _size: int) -> Image:
     read = _reader(path)
-    try:
+    with reading(path, " as an image"):
         image = read(path)
-    except UserError:
-        raise
-    except Exception as exc:  # decoders raise whatever they like on damaged bytes
-        raise UserError(
-            f"{path}: cannot be read as an image ({type(exc).__name__}: {exc}); "
-            "copy it anew from the microscope or leave it out"
-        ) from exc
     return replace(image, array=as_pixels(path, image.array))
 
 
@@ -368,6 +389,11 @@ def open_tiff(path: Path) -> Iterator[tuple[tifffile.TiffFile, tifffile.TiffPage
 
 def _pixels(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> np.ndarray:
     """(C, H, W) of the one image in the file."""
+    if set("TZ") & set(series.axes):
+        raise UserError(
+            f"{path}: has axes {series.axes} {series.shape}: one image is expected, and what a file calls "
+            "time (T) or z is no channel; split time points and z planes into files"
+        )
     if len(series.shape) > 3 or "X" not in series.axes or "Y" not in series.axes:
         raise UserError(
             f"{path}: has axes {series.axes} {series.shape}; one plane, or one axis of channels "

@@ -89,8 +89,8 @@ class U2OSAF(StainData):
     CHANNELS: ClassVar[Mapping[str, str]] = {"dna": "1", "actin": "2"}
     PATTERN = r"(?i)_z_(?P<z>\d+)/[^/]*_(?P<well>[a-p]\d\d)_s(?P<site>\d)_w(?P<channel>[12])[^/]*$"
     HAS_Z = True
-    Z_ZERO = 16.0
-    Z_STEP = 2.0
+    Z_ZERO: ClassVar[float] = 16.0
+    Z_STEP: ClassVar[float] = 2.0
 
 
 class U2OSCPS(StainData):

@@ -1,4 +1,4 @@
-"""What a TIFF says of its planes: names, pixel size, and the acquisition that they belong to."""
+"""What a TIFF says of its planes: names, pixel size, steps, and the acquisition they belong to."""
 
 import math
 import re
@@ -14,6 +14,11 @@ MICROMETRES = {
     "um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00B5m": 1.0, "\\u00b5m": 1.0,
     "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6,
     "micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6,  # NGFF
+}  # fmt: skip
+# What one of these units is in seconds (OME and NGFF names, and those that ImageJ writes).
+SECONDS = {
+    "s": 1.0, "sec": 1.0, "second": 1.0, "ms": 1e-3, "millisecond": 1e-3, "µs": 1e-6,
+    "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "hr": 3600.0, "d": 86400.0, "day": 86400.0,
 }  # fmt: skip
 UNITS = {
     2: 25_400.0,
@@ -165,6 +170,39 @@ def _resolution(page: tifffile.TiffPage) -> float | None:
         return None
     size = UNITS.get(int(unit.value), math.nan) * tag.value[1] / tag.value[0]
     return size if 0 < size < PRINTED else None
+
+
+def z_step(tif: tifffile.TiffFile, ome: Ome) -> float | None:
+    """Micrometres from one plane to the next, from OME, ImageJ or LSM metadata."""
+    stated = ome.images[0].get("PhysicalSizeZ") if ome.images else None
+    if stated is not None:
+        return micrometres(stated, ome.images[0].get("PhysicalSizeZUnit", "µm"))
+    imagej = tif.imagej_metadata or {}
+    if "spacing" in imagej and "unit" in imagej:
+        return micrometres(imagej["spacing"], imagej["unit"])
+    if tif.is_lsm and tif.lsm_metadata:
+        return micrometres(tif.lsm_metadata.get("VoxelSizeZ", 0), "m")
+    return None
+
+
+def time_step(tif: tifffile.TiffFile, ome: Ome) -> float | None:
+    """Seconds from one time point to the next, from OME, ImageJ or LSM metadata."""
+    stated = ome.images[0].get("TimeIncrement") if ome.images else None
+    if stated is not None:
+        return seconds(stated, ome.images[0].get("TimeIncrementUnit", "s"))
+    imagej = tif.imagej_metadata or {}
+    if "finterval" in imagej:
+        return seconds(imagej["finterval"], imagej.get("tunit", "s"))
+    if tif.is_lsm and tif.lsm_metadata:
+        return seconds(tif.lsm_metadata.get("TimeIntervall", 0), "s")
+    return None
+
+
+def seconds(value: Any, unit: str | None) -> float | None:
+    """A time in seconds; None where the unit is unknown or the value is no time."""
+    factor = SECONDS.get(str(unit).strip())
+    found = float(value) * factor if factor else math.nan
+    return found if math.isfinite(found) and found > 0 else None
 
 
 def micrometres(value: Any, unit: str) -> float | None:

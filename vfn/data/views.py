@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vfn.data.discovery import Field, Plane, split_plane
+from vfn.data.discovery import Field, Plane, Time, split_plane
 from vfn.errors import UserError
 
 SPATIAL_GAP = 32  # px, the default of `data.gap`: about one nucleus at 20x
@@ -65,6 +65,7 @@ class View:
         offsets: (dy, dx) px of each target, whose pixel (y + dy, x + dx) shows what the first
             input's (y, x) shows; empty where nothing was registered.
         z: um of the inputs from the focal plane.
+        time: the field's place in a time lapse; None where it is of none.
     """
 
     name: str
@@ -77,6 +78,19 @@ class View:
     site: str = ""
     offsets: tuple[tuple[float, float], ...] = ()
     z: float = 0.0
+    time: Time | None = None
+
+    @property
+    def position(self) -> str:
+        """What is seen: the same for all time points and all planes."""
+        return self.time.position if self.time else self.field
+
+    @property
+    def movie(self) -> str:
+        """Name of the file that holds this and other time points; empty where none does."""
+        if self.time is None or not self.time.movie:
+            return ""
+        return self.time.movie + self.name.removeprefix(self.field)
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -146,13 +160,15 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
         depths = [0.0]
     elif len(depths) > 1:
         raise UserError(
-            f"field {entry.name}: has planes at z = {', '.join(f'{z:g}' for z in depths)} um; "
-            "name those that are inputs by task.input_z=[...]"
+            f"field {entry.name}: has planes at z = {', '.join(f'{z:g}' for z in depths)} um and none "
+            "in focus (0 um); say which one is by data.z_zero=NUMBER, or name those that are inputs by "
+            "task.input_z=[...]"
         )
     if not depths:
         raise UserError(
             f"field {entry.name}: has no plane at z = "
-            f"{', '.join(f'{z:g}' for z in task.input_z)} um, which task.input_z names"
+            f"{', '.join(f'{z:g}' for z in task.input_z)} um, which task.input_z names (it has "
+            f"{_present(entry)})"
         )
     for z in depths:
         wanted = [_place(channel, z) for channel in task.inputs]
@@ -161,25 +177,39 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
         if not any(key in entry.planes for key in truths):
             missing += truths
         if missing:
-            have = sorted({c for c, _ in entry.planes})
-            stack = any(depth for _, depth in wanted)
+            stack = any(depth for _, depth in entry.planes) or any(depth for _, depth in wanted)
             named = [f"{c} at {depth:g} um" if stack else c for c, depth in missing]
             remedy = (
                 "leave such fields out by data.unpaired=skip" if targets else "take its files away"
             )
+            if 0.0 not in {depth for _, depth in entry.planes}:
+                remedy += "; data.z_zero=NUMBER says which plane is in focus (0 um)"
             raise UserError(
-                f"field {entry.name}: no file for {', '.join(named)} (it has "
-                f"{', '.join(have)}); add the file, or {remedy}"
+                f"field {entry.name}: no file for {', '.join(named)} (it has {_present(entry)}); add the "
+                f"file, or {remedy}"
             )
         name = f"{entry.name}_z{z:g}" if task.input_z and len(depths) > 1 else entry.name
         views.append(
             View(
                 name, entry.name, tuple(entry.planes[key] for key in wanted),
                 tuple(entry.planes.get(key) for key in truths),
-                plate=entry.plate, well=entry.well, site=entry.site, z=z,
+                plate=entry.plate, well=entry.well, site=entry.site, z=z, time=entry.time,
             )
         )  # fmt: skip
     return views
+
+
+def _present(entry: Field) -> str:
+    """Channels of a field, with their planes where these are several."""
+    channels: dict[str, list[float]] = {}
+    for channel, z in sorted(entry.planes):
+        channels.setdefault(channel, []).append(z)
+    if not any(z for _, z in entry.planes):
+        return ", ".join(channels)
+    return ", ".join(
+        f"{channel} at {', '.join(f'{z:g}' for z in depths)} um"
+        for channel, depths in channels.items()
+    )
 
 
 def _place(channel: str, z: float) -> tuple[str, float]:
@@ -234,11 +264,11 @@ class Split:
 
 
 def _group(view: View, by: str) -> str:
-    """What `view` may not be parted from; its field where the well is not known."""
+    """What `view` may not be parted from; its position where the well is not known."""
     if by == "plate":
         return view.plate
     # A well's sites show the same treated cells, so they stay together.
-    return f"{view.plate}/{view.well}" if by == "well" and view.well else view.field
+    return f"{view.plate}/{view.well}" if by == "well" and view.well else view.position
 
 
 def _check_rule(rule: SplitRule) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from vfn import __version__
-from vfn.data.formats import need, reading
+from vfn.data.formats import need
+from vfn.data.images import reading
 from vfn.data.views import View
 from vfn.errors import UserError
 from vfn.files import replacing_folder

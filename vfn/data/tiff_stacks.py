@@ -1,0 +1,207 @@
+"""TIFFs whose metadata name a time or a z axis: one plane is read at a time."""
+
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import tifffile
+
+from vfn.data.images import (
+    ALONE,
+    MAPPED,
+    TIFF_SIGNATURES,
+    as_pixels,
+    check_page,
+    check_promise,
+    content_key,
+    file_status,
+    open_tiff,
+    reading,
+)
+from vfn.data.tiff_metadata import Ome, channel_names, pixel_size, time_step, z_step
+from vfn.errors import UserError
+
+MANY_TAGS = 4096  # more than any writer puts on a page
+DESCRIPTION, UIC2 = 270, 33629  # TIFF tags; the second is MetaMorph's, of a stack behind one page
+# How a description begins that tells of planes behind one page (tifffile's, ImageJ's).
+SEVERAL = re.compile(rb'\{"shape": \[(\d+, ){2,}\d+\]|ImageJ=[^\n]*\nimages=')
+
+
+@dataclass(frozen=True)
+class TiffStack:
+    """What a TIFF says of its planes.
+
+    Attributes:
+        sizes: how many time points (T), channels (C) and z planes (Z) there are.
+        order: these letters as the planes lie in the file, the slowest first.
+        channels: their names; empty where the file does not name each.
+        pixel_size, z_step: um; None where the file does not say.
+        time_step: s; None where the file does not say.
+        pages: place of each plane's page in the file; empty where the planes lie in a row behind one.
+        offset: of the first of planes in a row.
+        shape, dtype: of a plane.
+    """
+
+    sizes: Mapping[str, int]
+    order: str
+    channels: tuple[str, ...]
+    pixel_size: float | None
+    z_step: float | None
+    time_step: float | None
+    pages: tuple[int, ...]
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def number(self, time: int, channel: int, z: int) -> int:
+        """Which plane of the file this is, from 0."""
+        at = {"T": time, "C": channel, "Z": z}
+        return int(
+            np.ravel_multi_index([at[a] for a in self.order], [self.sizes[a] for a in self.order])
+        )
+
+
+def is_stack(path: Path) -> bool:
+    """Whether the file is a TIFF that names a time or z axis of two planes or more.
+
+    Of most files the first page alone is looked at. What is damaged is none: reading it as an image
+    says what is wrong.
+    """
+    try:
+        file_status(path)
+        with path.open("rb") as file:
+            if not _may_be_stack(file):
+                return False
+        found = tiff_stack(path).sizes
+    except (OSError, UserError):
+        return False
+    return found["T"] * found["Z"] > 1
+
+
+def _may_be_stack(file: IO[bytes]) -> bool:
+    """Whether a second page follows the first, or the first speaks of planes behind it."""
+    head = file.read(16)
+    if not head.startswith(TIFF_SIGNATURES):
+        return False
+    order, big = "<" if head[:1] == b"I" else ">", head[2:4] in (b"+\0", b"\0+")
+    link, many, size = ("Q", "Q", 20) if big else ("I", "H", 12)
+    try:
+        file.seek(struct.unpack_from(order + link, head, 8 if big else 4)[0])
+        (count,) = struct.unpack(order + many, file.read(struct.calcsize(many)))
+        tags = file.read(min(count, MANY_TAGS) * size)
+        (following,) = struct.unpack(order + link, file.read(struct.calcsize(link)))
+        codes = {
+            struct.unpack_from(order + "H", tags, at)[0]: at for at in range(0, len(tags), size)
+        }
+        if following or UIC2 in codes:
+            return True
+        if DESCRIPTION not in codes:
+            return False
+        file.seek(
+            struct.unpack_from(
+                order + link, tags, codes[DESCRIPTION] + size - struct.calcsize(link)
+            )[0]
+        )
+    except (struct.error, ValueError, OverflowError):  # ends before that
+        return False
+    return bool(SEVERAL.match(file.read(256)))
+
+
+def tiff_stack(path: Path) -> TiffStack:
+    """What the TIFF at `path` says of its planes; no pixel is read.
+
+    Raises:
+        UserError: no TIFF, damaged, colour, several images, or axes that are not read.
+    """
+    status = file_status(path)
+    return _described(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=256)
+def _described(path: Path, _mtime: int, _size: int) -> TiffStack:
+    with reading(path), open_tiff(path) as (tif, series):
+        axes, shape = str(series.axes), tuple(int(n) for n in series.shape)
+        others = [axis for axis in axes[:-2] if axis not in "TZ"]
+        if axes[-2:] != "YX" or len(others) > 1:
+            raise UserError(
+                f"{path}: has axes {axes} {shape}; planes (Y, X) by time (T), z (Z) and one axis of "
+                "channels are read: save it so"
+            )
+        order = "".join(axis if axis in "TZ" else "C" for axis in axes[:-2])
+        sizes = {"T": 1, "C": 1, "Z": 1, **dict(zip(order, shape, strict=False))}
+        ome = Ome(tif)
+        planes, names = prod(shape[:-2]), channel_names(tif, ome)
+        pages = tuple(int(page.offset) for page in series.pages if page is not None)
+        offset = 0 if series.dataoffset is None else int(series.dataoffset)
+        if len(pages) != planes:
+            pages = ()
+            if series.dataoffset is None or offset + series.nbytes > tif.filehandle.size:
+                raise UserError(
+                    f"{path}: is truncated (its metadata state {planes} planes, they are not all there); "
+                    "copy it anew from the microscope or leave it out"
+                )
+        return TiffStack(
+            sizes, order, names if len(names) == sizes["C"] else (),
+            pixel_size(tif, ome), z_step(tif, ome), time_step(tif, ome), pages, offset, shape[-2:],
+            np.dtype(series.dtype).newbyteorder(tif.byteorder),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TiffPlane:
+    """One channel at one time and z of a TIFF; positions from 0."""
+
+    path: Path
+    time: int
+    channel: int
+    z: int
+    pixel_size: float | None
+
+    def read(self) -> np.ndarray:
+        """Pixels (H, W). Only this plane is decoded.
+
+        Raises:
+            UserError: damaged, or a dtype that is not read.
+        """
+        status = file_status(self.path)
+        number = tiff_stack(self.path).number(self.time, self.channel, self.z)
+        return _plane(self.path, number, status.st_mtime_ns, status.st_size)
+
+    @property
+    def key(self) -> str:
+        """Path, size and time of change of the file, position in it, version of the reader.
+
+        Raises:
+            UserError: the file is not there.
+        """
+        return f"{content_key(self.path)}|{self.time},{self.channel},{self.z}"
+
+    def __str__(self) -> str:
+        time = f", time point {self.time + 1}" if self.time else ""
+        return f"{self.path} (channel {self.channel}, z plane {self.z}{time})"
+
+
+@lru_cache(maxsize=4)  # the size of a field is asked for before its pixels
+def _plane(path: Path, number: int, _mtime: int, _size: int) -> np.ndarray:
+    stack = tiff_stack(path)
+    with reading(path), tifffile.TiffFile(path, **ALONE) as tif:
+        if stack.pages:
+            if tif.is_lsm:  # tifffile mends what its pages say
+                page = next(p for p in tif.series[0].pages if p and p.offset == stack.pages[number])
+            else:
+                tif.filehandle.seek(stack.pages[number])
+                page = tifffile.TiffPage(tif, index=number)
+            check_page(path, number + 1, page)
+            array = page.asarray(out="memmap" if page.nbytes > MAPPED else None)
+        else:
+            size = prod(stack.shape) * stack.dtype.itemsize
+            check_promise(path, size, tif.filehandle.size)
+            tif.filehandle.seek(stack.offset + number * size)
+            array = np.frombuffer(tif.filehandle.read(size), stack.dtype).reshape(stack.shape)
+        return as_pixels(path, array)
