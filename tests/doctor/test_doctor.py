@@ -13,10 +13,10 @@ from vfn.data.base import DataConfig
 from vfn.data.discovery import Field, FilePlane
 from vfn.data.simulated import Specimen
 from vfn.data.views import Task
+from vfn.data.wells import with_wells
 from vfn.doctor.case import Case
 from vfn.doctor.command import judge
 from vfn.doctor.findings import FATAL, LOOK, NOTE
-from vfn.doctor.leakage import wells_from_names
 from vfn.doctor.likeness import overlap
 from vfn.doctor.measure import measure
 from vfn.doctor.reading import read_fields
@@ -65,7 +65,8 @@ def look(
     **config: object,
 ) -> Case:
     data_config = DataConfig.from_dict({"name": "folder", "split": "field", **config})
-    return judge(list(read_fields(fields_of(planes), task)), task, data_config, damaged)
+    fields = with_wells(fields_of(planes))
+    return judge(list(read_fields(fields, task)), task, data_config, damaged)
 
 
 def kinds(case: Case) -> set[str]:
@@ -194,12 +195,14 @@ def test_wells_that_only_names_tell_may_not_be_shared(clean: Planes) -> None:
     case = look(named)
     (finding,) = case.findings
     assert finding.kind == "leak"
-    assert "data.test_fields" in finding.remedy
+    assert "read from the names" in finding.text
+    assert finding.setting == "data.split=well"
     shared = {name[:3] for name in finding.fields}
     for well in shared:
         assert len({case.parts[f"{well}_s{site}"] for site in (1, 2)}) == 2
     whole = look(named, test_fields=["A02_s1", "A02_s2"], val_fraction=0.01)
     assert all(part == ("test",) for n, part in whole.parts.items() if n.startswith("A02"))
+    assert look(named, split="auto").verdict == "ready"
 
 
 def test_known_wells_that_are_split_by_field_leak(clean: Planes) -> None:
@@ -223,24 +226,6 @@ def test_overlapping_neighbours_are_matched_by_their_borders() -> None:
     assert overlap(one, neighbour) > 0.8
     assert overlap(neighbour, one) > 0.8
     assert overlap(stranger, neighbour) < 0.7
-
-
-@pytest.mark.parametrize(
-    ("names", "wells"),
-    [
-        (["A01_s1", "A01_s2", "B02_s1"], ["A01", "A01", "B02"]),
-        (["r03c03f01", "r03c03f02", "r04c03f01"], ["r03c03", "r03c03", "r04c03"]),
-        (["IXMtest_A02_s9", "IXMtest_P24_s1"], ["A02", "P24"]),
-        (["01_A_01", "06_A_06", "33_C_09"], ["A01", "A06", "C09"]),
-        (["x_a01_s1", "x_b12_s1"], ["A01", "B12"]),
-        (["f01", "f02", "f03"], []),  # fields, not wells
-        (["x_p01", "y_p01"], []),  # all the same: it tells nothing
-        (["HeLa_joint_set1", "MCF10A", "3T3_set1"], []),
-        (["mouse1", "mouse2"], []),
-    ],
-)
-def test_wells_in_names(names: list[str], wells: list[str]) -> None:
-    assert list(wells_from_names(names).values()) == wells
 
 
 def test_dark_corners_of_transmitted_light() -> None:

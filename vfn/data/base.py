@@ -39,12 +39,14 @@ from vfn.data.shifts import Shifts
 from vfn.data.store import PlaneStore, cache_folder, store_name
 from vfn.data.survey import LinearMap, Survey, mean_images, survey
 from vfn.data.views import Split, SplitRule, Task, View, make_views, split_spatial, split_views
+from vfn.data.wells import with_wells
 from vfn.deconvolution import Deconvolution
 from vfn.errors import UserError
 from vfn.focus.scale import FocusScale
 from vfn.focus.series import calibrate_on_views
 from vfn.refocusing import Refocusing, RefocusSettings, read_fields
 
+SHOWN_WELLS = 4  # in the line on the data
 MIN_PATCHES = 400  # an epoch of a small data set is no shorter than this
 
 
@@ -235,7 +237,7 @@ class StainData(L.LightningDataModule):
         fields = discover(self.root, self.layout, self.task.channels, damaged)
         if self.config.manifest and self.config.root:
             check_root(fields, self.root, self.config.manifest, "data.root")
-        return self._kept(fields)
+        return self._kept(with_wells(fields))
 
     def _kept(self, fields: list[Field]) -> list[Field]:
         if self.config.exclude is None:
@@ -335,7 +337,7 @@ class StainData(L.LightningDataModule):
             )
         ]
         text = (
-            f"data: {self.config.name}, {counts} views, split by {self.split.by}; "
+            f"data: {self.config.name}, {counts} views, split by {self._split_by()}; "
             f"grey values: {', '.join(ranges)}"
         )
         if min(self.measured.fields) < len(self.split.train):
@@ -356,6 +358,16 @@ class StainData(L.LightningDataModule):
             whole = [*self.undivided.train, *self.undivided.val, *self.undivided.test]
             text += f"; {self.refocusing.summary(whole, self.store)}"
         return text
+
+    def _split_by(self) -> str:
+        """What the split keeps together; wells by name where nothing but the names tells them."""
+        assert self.split is not None
+        views = [*self.split.train, *self.split.val, *self.split.test]
+        wells = sorted({view.well for view in views if view.well_from_name})
+        if self.split.by != "well" or not wells:
+            return self.split.by
+        shown = ", ".join(wells[:SHOWN_WELLS]) + (", ..." if len(wells) > SHOWN_WELLS else "")
+        return f"well ({shown})"
 
     def _fit(self, measured: Survey) -> tuple[list[Intensity], list[Intensity]]:
         low, high = self.config.percentiles

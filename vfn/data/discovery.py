@@ -126,7 +126,11 @@ class Time:
 @dataclass(frozen=True)
 class Field:
     """One field of view: its planes by (channel, z in um), where it lies on a plate, and when it was
-    taken; a time point is a field of its own."""
+    taken; a time point is a field of its own.
+
+    Attributes:
+        well_from_name: nothing but the field's name tells the well; see `vfn.data.wells`.
+    """
 
     name: str
     planes: Mapping[tuple[str, float], Plane]
@@ -134,6 +138,7 @@ class Field:
     well: str = ""
     site: str = ""
     time: Time | None = None
+    well_from_name: bool = False
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ class View:
             input's (y, x) shows; empty where nothing was registered.
         z: um of the inputs from the focal plane.
         time: the field's place in a time lapse; None where it is of none.
+        plate, well, site, well_from_name: see `Field`.
     """
 
     name: str
@@ -78,6 +79,7 @@ class View:
     site: str = ""
     offsets: tuple[tuple[float, float], ...] = ()
     z: float = 0.0
+    well_from_name: bool = False
     time: Time | None = None
 
     @property
@@ -194,6 +196,7 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
                 name, entry.name, tuple(entry.planes[key] for key in wanted),
                 tuple(entry.planes.get(key) for key in truths),
                 plate=entry.plate, well=entry.well, site=entry.site, z=z, time=entry.time,
+                well_from_name=entry.well_from_name,
             )
         )  # fmt: skip
     return views
@@ -271,6 +274,24 @@ def _group(view: View, by: str) -> str:
     return f"{view.plate}/{view.well}" if by == "well" and view.well else view.position
 
 
+def _groups(views: Sequence[View], by: str) -> list[str]:
+    """The groups of `views`, in the order that they are drawn from.
+
+    Wells that are read from names come in the order of their first fields, so that naming them changes no
+    split where each has one field.
+    """
+    order: dict[str, str] = {}
+    for view in views:
+        group = _group(view, by)
+        place = view.position if view.well_from_name and by == "well" else group
+        order[group] = min(order.get(group, place), place)
+    return sorted(order, key=lambda group: order[group])
+
+
+class _SharedWellError(UserError):
+    """A well would be in two parts."""
+
+
 def _check_rule(rule: SplitRule) -> None:
     if rule.by not in ("auto", "plate", "well", "field", "spatial"):
         raise UserError(
@@ -294,8 +315,8 @@ def _check_rule(rule: SplitRule) -> None:
 def split_views(views: Sequence[View], rule: SplitRule) -> Split:
     """Divide `views` by `rule`. No group is in two parts; all planes of a field stay together.
 
-    Test views are chosen by plate, well or field; what is left is divided for validation by the
-    smaller unit `inner`: wells stay whole there too, unless the user asked for fields.
+    With "auto", wells that are read from names are shared, with a warning, where they cannot be kept
+    apart; wells that are known are not.
 
     Raises:
         UserError: unknown rule, unknown plates or fields, fractions out of (0, 1), too few groups.
@@ -316,13 +337,37 @@ def split_views(views: Sequence[View], rule: SplitRule) -> Split:
                 "manifest, or say data.split=field"
             )
     inner = "well" if has_wells and by != "field" else "field"
+    try:
+        return _divided(views, rule, by, inner)
+    except _SharedWellError as exc:
+        if rule.by != "auto" or not any(view.well_from_name for view in views):
+            raise
+        split = _divided(views, rule, "field" if by == "well" else by, "field")
+        log.warning(
+            "%s; so wells are shared: training and testing show the same treated cells, and the scores come out "
+            "too good. Bring fields of other wells (wells are read from the names)",
+            str(exc).partition("; ")[0],
+        )  # fmt: skip
+        return split
+
+
+def _divided(views: Sequence[View], rule: SplitRule, by: str, inner: str) -> Split:
+    """Divide `views`.
+
+    Args:
+        by: unit that is chosen for testing.
+        inner: the smaller unit that what is left is divided by for validation; no part shares one.
+
+    Raises:
+        UserError: unknown plates or fields, too few groups.
+    """
     key, names = _test_groups(views, rule, by)
     test = [view for view in views if _group(view, key) in names]
     rest = [view for view in views if _group(view, key) not in names]
-    groups = sorted({_group(view, inner) for view in rest})
+    groups = _groups(rest, inner)
     shared = {_group(view, inner) for view in test} & set(groups)
     if shared:  # fields named one by one
-        raise UserError(
+        raise _SharedWellError(
             f"data.test_fields: well {min(shared).strip('/')} would be in training and testing; "
             "name all its fields, or say data.split=field"
         )
@@ -332,7 +377,7 @@ def split_views(views: Sequence[View], rule: SplitRule) -> Split:
         if key != inner:
             found += f", {len(groups)} of them not on test {key} {', '.join(sorted(names)[:8])}"
         finer = "let wells be shared by data.split=field, " if inner == "well" else ""
-        raise UserError(
+        raise (_SharedWellError if inner == "well" else UserError)(
             f"{found}: too few to train, validate and test on different ones (3 at least); "
             f"bring more, {finer}or cut each field in two by data.split=spatial"
         )
@@ -354,7 +399,7 @@ def _test_groups(views: Sequence[View], rule: SplitRule, by: str) -> tuple[str, 
                     f"{', '.join(sorted(have)[:8])}{', ...' if len(have) > 8 else ''}"
                 )
             return key, set(names)
-    groups = sorted({_group(view, by) for view in views})
+    groups = _groups(views, by)
     return by, {groups[-1]} if by == "plate" else _draw(groups, rule.test_fraction, rule.seed, 2)
 
 

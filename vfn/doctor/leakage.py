@@ -1,7 +1,6 @@
 """Copies among the fields, and what training would share with testing."""
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,10 +14,7 @@ from vfn.errors import UserError
 PARTS = {"train": "training", "val": "validation", "test": "testing"}
 OVERLAP_PAIRS = 1000  # pairs of fields whose borders are compared, at most
 NEIGHBOURS = 2  # in the order of the names, where wells are not known
-NAMED_WELLS = 0.8  # share of the field names that must hold a well
-# r03c05, A01, A-01, a1; not behind or before a letter or digit.
-_ROW_COLUMN = re.compile(r"(?<![a-z0-9])r(\d{1,2})c(\d{1,2})(?=f\d|p\d|\W|_|$)", re.IGNORECASE)
-_LETTER_NUMBER = re.compile(r"(?<![A-Za-z0-9])([A-Pa-p])[-_]?(\d{1,2})(?![A-Za-z0-9])")
+MIN_WELLS = 3  # one to train, one to validate, one to test
 
 
 def divide(fields: Sequence[FieldStats], config: DataConfig) -> tuple[Split | None, list[Finding]]:
@@ -48,35 +44,6 @@ def parts_of(split: Split | None) -> dict[str, tuple[str, ...]]:
     return parts
 
 
-def wells_from_names(names: Sequence[str]) -> dict[str, str]:
-    """Field -> well, where most names hold something that reads as one and several fields share it.
-
-    >>> wells_from_names(["A01_s1", "A01_s2", "B02_s1"])
-    {'A01_s1': 'A01', 'A01_s2': 'A01', 'B02_s1': 'B02'}
-    """
-    rows = {n: _ROW_COLUMN.search(n) for n in names}
-    by_number = {n: f"r{int(m[1]):02d}c{int(m[2]):02d}" for n, m in rows.items() if m}
-    if _tells(by_number, names):
-        return by_number
-    matches = {n: list(_LETTER_NUMBER.finditer(n)) for n in names}
-    for position in range(max((len(m) for m in matches.values()), default=0)):
-        wells = {
-            n: f"{m[position][1].upper()}{int(m[position][2]):02d}"
-            for n, m in matches.items()
-            if len(m) > position
-        }
-        # "f01, f02" and "p01" number something else: wells lie in more than one row, or are
-        # written with a capital letter.
-        letters = {m[position][1] for m in matches.values() if len(m) > position}
-        if _tells(wells, names) and (len(letters) > 1 or all(c.isupper() for c in letters)):
-            return wells
-    return {}
-
-
-def _tells(wells: Mapping[str, str], names: Sequence[str]) -> bool:
-    return len(wells) >= NAMED_WELLS * len(names) and len(set(wells.values())) > 1
-
-
 def leaks(
     fields: Sequence[FieldStats], split: Split | None, config: DataConfig
 ) -> Iterator[Finding]:
@@ -86,12 +53,12 @@ def leaks(
     if split is None:
         return
     spatial = config.rule().by == "spatial"
-    known = {
+    wells = {
         view.field: f"{view.plate}/{view.well}".strip("/") for view in _views(split) if view.well
     }
-    wells = known or wells_from_names([f.name for f in fields])
     if not spatial:
-        yield from _shared_wells(wells, parts, bool(known))
+        known = not any(view.well_from_name for view in _views(split))
+        yield from _shared_wells(wells, parts, known)
     yield from _overlaps(fields, wells, parts)
     plates = {view.field: view.plate for view in _views(split) if view.plate}
     if len(set(plates.values())) > 1 and not spatial:
@@ -140,17 +107,17 @@ def _shared_wells(
     fields = sorted(
         name for members in shared.values() for names in members.values() for name in names
     )
+    enough = len(set(wells.values())) >= MIN_WELLS
     remedy = (
         "data.split=well keeps the fields of a well together"
-        if known
-        else "tell which part of the name is the well by data.pattern with a group well (then they "
-        "stay together), or set whole wells apart by data.test_fields=[...]"
+        if enough
+        else "bring fields of other wells"
     )
     yield Finding(
         "leak", LOOK,
         f"{many}Well {well} is in {where}: its fields show the same treated cells, so the scores "
         f"come out too good{'' if known else ' (wells are read from the names)'}.",
-        remedy, tuple(dict.fromkeys(fields)), setting="data.split=well" if known else "",
+        remedy, tuple(dict.fromkeys(fields)), setting="data.split=well" if enough else "",
     )  # fmt: skip
 
 
