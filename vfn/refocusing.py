@@ -26,6 +26,7 @@ from vfn.csv_files import write_csv
 from vfn.data.discovery import Plane, split_plane
 from vfn.data.input_shift import SIZES_DIFFER
 from vfn.data.intensity import Histogram, Intensity
+from vfn.data.names import Names
 from vfn.data.store import PlaneStore, in_parallel
 from vfn.data.tables import read_table
 from vfn.data.views import Split, Task, View
@@ -91,13 +92,18 @@ class RefocusSettings:
         return tuple(i for i, name in enumerate(names) if name in wanted)
 
 
-def read_fields(path: Path) -> frozenset[str]:
+def read_fields(path: Path, known: Iterable[str]) -> frozenset[str]:
     """Names in the column `field` of a CSV.
 
+    Args:
+        known: fields that there are.
+
     Raises:
-        UserError: unreadable, or without that column.
+        UserError: unreadable, without that column, or with a field that is not there.
     """
-    return frozenset(row["field"] for _, row in read_table(path, "data.refocus_fields", ["field"]))
+    key = "data.refocus_fields"
+    given = [row["field"] for _, row in read_table(path, key, ["field"])]
+    return frozenset(Names(known).pick(given, f"{key}={path}", "field"))
 
 
 class Refocuser:

@@ -20,15 +20,6 @@ from vfn.errors import UserError
 from vfn.refocusing import refocused
 
 log = logging.getLogger(__name__)
-SPLIT_KEYS = (
-    "split",
-    "test_fraction",
-    "val_fraction",
-    "test_plates",
-    "test_fields",
-    "gap",
-    "split_seed",
-)
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ def trained_data(config: DictConfig, checkpoint: Checkpoint) -> TrainedData:
     if not same:  # how another data set names its files is its own affair
         node = plain(config.data)
     data = make_data(checkpoint.task, DataConfig.from_dict(node), known_tasks())
-    kept = same and all(node[key] == checkpoint.recipe["data"][key] for key in SPLIT_KEYS)
+    kept = same and data.config.rule() == DataConfig.from_dict(checkpoint.recipe["data"]).rule()
     if same:  # shifts as they were measured then
         data.shifts = Shifts.from_dict(checkpoint.recipe["shifts"])
     return TrainedData(data, same, kept)

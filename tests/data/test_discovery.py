@@ -524,6 +524,11 @@ def test_names_that_look_like_formulas_come_back(tmp_path: Path) -> None:
     assert [field.name for field in kept] == ["b"]
 
 
+def test_excluded_names_as_a_spreadsheet_leaves_them(tmp_path: Path) -> None:
+    kept = excluded(tmp_path, "Field;Channel;\nA-1;;\nb;DAPI;\n", two_channel_fields("a_1", "b"))
+    assert [(f.name, [c for c, _ in f.planes]) for f in kept] == [("b", ["phase"])]
+
+
 def test_nothing_is_excluded_by_an_empty_table(tmp_path: Path) -> None:
     fields = two_channel_fields("a", "b")
     assert excluded(tmp_path, "field,channel,reason\n", fields) == fields

@@ -48,6 +48,56 @@ def test_a_wrong_pair_names_the_tasks_that_fit() -> None:
         make_data(DNA, DataConfig("u2os_af"))
 
 
+@pytest.mark.parametrize("key", ["test_plates", "test_wells", "test_fields"])
+def test_null_is_an_empty_list_and_one_name_needs_no_brackets(key: str) -> None:
+    assert DataConfig("folder", **{key: None}).rule() == DataConfig("folder").rule()  # type: ignore[arg-type]
+    for given in ("A02", ["A02"], ("A02",)):
+        assert getattr(DataConfig("folder", **{key: given}).rule(), key) == ("A02",)  # type: ignore[arg-type]
+    plates = DataConfig("folder", test_plates=20589)  # type: ignore[arg-type]
+    assert plates.rule().test_plates == ("20589",)
+    blurred = {**SIZE, "blurred": 1.0, "blurred_channels": None}
+    (field, *_) = make_data(DNA, DataConfig("simulated", extra=blurred)).find()
+    assert field.planes["golgi_actin", 0.0].z == 0.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"percentiles": None}, "data.percentiles=None: give two numbers"),
+        ({"percentiles": [1.0]}, "data.percentiles=[1.0]: give two"),
+        ({"percentiles": 5}, "data.percentiles=5: give two"),
+        ({"percentiles": [True, 99]}, "give two"),
+        ({"fixed": [0, 1]}, "data.fixed=[0, 1]: give a mapping"),
+        ({"fixed": {"phase": None}}, "data.fixed: phase is None; give two grey values"),
+        ({"fixed": {"phase": "ab"}}, "data.fixed: phase is ab; give two grey values"),
+        ({"channels": {"phase": []}}, "data.channels: phase is []; give a word"),
+    ],
+)
+def test_lists_that_say_nothing_are_refused(keys: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_data(DAPI, DataConfig("folder", **keys))  # type: ignore[arg-type]
+    assert words in str(caught.value)
+
+
+def test_a_manifest_and_a_root_must_go_together(tmp_path: Path) -> None:
+    for i, channel in enumerate(("phase", "dapi")):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "a" / f"{i}.tif", np.zeros((2, 3), np.uint8))
+        with (tmp_path / "m.csv").open("a") as file:
+            file.write(f"{'' if i else 'field,channel,path' + chr(10)}f,{channel},a/{i}.tif\n")
+
+    def found(root: Path | None) -> list[str]:
+        where = None if root is None else str(root)
+        config = DataConfig("folder", root=where, manifest=str(tmp_path / "m.csv"))
+        return [field.name for field in make_data(DAPI, config).find()]
+
+    assert found(None) == found(tmp_path) == found(tmp_path / "a") == ["f"]
+    with pytest.raises(
+        UserError, match=r"data\.root=.*other: .*0\.tif, which .*m\.csv names, is not in"
+    ):
+        found(tmp_path / "other")
+
+
 def test_unknown_data_set() -> None:
     with pytest.raises(UserError, match=r"data=bbbc: unknown; .*simulated, folder, defocused"):
         make_data(DNA, DataConfig("bbbc"))

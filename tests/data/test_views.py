@@ -236,6 +236,35 @@ def test_fields_named_for_testing_must_be_whole_wells() -> None:
     check_parts(views, split, "field")
 
 
+def test_wells_named_for_testing() -> None:
+    views = make_plates(2, 4, 2, 1, named=True)
+    split = split_views(views, SplitRule(test_wells=("w1",)))
+    assert {(v.plate, v.well) for v in split.test} == {("P0", "W1"), ("P1", "W1")}
+    check_parts(views, split, "well")
+    split = split_views(views, SplitRule(test_wells=("p1_w1", "P0/W3")))
+    assert {(v.plate, v.well) for v in split.test} == {("P1", "W1"), ("P0", "W3")}
+    check_parts(views, split, "well")
+    alone = make_plates(1, 4, 2, 1, named=True)
+    split = split_views(alone, SplitRule("field", test_wells=("W2",)))
+    assert {v.well for v in split.test} == {"W2"}
+    with pytest.raises(UserError, match=r"data\.test_wells: no field has a well"):
+        split_views(make_plates(1, 4, 2, 1, named=False), SplitRule(test_wells=("W1",)))
+
+
+def test_names_for_testing_as_people_write_them() -> None:
+    views = [View(n, n, (), (), plate="Plate 1", well=n[:1]) for n in ("A-x y", "B_x", "C", "D")]
+    for name in ("a_X-Y", "A-x y", "A x y"):
+        split = split_views(views, SplitRule(test_fields=(name,)))
+        assert [v.field for v in split.test] == ["A-x y"]
+    twins = [View(n, n, (), ()) for n in ("a_1", "A-1", "b", "c", "d")]
+    assert [v.field for v in split_views(twins, SplitRule(test_fields=("A-1",))).test] == ["A-1"]
+    with pytest.raises(UserError, match="a 1: may be A-1 or a_1; write it as it is"):
+        split_views(twins, SplitRule(test_fields=("a 1",)))
+
+
+ALL_FIELDS = [f"P{p}_W{w}_s{s}" for p in range(2) for w in range(3) for s in range(2)]
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
@@ -245,7 +274,10 @@ def test_fields_named_for_testing_must_be_whole_wells() -> None:
         (SplitRule(val_fraction=-0.1), ["data.val_fraction=-0.1"]),
         (SplitRule(gap=-1), ["data.gap=-1"]),
         (SplitRule(test_plates=("P7",)), ["no plate P7", "P0, P1"]),
-        (SplitRule(test_fields=("x",)), ["no field x", "P0_W0_s0", "..."]),
+        (SplitRule(test_fields=("x",)), [f"no field x; there are {', '.join(ALL_FIELDS)}"]),
+        (SplitRule(test_fields=("P0W1_s0",)), ["no field P0W1_s0 (did you mean P0_W1_s0?)"]),
+        (SplitRule(test_wells=("W9",)), ["data.test_wells: no well W9", "P0/W0, P0/W1", "W2"]),
+        (SplitRule(test_wells=("W1",), test_fields=("P0_W0_s0",)), ["test_wells and", "give one"]),
         (SplitRule(test_plates=("P1",), test_fields=("P0_W0_s0",)), ["give one"]),
         (SplitRule(test_plates=("P0", "P1")), ["0 of them not on test plate P0, P1"]),
     ],

@@ -65,8 +65,8 @@ class DataConfig:
         illumination: divide by a flat field that is estimated over the training fields.
         refocus, refocus_beyond, refocus_channels, refocus_action, refocus_fields: see
             `vfn.refocusing.RefocusSettings`.
-        split, test_fraction, val_fraction, test_plates, test_fields, gap, split_seed: see
-            `vfn.data.views.SplitRule`.
+        split, test_fraction, val_fraction, test_plates, test_wells, test_fields, gap, split_seed:
+            see `vfn.data.views.SplitRule`.
         range, percentiles, fixed, equalise: see `vfn.data.intensity.Intensity`; `fixed` maps channels
             to (low, high).
         patch_size: pixels; 256 or 128 in the paper.
@@ -95,14 +95,15 @@ class DataConfig:
     illumination: bool = False
     refocus: str | None = None
     refocus_beyond: float = 3.0
-    refocus_channels: Sequence[str] = ()
+    refocus_channels: Sequence[str] | None = ()
     refocus_action: str = "refocus"
     refocus_fields: str | None = None
     split: str = "auto"
     test_fraction: float = 0.2
     val_fraction: float = 0.2
-    test_plates: Sequence[str] = ()
-    test_fields: Sequence[str] = ()
+    test_plates: Sequence[str] | None = ()
+    test_wells: Sequence[str] | None = ()
+    test_fields: Sequence[str] | None = ()
     gap: int = 32
     split_seed: int = 0
     range: str = "percentile"
@@ -137,9 +138,42 @@ class DataConfig:
         """How views are divided."""
         return SplitRule(
             self.split, self.test_fraction, self.val_fraction,
-            tuple(str(p) for p in self.test_plates), tuple(str(f) for f in self.test_fields),
+            listed(self.test_plates), listed(self.test_wells), listed(self.test_fields),
             self.gap, self.split_seed,
         )  # fmt: skip
+
+
+def listed(given: Any) -> tuple[str, ...]:
+    """Names that a setting lists: null means none, and one needs no brackets."""
+    if given is None:
+        return ()
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    return tuple(map(str, given)) if several else (str(given),)
+
+
+def _check_ranges(config: DataConfig) -> None:
+    """Refuse ranges that are not two numbers.
+
+    Raises:
+        UserError: says which.
+    """
+    if not _are_two_numbers(config.percentiles):
+        raise UserError(
+            f"data.percentiles={config.percentiles}: give two numbers in [0, 100], low first"
+        )
+    if config.fixed is not None and not isinstance(config.fixed, Mapping):
+        raise UserError(
+            f"data.fixed={config.fixed}: give a mapping, in quotes as the shell takes braces apart: "
+            "'data.fixed={CHANNEL: [LOW, HIGH]}'"
+        )
+    for channel, given in (config.fixed or {}).items():
+        if not _are_two_numbers(given):
+            raise UserError(f"data.fixed: {channel} is {given}; give two grey values, low first")
+
+
+def _are_two_numbers(given: Any) -> bool:
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    return several and len(given) == 2 and all(map(_is_number, given))
 
 
 class StainData(L.LightningDataModule):
@@ -168,11 +202,7 @@ class StainData(L.LightningDataModule):
             )
         if config.channels is not None:
             check_channels(config.channels, "data.channels")
-        if config.fixed is not None and not isinstance(config.fixed, Mapping):
-            raise UserError(
-                f"data.fixed={config.fixed}: give a mapping, in quotes as the shell takes braces apart: "
-                "'data.fixed={CHANNEL: [LOW, HIGH]}'"
-            )
+        _check_ranges(config)
         for key, number in (("z_zero", config.z_zero), ("z_step", config.z_step)):
             if number is not None and not _is_number(number):
                 raise UserError(f"data.{key}={number}: give a number, or null")
@@ -305,12 +335,13 @@ class StainData(L.LightningDataModule):
                 "data.refocus: with data.cache=off every patch would be refocused anew; "
                 "leave data.cache=disk"
             )
-        fields, named = config.refocus_fields, config.refocus_channels
-        named = [named] if isinstance(named, str) else named
+        fields: frozenset[str] | None = None
+        if config.refocus_fields is not None:
+            known = {view.field for view in [*split.train, *split.val, *split.test]}
+            fields = read_fields(Path(config.refocus_fields), known)
         settings = RefocusSettings(
-            config.refocus_beyond, tuple(named), config.refocus_action,
-            None if fields is None else read_fields(Path(fields)),
-        )  # fmt: skip
+            config.refocus_beyond, listed(config.refocus_channels), config.refocus_action, fields
+        )
         step = Refocusing.fit(
             Path(str(config.refocus)), settings, self.task, split.train, self.store
         )

@@ -25,6 +25,7 @@ from vfn.data.images import (
     may_name_channels,
     read_image,
 )
+from vfn.data.names import Names
 from vfn.data.tables import read_table
 from vfn.data.tiff_stacks import is_stack
 from vfn.data.walk import find_sources, path_tokens, tokenize
@@ -596,18 +597,19 @@ def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
         UserError: an unreadable table; a field that is not there, which may be a misspelt one.
     """
     rows = read_table(table, "data.exclude", ("field",))
-    names = {entry.name for entry in fields}
+    names = Names(entry.name for entry in fields)
     whole, channels = set(), set()
     for number, row in rows:
-        if row["field"] not in names:
+        name = names.find(row["field"])
+        if name is None:
             raise UserError(
                 f"{table}: line {number} excludes field {row['field']!r}, which is not there; "
-                f"correct the line or remove it (fields are named like {min(names, default='-')})"
+                f"correct the line or remove it (fields are named like {min(names.there, default='-')})"
             )
         if row.get("channel"):
-            channels.add((row["field"], row["channel"].casefold()))
+            channels.add((name, row["channel"].casefold()))
         else:
-            whole.add(row["field"])
+            whole.add(name)
     kept = [entry for entry in fields if entry.name not in whole]
     return [
         replace(

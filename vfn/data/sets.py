@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from vfn.data import simulated
-from vfn.data.base import DataConfig, StainData
+from vfn.data.base import DataConfig, StainData, listed
 from vfn.data.defocus import DefocusedPlane, Optics
 from vfn.data.discovery import Field, Layout, Plane
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
@@ -212,7 +212,7 @@ class Simulated(StainData):
         """How far (um) a channel of a field lies out of focus by accident."""
         extra = {**PLAIN, **self.config.extra}
         inputs = set(self.task.inputs) - set(self.task.targets)
-        if channel not in inputs or channel not in extra["blurred_channels"]:
+        if channel not in inputs or channel not in listed(extra["blurred_channels"]):
             return 0.0
         rng = np.random.default_rng([seed, BLUR_SEED])
         if rng.random() >= extra["blurred"]:

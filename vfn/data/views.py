@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vfn.data.discovery import Field, Plane, Time, split_plane
+from vfn.data.names import Names
 from vfn.errors import UserError
 
 SPATIAL_GAP = 32  # px, the default of `data.gap`: about one nucleus at 20x
@@ -240,8 +241,9 @@ class SplitRule:
             "field" or "spatial" (each field is cut in two with a gap).
         test_fraction: share of the groups (or, spatial, of each field's area) for testing.
         val_fraction: share of what is left that validates; 0.2 in the paper, sec. 2.3.
-        test_plates, test_fields: names set apart for testing; they replace `test_fraction`. With
-            neither, a split by plate sets the last one apart.
+        test_plates, test_wells, test_fields: names set apart for testing, see `Names`; they replace
+            `test_fraction`. A well "H12" is that of every plate, "20585/H12" of one. With none, a
+            split by plate sets the last one apart.
         gap: pixels left out between the parts of a spatial split.
         seed: of the shuffle; the same groups and seed give the same split. Of a spatial split: which side
             of the fields is for testing, one of four.
@@ -251,6 +253,7 @@ class SplitRule:
     test_fraction: float = 0.2
     val_fraction: float = 0.2
     test_plates: tuple[str, ...] = ()
+    test_wells: tuple[str, ...] = ()
     test_fields: tuple[str, ...] = ()
     gap: int = SPATIAL_GAP
     seed: int = 0
@@ -302,9 +305,9 @@ def _check_rule(rule: SplitRule) -> None:
             raise UserError(f"data.{key}={value}: give a share between 0 and 1")
     if rule.gap < 0:
         raise UserError(f"data.gap={rule.gap}: give a number of pixels, 0 or more")
-    named = [key for key in ("test_plates", "test_fields") if getattr(rule, key)]
-    if len(named) == 2:
-        raise UserError("data.test_plates and data.test_fields are both given; give one")
+    named = [key for key in ("test_plates", "test_wells", "test_fields") if getattr(rule, key)]
+    if len(named) > 1:
+        raise UserError(f"data.{' and data.'.join(named)} are both given; give one")
     if named and rule.by == "spatial":
         raise UserError(
             f"data.{named[0]} is given with data.split=spatial, which tests on a part of every field; "
@@ -389,18 +392,36 @@ def _divided(views: Sequence[View], rule: SplitRule, by: str, inner: str) -> Spl
 
 def _test_groups(views: Sequence[View], rule: SplitRule, by: str) -> tuple[str, set[str]]:
     """What is set apart for testing: the unit ("plate", "well", "field"), and which of them."""
-    for key, names in (("plate", rule.test_plates), ("field", rule.test_fields)):
+    for key, names in (
+        ("plate", rule.test_plates), ("well", rule.test_wells), ("field", rule.test_fields),
+    ):  # fmt: skip
         if names:
-            have = {_group(view, key) for view in views}
-            unknown = sorted(set(names) - have)
-            if unknown:
-                raise UserError(
-                    f"data.test_{key}s: no {key} {', '.join(unknown)}; there are "
-                    f"{', '.join(sorted(have)[:8])}{', ...' if len(have) > 8 else ''}"
-                )
-            return key, set(names)
+            groups_of = _labels(views, key)
+            picked = Names(groups_of).pick(names, f"data.test_{key}s", key)
+            return key, {group for name in picked for group in groups_of[name]}
     groups = _groups(views, by)
     return by, {groups[-1]} if by == "plate" else _draw(groups, rule.test_fraction, rule.seed, 2)
+
+
+def _labels(views: Sequence[View], key: str) -> dict[str, set[str]]:
+    """What the user may call groups -> the groups that are meant: a well by itself, or with its plate.
+
+    Raises:
+        UserError: no view has what is to be named.
+    """
+    known = [view for view in views if getattr(view, key)]
+    if not known:
+        raise UserError(
+            f"data.test_{key}s: no field has a {key}; name it by the group {key} of data.pattern or the "
+            f"column {key} of a manifest, or name fields by data.test_fields"
+        )
+    found: dict[str, set[str]] = {}
+    for view in known:
+        group = _group(view, key)
+        labels = {group.strip("/"), view.well} if key == "well" else {group}
+        for label in labels:
+            found.setdefault(label, set()).add(group)
+    return found
 
 
 def _draw(groups: Sequence[str], fraction: float, seed: int, leave: int) -> set[str]:
