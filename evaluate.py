@@ -11,7 +11,7 @@ def main(config: DictConfig) -> None:
     """Hydra's entry point."""
     from vfn.evaluation import evaluate  # here: --help and a misspelt key need not wait for it
 
-    guarded(evaluate, config, "evaluate")
+    guarded(evaluate, config, "evaluate", show=True)
 
 
 if __name__ == "__main__":

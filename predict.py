@@ -11,7 +11,7 @@ def main(config: DictConfig) -> None:
     """Hydra's entry point."""
     from vfn.prediction import predict  # here: --help and a misspelt key need not wait for it
 
-    guarded(predict, config, "predict")
+    guarded(predict, config, "predict", show=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def main(config: DictConfig) -> None:
     """Hydra's entry point."""
     from vfn.training import train  # here: --help and a misspelt key need not wait for it
 
-    guarded(train, config)
+    guarded(train, config, "train")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -28,7 +27,8 @@ from vfn.data.views import Task
 from vfn.errors import UserError
 from vfn.files import room_for
 from vfn.heap import keep_freed_memory
-from vfn.settings import settings_lines
+from vfn.paths import expand, readable
+from vfn.settings import check_settings, settings_lines
 from vfn.signals import INTERRUPTED, comes_of_stopping, end_by_signals, ignore_signals
 from vfn.usage import (
     CONF,
@@ -37,7 +37,7 @@ from vfn.usage import (
     check_words,
     help_text,
     nearest,
-    nearest_setting,
+    no_such,
     settings_of,
 )
 
@@ -58,12 +58,13 @@ class JobFailed(Exception):  # noqa: N818
 
 
 def guarded(
-    work: Callable[[DictConfig], Any], config: DictConfig, command: str | None = None
+    work: Callable[[DictConfig], Any], config: DictConfig, command: str, show: bool = False
 ) -> None:
     """Do the work of one Hydra job and leave with the promised exit code.
 
     Args:
-        command: whose settings are shown first; None shows none.
+        command: the name of its config.
+        show: print the settings first.
 
     Only what the user gave wrongly becomes a line; anything else is a defect of ours and keeps its
     traceback. Hydra must not see the exception: it would add lines of its own. In a sweep it must,
@@ -72,8 +73,9 @@ def guarded(
     hydra_config = HydraConfig.get()
     swept = bool(varied())
     try:
-        _check_types(config)
-        if command is not None:
+        check_settings(config, command)
+        expand(config)
+        if show:
             print("\n".join(settings_lines(config, command)), flush=True)
         with room_for(Path("a file of this command")):
             work(config)
@@ -109,38 +111,6 @@ def varied() -> list[str]:
     return [text for text in config.overrides.task if text.split("=")[0].lstrip("+") in keys]
 
 
-def _check_types(config: DictConfig) -> None:
-    """Refuse a word where the defaults have a number or a switch, before the code stumbles over it.
-
-    Raises:
-        UserError: a setting of another kind than its default.
-    """
-    hydra_config = HydraConfig.get()
-    parsed = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
-    chosen = hydra_config.runtime.choices
-    groups = [
-        f"{group}={chosen[group]}"
-        for group in ("data", "task", "loss", "model", "trainer", "logger", "sweep")
-        if chosen.get(group)
-    ]
-    defaults = compose(hydra_config.job.config_name, overrides=groups)
-    for override in parsed:
-        key = override.key_or_group
-        if key == "trainer.devices":  # a number, a list of them, or auto
-            continue
-        default, given = (OmegaConf.select(c, key, default=None) for c in (defaults, config))
-        if isinstance(default, bool):
-            kind, right = "true or false", isinstance(given, bool)
-        elif isinstance(default, int):
-            kind, right = "a whole number", isinstance(given, int) and not isinstance(given, bool)
-        elif isinstance(default, float):
-            kind, right = "a number", isinstance(given, int | float) and not isinstance(given, bool)
-        else:
-            continue
-        if not right:
-            raise UserError(f"{key}={given}: give {kind}, as {default} is")
-
-
 def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) -> None:
     """Run a Hydra entry point; a command line that Hydra cannot compose becomes a line, too.
 
@@ -162,7 +132,7 @@ def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) ->
         sys.argv += alone
     try:
         check_words(sys.argv[1:], command)
-        sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
+        sys.argv[1:] = readable(sys.argv[1:])
         main()
     except (Exception, KeyboardInterrupt) as exc:
         if comes_of_stopping(exc):
@@ -190,19 +160,12 @@ def _lost_job(exc: BaseException) -> str | None:
     )
 
 
-def _quoted(text: str) -> str:
-    """`resume=outputs/s/0_seed=1` as Hydra takes it: the folders of a sweep have a `=` in their names."""
-    key, _, value = text.partition("=")
-    plain_path = "=" in value and not re.search(r"""['"\\{}()\[\],]""", value)
-    return f"{key}='{value}'" if plain_path and not key.startswith("-") else text
-
-
 def run_module(config_name: str, work: Callable[[DictConfig], Any]) -> None:
     """Run `work` as the command of a module (`python -m vfn.NAME`), with `conf/CONFIG_NAME.yaml`."""
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def main(config: DictConfig) -> None:
-        guarded(work, config)
+        guarded(work, config, config_name)
 
     run_cli(main, config_name)
 
@@ -250,12 +213,13 @@ def _config_message(exc: Exception, command: str) -> str:
     missing_key = re.search(r"Could not override '([^']+)'", text)
     if missing_key:
         inner = re.search(r"Key '([^']+)' is not in struct", f"{text} {exc.__cause__}")
-        if missing_key[1] in settings_of(command) and inner:  # a table of names that a file gives
+        whole = missing_key[1] in settings_of(command)
+        if (
+            whole and inner and inner[1] != missing_key[1].rpartition(".")[2]
+        ):  # a table of names that a file gives
             key = f"{missing_key[1]}.{inner[1]}"
             return f"{key}: not in the file of that choice; add it by +{key}=VALUE"
-        near = nearest_setting(missing_key[1], command)
-        hint = f"; did you mean {near}?" if near else ""
-        return f"{missing_key[1]}: no such setting{hint} (--help lists the groups, --cfg job all settings)"
+        return no_such(missing_key[1], command)
     missing_group = re.search(
         r"Could not find '((?:hydra/)?\w+)/([^']+)'.*Available options in '[\w/]+':(.*)", text
     )

@@ -1,13 +1,100 @@
-"""The settings of a command as they are shown before it runs: all of them, the changed ones first."""
+"""The settings of a command against its defaults: checked, then shown, the changed ones first."""
 
+import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from vfn.usage import CONF, WIDTH, groups_of
+from vfn.errors import UserError
+from vfn.paths import is_path
+from vfn.usage import CONF, WIDTH, choices, groups_of, no_such
+
+# Tables whose entries are checked by who reads them; so are those that are null by default.
+OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2")
+ANY_KIND = ("trainer.devices",)  # a number, a list of them, or auto
+
+
+def check_settings(config: DictConfig, command: str) -> None:
+    """Refuse what no code reads, and values of another kind than the defaults have.
+
+    Args:
+        config: of a job, or of a run folder.
+        command: the name of its config; Hydra must have composed one.
+
+    Raises:
+        UserError: a setting that the chosen groups do not have, or a word where the default is a
+            number or a switch.
+    """
+    given, known = (OmegaConf.to_container(c) for c in (config, _defaults(config, command)))
+    assert isinstance(given, dict)
+    assert isinstance(known, dict)
+    _check_table(given, known, "", command)
+
+
+def _defaults(config: DictConfig, command: str) -> DictConfig:
+    """The defaults under the choices of `config`; where a table names none, the keys of all of them."""
+    chosen = _chosen(config, command)
+    found = compose(command, overrides=[f"{g}={name}" for g, name in chosen.items()])
+    OmegaConf.set_struct(found, False)
+    for group, node in found.items():
+        if group in chosen or not isinstance(node, DictConfig):
+            continue
+        for name in choices(str(group)):
+            for key, value in OmegaConf.load(CONF / str(group) / f"{name}.yaml").items():
+                if key != "defaults" and node.get(key) is None:
+                    node[key] = value
+    return found
+
+
+def _chosen(config: DictConfig, command: str) -> dict[str, str]:
+    """The shipped choice of each group that `config` has."""
+    return {
+        group: str(name)
+        for group in groups_of(command)
+        if (name := OmegaConf.select(config, f"{group}.name"))
+        and (CONF / group / f"{name}.yaml").is_file()
+    }
+
+
+def _check_table(
+    given: Mapping[Any, Any], known: Mapping[Any, Any], prefix: str, command: str
+) -> None:
+    for key, value in given.items():
+        name = f"{prefix}{key}"
+        if key in known:
+            if isinstance(value, dict) and isinstance(known[key], dict):
+                _check_table(value, known[key], f"{name}.", command)
+            elif name not in ANY_KIND:
+                _check_kind(name, value, known[key])
+        elif prefix.removesuffix(".") not in OPEN:
+            inner = next(_flat(value, f"{name}."), None) if isinstance(value, dict) else None
+            raise UserError(no_such(inner[0] if inner else name, command))
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Refuse another kind of value than the default's, before the code stumbles over it."""
+    if isinstance(value, str) and "${" in value:  # a reference: whoever reads it looks
+        return
+    if isinstance(default, bool):
+        kind, right = "true or false", isinstance(value, bool)
+    elif isinstance(default, int):
+        kind, right = "a whole number", isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(default, float):
+        right = isinstance(value, int | float) and not isinstance(value, bool)
+        kind, right = "a finite number", right and math.isfinite(value)
+    elif isinstance(default, dict):
+        kind, right = "a table of settings", isinstance(value, dict) or key == "data2"
+    else:
+        kind, right = (
+            "one value",
+            not isinstance(value, dict) or (default is None and not is_path(key)),
+        )
+    if not right:
+        shown = "" if isinstance(default, dict) or default is None else f", as {default} is"
+        raise UserError(f"{key}={value}: give {kind}{shown}")
 
 
 def settings_lines(config: DictConfig, command: str) -> list[str]:
@@ -21,12 +108,7 @@ def settings_lines(config: DictConfig, command: str) -> list[str]:
         command: the name of its config; Hydra must have composed one.
     """
     groups = groups_of(command)
-    chosen = {
-        group: str(name)
-        for group in groups
-        if (name := OmegaConf.select(config, f"{group}.name"))
-        and (CONF / group / f"{name}.yaml").is_file()
-    }
+    chosen = _chosen(config, command)
     defaults = _leaves(compose(command, overrides=[f"{g}={name}" for g, name in chosen.items()]))
     # As they were written: a name that holds the time is no change.
     written, values = _leaves(config), _leaves(config, resolve=True)

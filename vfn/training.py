@@ -62,6 +62,7 @@ from vfn.module import RECIPE, AdamSettings, VirtualStain, settled
 from vfn.nets import Discriminator, Generator, make_discriminator, make_generator
 from vfn.nets.generator import AUTO, STARTS
 from vfn.nets.sync import share_norms
+from vfn.paths import is_path
 from vfn.precision import has_fast_bf16
 from vfn.schedule import Schedule, ScheduleSettings
 from vfn.settings import settings_lines
@@ -269,9 +270,7 @@ def stain_data(config: DictConfig, task: Task) -> StainData:
     """
     data = plain(config.data)
     # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.
-    for key in ("root", "manifest", "exclude", "cache_dir", "refocus", "refocus_fields"):
-        if data.get(key):
-            data[key] = str(Path(data[key]).absolute())
+    data |= {k: str(Path(v).absolute()) for k, v in data.items() if v and is_path(k)}
     data["seed"] = config.seed
     return make_data(task, DataConfig.from_dict(data), known_tasks())
 

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vfn.errors import UserError
+from vfn.paths import is_verbatim
 
 PACKAGE = Path(__file__).resolve().parent
 # In a clone beside the package; pip puts it into it.
@@ -57,6 +58,18 @@ def settings_of(command: str) -> list[str]:
         for choice in choices(group):
             found |= dict.fromkeys(_names(_plain(CONF / group / f"{choice}.yaml"), f"{group}."))
     return list(found)
+
+
+def no_such(key: str, command: str) -> str:
+    """What is said of a setting that the chosen groups do not have."""
+    group, _, rest = key.partition(".")
+    others = [] if group not in groups_of(command) else choices(group)
+    have = [c for c in others if rest and rest in _names(_plain(CONF / group / f"{c}.yaml"))]
+    if have:
+        return f"{key}: no such setting; it is one of {group}={' | '.join(have)}"
+    near = nearest_setting(key, command)
+    hint = f"; did you mean {near}?" if near else ""
+    return f"{key}: no such setting{hint} (--help lists the groups, --cfg job all settings)"
 
 
 def help_text(command: str) -> str:
@@ -115,12 +128,15 @@ def check_words(words: Sequence[str], command: str) -> None:
             raise UserError(
                 f"{word}: settings have no dashes; write {right}={value or following or 'VALUE'}"
             )
-        elif _open(word):
+        elif not is_verbatim(word.partition("=")[0]) and _open(word):
             whole = word
             while _open(whole) and rest:
                 whole += f" {rest.pop(0)}"
             remedy = "a bracket is not closed" if _open(whole) else "the shell took it apart"
             raise UserError(f"{word}: {remedy}; put it into quotes: '{whole}'")
+        elif word.startswith("~") and not word.startswith("~hydra"):
+            key = word[1:].partition("=")[0]
+            raise UserError(f"~{key}: a setting cannot be taken out; give it a value, {key}=VALUE")
         elif "=" not in word and not word.startswith("~"):
             raise UserError(_bare(word, following, names))
 

@@ -79,7 +79,7 @@ class DataConfig:
         cache: "disk" decodes every image once into a memory-mapped store, "off" at every reading.
         cache_dir: of the stores; see `vfn.data.store.cache_folder`.
         seed: of the patches.
-        extra: keys of one data set alone.
+        extra: keys of one data set alone, its `StainData.OWN`.
     """
 
     name: str
@@ -185,11 +185,13 @@ class StainData(L.LightningDataModule):
         CHANNELS: channel -> token in the file name; None takes whatever the task names.
         PATTERN: see `Layout`; None splits paths into tokens.
         HAS_Z: the data set has planes out of focus.
+        OWN: keys of `DataConfig.extra` that it reads.
     """
 
     CHANNELS: ClassVar[Mapping[str, str] | None] = None
     PATTERN: ClassVar[str | None] = None
     HAS_Z: ClassVar[bool] = False
+    OWN: ClassVar[tuple[str, ...]] = ()
     Z_ZERO: ClassVar[float | None] = None
     Z_STEP: ClassVar[float | None] = None
 

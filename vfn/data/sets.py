@@ -34,6 +34,7 @@ class Defocused(StainData):
     """
 
     HAS_Z = True
+    OWN = ("na", "wavelength", "index", "pixel_size", "noise")
 
     def find(self, damaged: list[UserError] | None = None) -> list[Field]:
         """The fields of the folder, with the planes that the task names beside the sharp ones."""
@@ -170,6 +171,7 @@ class Simulated(StainData):
 
     CHANNELS: ClassVar[Mapping[str, str]] = {channel: channel for channel in CHANNELS}
     HAS_Z = True
+    OWN = ("fields", "height", "width", "dtype", "first_seed", *PLAIN)
 
     @property
     def layout(self) -> Layout:
@@ -237,11 +239,17 @@ def make_data(task: Task, config: DataConfig, known_tasks: Iterable[Task] = ()) 
         known_tasks: named in the message when the task does not fit.
 
     Raises:
-        UserError: unknown data set; a task that it has no channels or planes for.
+        UserError: unknown data set; a setting of another one; a task that it has no channels or planes
+            for.
     """
     if config.name not in DATA_SETS:
         raise UserError(f"data={config.name}: unknown; choose one of {', '.join(DATA_SETS)}")
     kind = DATA_SETS[config.name]
+    if unknown := sorted(set(config.extra) - set(kind.OWN)):
+        raise UserError(
+            f"data.{unknown[0]}={config.extra[unknown[0]]}: data={config.name} has no such setting"
+            + (f"; its own are {', '.join(kind.OWN)}" if kind.OWN else "")
+        )
     if not kind.fits(task):
         have = f"it has {', '.join(kind.CHANNELS or ())}" + (
             "" if kind.HAS_Z else ", one plane each"
