@@ -207,7 +207,7 @@ ABSURD = {
     "no number": (absurd("dropout", 7), "model.generator: "),
     "network": (absurd("name", "os.system"), "model.generator.name=os.system: unknown"),
     "error model": (wide_head, "its recipe is damaged"),
-    "curves": (endless_curves, "its recipe is damaged"),
+    "curves": (endless_curves, "1,000,000,000,000 elements has fewer in the file"),
     "dtype": (lambda r: r["targets"][0].update(dtype="U999999999"), "its recipe is damaged"),
     "nothing": (lambda r: r.pop("inputs"), "its recipe is damaged (KeyError: 'inputs')"),
     "a list for a task": (lambda r: r.update(task=[]), "its recipe is damaged"),

@@ -6,7 +6,6 @@ import os
 import shutil
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from vfn.archive import check_archive, is_whole
 from vfn.card import card_of, updated
 from vfn.data.discovery import Layout
 from vfn.data.illumination import FlatField
@@ -89,16 +89,6 @@ def newest_whole(folder: Path) -> Path | None:
     return next((path for path in candidates if path.is_file() and is_whole(path)), None)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether every byte of the checkpoint at `path` is as it was written: torch itself does not look."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            stored = all(e.compress_type == zipfile.ZIP_STORED for e in archive.infolist())
-            return stored and archive.testzip() is None  # torch does not compress
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, zlib.error):
-        return False
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained model, ready to predict.
@@ -152,11 +142,11 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file; give outputs/NAME/checkpoints/best.ckpt")
     try:
-        _check_stored(path)
         if not mapped and zipfile.is_zipfile(path) and not is_whole(path):
             raise UserError(
                 f"ckpt={path}: is damaged (its checksums do not fit); copy it again or train anew"
             )
+        check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: they are refused below
             # weights_only: a stranger's file can hold data, never code.
@@ -165,7 +155,7 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
         raise
     except Exception as exc:  # the unpickler raises whatever damaged bytes lead to
         raise UserError(
-            f"ckpt={path}: is no checkpoint, or a damaged one ({type(exc).__name__}); "
+            f"ckpt={path}: is no checkpoint, or a damaged one ({type(exc).__name__}: {exc}); "
             "train anew or copy it again"
         ) from exc
     recipe = raw.get(RECIPE) if isinstance(raw, dict) else None
@@ -178,19 +168,6 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
         )
     refuse_code(recipe, f"ckpt={path}")
     return raw
-
-
-def _check_stored(path: Path) -> None:
-    """torch stores tensors as they are; a compressed archive could grow a thousandfold when it is read.
-
-    Raises:
-        ValueError: it is one.
-    """
-    if not zipfile.is_zipfile(path):  # damaged, or no checkpoint: torch says so
-        return
-    with zipfile.ZipFile(path) as archive:
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError("compressed")
 
 
 def refuse_code(data: Any, what: str) -> None:
