@@ -367,7 +367,7 @@ def test_an_array_of_a_trillion_pixels_from_a_small_folder_is_refused(tmp_path: 
     path = tmp_path / "a.ome.zarr"
     write_zarr_image(path, make_image(1, "uint16")[None], "cyx", ["phase"])
     (scene,) = scenes(path)
-    ((plane,),) = scene.load().planes
+    ((plane,),) = scene.load()[0].planes
     plane.read()
     (array,) = path.glob("*0/zarr.json")
     data = json.loads(array.read_text())

@@ -39,15 +39,25 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def check_archive(path: Path) -> None:
-    """Raise for what `torch.save` does not write, or what would unfold to more than the file holds.
+def check_entries(path: Path) -> None:
+    """Raise for an archive that is not as `torch.save` writes one.
 
     Raises:
-        ValueError: it says what; so do other errors of damaged archives.
+        ValueError: it says what is other; so do other errors of damaged archives.
     """
     with path.open("rb") as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:
             raise ValueError("not an archive of torch.save")
+    with zipfile.ZipFile(path) as archive:
+        _check_entries(archive, path.stat().st_size)
+
+
+def check_pickle(path: Path) -> None:
+    """Raise for a pickle that is no plain data and tensors, or would unfold to more than the file holds.
+
+    Raises:
+        ValueError: see `check_entries`.
+    """
     with zipfile.ZipFile(path) as archive:
         sizes = _check_entries(archive, path.stat().st_size)
         folder = archive.infolist()[0].filename.split("/")[0]  # as torch finds it
@@ -124,8 +134,8 @@ class _Machine:
             if opcode.name not in self.steps:
                 raise ValueError(f"holds a {opcode.name.lower()}, which is no plain data")
             self.steps[opcode.name](argument)
-        if [node.kind for node in self.stack] != ["dict"]:
-            raise ValueError("not a dictionary")
+        if len(self.stack) != 1:
+            raise ValueError("not one object")
 
     def _push(self, kind: str, value: Any = None) -> _Node:
         node = _Node(kind, value)

@@ -5,7 +5,6 @@ import io
 import os
 import shutil
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from vfn.archive import check_archive, is_whole
+from vfn.archive import check_entries, check_pickle, is_whole
 from vfn.card import card_of, updated
 from vfn.data.discovery import Layout
 from vfn.data.illumination import FlatField
@@ -142,11 +141,12 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file; give outputs/NAME/checkpoints/best.ckpt")
     try:
-        if not mapped and zipfile.is_zipfile(path) and not is_whole(path):
+        check_entries(path)
+        if not mapped and not is_whole(path):
             raise UserError(
                 f"ckpt={path}: is damaged (its checksums do not fit); copy it again or train anew"
             )
-        check_archive(path)
+        check_pickle(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: they are refused below
             # weights_only: a stranger's file can hold data, never code.

@@ -272,6 +272,15 @@ def test_a_field_is_at_one_place(tmp_path: Path) -> None:
     refused(tmp_path, layout, ["phase", "dapi"], "field f1", "P1", "P2")
 
 
+def test_a_pattern_that_backtracks_for_ever_ends_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's checkpoint carries one, too."""
+    monkeypatch.setattr("vfn.data.matching.SECONDS", 0.5)
+    fill(tmp_path, "a" * 60 + "_phase.tif")
+    refused(tmp_path, Layout({}, r"(?P<field>(a+)+)(?P<channel>!)"), ["phase"], "was stopped")
+
+
 @pytest.mark.parametrize(
     ("pattern", "word"),
     [

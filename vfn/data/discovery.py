@@ -25,6 +25,7 @@ from vfn.data.images import (
     may_name_channels,
     read_image,
 )
+from vfn.data.matching import search_all
 from vfn.data.names import Names
 from vfn.data.tables import read_table
 from vfn.data.tiff_stacks import is_stack
@@ -642,18 +643,15 @@ def _by_word(layout: Layout, wanted: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _compiled(layout: Layout) -> re.Pattern[str]:
-    """The pattern of the layout.
+def _matches(layout: Layout, paths: Sequence[str]) -> list[dict[str, str] | None]:
+    """The groups of the layout's pattern in each of `paths`; None where it is not found.
 
     Raises:
-        UserError: no regular expression, or without the groups that it needs.
+        UserError: see `search_all`; or the pattern lacks a group that it needs.
     """
-    given = f"{layout.prefix}pattern={layout.pattern}"
-    try:
-        pattern = re.compile(layout.pattern or "")
-    except re.error as exc:
-        raise UserError(f"{given}: not a regular expression ({exc})") from exc
-    named = set(pattern.groupindex)
+    text, key = layout.pattern or "", f"{layout.prefix}pattern"
+    found = search_all(text, paths, key)
+    given, named = f"{key}={text}", set(re.compile(text).groupindex)
     unknown = sorted(named - set(PATTERN_GROUPS))
     if unknown:
         raise UserError(
@@ -664,17 +662,16 @@ def _compiled(layout: Layout) -> re.Pattern[str]:
             f"{given}: needs the named groups channel and field (or well, "
             f"site); others allowed are {', '.join(PATTERN_GROUPS)}; found {sorted(named)}"
         )
-    return pattern
+    return found
 
 
 def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
-    pattern, by_word = _compiled(layout), _by_word(layout, wanted)
+    by_word, paths = _by_word(layout, wanted), list(filter(is_image, find_sources(root)))
+    found = _matches(layout, [_relative(path, root) for path in paths])
     matched: list[tuple[Path, dict[str, str], str]] = []
-    for path in filter(is_image, find_sources(root)):
-        match = pattern.search(_relative(path, root))
-        if match is None:
+    for path, groups in zip(paths, found, strict=True):
+        if groups is None:
             continue
-        groups = {key: value or "" for key, value in match.groupdict().items()}
         channel = by_word.get(groups.pop("channel").casefold())
         if channel is None:
             continue
