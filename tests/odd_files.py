@@ -37,7 +37,7 @@ OFFSETS, SAMPLES, ROWS, COUNTS, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = (
 
 ANEW = "copy it anew"
 GREY = "export each channel as a single-channel grey image"
-DTYPES = "convert them to one of uint8, uint16, float32"
+DTYPES = "convert them to one of uint8, uint16, int16, uint32, int32, float32"
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ def wrong_kinds() -> Iterator[Case]:
     yield Case("interlaced.png", interlaced(GREY8), words=("interlaced", "save it without"))
     for bits in (1, 2, 4):
         yield Case(f"bits{bits}.png", png(8, 1, bits, 0, b"\0" + b"\x55" * bits), words=(f"{bits}-bit", "8 or 16 bit"))  # fmt: skip
-    for dtype in ("int8", "int16", "int32", "uint32", "int64", "uint64", "complex64", "bool"):
+    for dtype in ("int8", "int64", "uint64", "complex64", "bool"):
         yield Case(f"{dtype}.tif", tiff((GREY8 > 99).astype(dtype)), words=(dtype, DTYPES))
     yield Case("bits200.tif", retag(tiff(GREY8), BITS, 200), words=("200 bits", DTYPES))
     signed = tiff(GREY16.astype(np.int16))

@@ -213,8 +213,8 @@ CASES = {
         says=("f02", "both", "data.pattern"), prepare=put("f02-phase.tiff", GREY)
     ),
     "too few fields": train(says=("2 field(s)", "data.split=spatial"), prepare=only_two_fields),
-    "int32 pixels": train(
-        says=("f02_phase.tif", "int32", "uint16"), prepare=put("f02_phase.tif", GREY.astype(np.int32))
+    "int64 pixels": train(
+        says=("f02_phase.tif", "int64", "uint16"), prepare=put("f02_phase.tif", GREY.astype(np.int64))
     ),
     # names
     "unknown channel": train("task.inputs=[gfp]", says=("gfp", "data.channels=")),

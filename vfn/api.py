@@ -64,7 +64,7 @@ class Model:
         path: of the checkpoint.
         inputs: channel names, in the order that `predict` takes them.
         targets: channel names, in the order that `predict` gives them.
-        input_dtypes: of each input: "uint8", "uint16" or "float32".
+        input_dtypes: of each input: one of `vfn.data.images.DTYPES`.
         dtype: of a prediction, as of the real stains in training.
         pixel_size: micrometres a pixel of the training images; None where they did not say.
         calibrated: whether `predict` can give intervals (`python -m vfn.calibrate`).
@@ -276,9 +276,9 @@ def score(
 
     Args:
         pred: (..., H, W), of any dtype. It is never rescaled to the truth first.
-        truth: the same shape; uint8, uint16 or float.
+        truth: the same shape; 8, 16, 32 bit whole numbers or float.
         data_range: that errors refer to: its width or (low, high), in grey values. None takes all
-            that the truth's dtype can hold (the paper's scale), 255 or 65535; floats have no such
+            that the truth's dtype can hold (the paper's scale), 255, 65535, ...; floats have no such
             range.
 
     Returns:

@@ -178,6 +178,8 @@ def _fit(
             "%s is damaged; going on from %s, the one before it", resumed.with_name(LAST), resumed
         )
     log.info(data.summary())
+    for remark in data.remarks():
+        log.warning(remark)
     if open_start and not config.init and _starts_linear(data, parts[0]):
         config.model.generator.start = "linear"
         parts = _networks(config, task, objective, data)

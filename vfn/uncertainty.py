@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vfn.data.intensity import to_dtype
 from vfn.errors import UserError
 from vfn.nets import with_weights
 
@@ -101,7 +102,7 @@ def missed(prediction: np.ndarray, truth: np.ndarray, score: np.ndarray) -> NDAr
         score: (H, W) above 0, in grey values.
     """
     error = np.abs(np.subtract(truth, prediction, dtype=np.float64))
-    if prediction.dtype.kind == "u":
+    if prediction.dtype.kind in "ui":
         # Half-widths are written as whole numbers, rounded up: |r| <= ceil(h) where h > |r| - 1.
         first = np.searchsorted(MULTIPLIERS, (error - 1) / score, side="right")
     else:
@@ -116,11 +117,8 @@ def halfwidth(score: np.ndarray, multiplier: float, dtype: str) -> np.ndarray:
     Args:
         score: any shape, in grey values.
     """
-    kind = np.dtype(dtype)
     width = multiplier * score
-    if kind.kind != "u":
-        return width.astype(kind)
-    return np.minimum(np.ceil(width), np.iinfo(kind).max).astype(kind)
+    return to_dtype(width if np.dtype(dtype).kind == "f" else np.ceil(width), dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -546,9 +546,19 @@ def test_float64_beyond_float32_is_refused(tmp_path: Path) -> None:
     refused(written(tmp_path / "a.tif", np.full((2, 2), 1e300)), "4 pixels")
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32", "bool", "complex64"])
+@pytest.mark.parametrize("dtype", ["int16", "int32", "uint32"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_whole_numbers_with_a_sign_or_32_bit(tmp_path: Path, dtype: str, byteorder: str) -> None:
+    limits = np.iinfo(dtype)
+    array = np.array([[limits.min, 0, 1], [7, 300, limits.max]], dtype)
+    image = read_image(written(tmp_path / "a.tif", array, byteorder=byteorder))
+    assert image.array.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(image.array, [array])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint64", "bool", "complex64"])
 def test_other_dtypes_are_refused(tmp_path: Path, dtype: str) -> None:
-    refused(written(tmp_path / "a.tif", np.ones((4, 5), dtype)), dtype, "uint8, uint16, float32")
+    refused(written(tmp_path / "a.tif", np.ones((4, 5), dtype)), dtype, "uint8, uint16, int16")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vfn.data.images import DTYPES
 from vfn.data.simulated import Specimen
 from vfn.doctor.findings import corner_ratio, empty
 from vfn.doctor.measure import QUANTILES, measure
@@ -90,15 +91,19 @@ def test_dark_corners_show_on_an_even_background() -> None:
     assert math.isnan(corner_ratio(measure(CELLS))) or corner_ratio(measure(CELLS)) > 0.8
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_quantiles_are_those_of_numpy(dtype: str) -> None:
-    image = (np.random.default_rng(4).random((64, 64)) * 250).astype(dtype)
-    found = measure(image).quantiles
+    below = 100 if dtype.startswith("int") else 0
+    image = (np.random.default_rng(4).random((64, 64)) * 250 - below).astype(dtype)
+    stats = measure(image)
+    assert (stats.low, stats.high) == (image.min(), image.max())
+    assert stats.depth == (0 if dtype == "float32" else 8)
+    found = stats.quantiles
     expected = np.quantile(image, QUANTILES, method="inverted_cdf")
     assert found == pytest.approx(tuple(expected), abs=0.2 if dtype == "float32" else 0)
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["uint8", "uint16", "float32"]))
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(DTYPES))
 @settings(max_examples=25, deadline=None)
 def test_any_size_gives_numbers(height: int, width: int, dtype: str) -> None:
     stats = measure((np.random.default_rng(5).random((height, width)) * 200).astype(dtype), True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from vfn.data.images import read_image
+from vfn.data.images import DTYPES, read_image
 from vfn.errors import UserError
 from vfn.inference import ome
 from vfn.inference.ome import gathered, is_whole, write_ome
@@ -13,7 +13,7 @@ from vfn.inference.ome import gathered, is_whole, write_ome
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 20)])
 def test_what_is_written_is_read(

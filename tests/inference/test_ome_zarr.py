@@ -10,6 +10,7 @@ import tifffile
 import zarr
 
 from vfn.data.discovery import Layout, discover
+from vfn.data.images import DTYPES
 from vfn.data.views import View
 from vfn.errors import UserError
 from vfn.inference.ome import write_ome
@@ -34,7 +35,7 @@ def written(path: Path, array: np.ndarray, name: str = "f", identity: str = "abc
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 7), (3, 33, 20), (5, 300, 1201)])
 def test_an_independent_reader_reads_what_is_written(
     tmp_path: Path, dtype: str, shape: tuple[int, int, int]

@@ -44,6 +44,7 @@ def make_checkpoint(
     task = Task("t", tuple(inputs), tuple(targets), input_z)
     n, m = len(task.inputs), len(task.targets)
     top = {"uint8": 200.0, "uint16": 4000.0, "float32": 2.5}
+    top |= {"int16": 4000.0, "int32": 4e6, "uint32": 4e6}
     return Checkpoint(
         Path("best.ckpt"),
         identity,
@@ -85,7 +86,15 @@ def write(path: Path, array: np.ndarray, **options: object) -> Path:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 90), (37, 45), (64, 64), (101, 3)])
 @pytest.mark.parametrize(
-    "dtypes", [("uint8", "uint16"), ("float32", "uint8"), ("uint16", "float32")]
+    "dtypes",
+    [
+        ("uint8", "uint16"),
+        ("float32", "uint8"),
+        ("uint16", "float32"),
+        ("int16", "int32"),
+        ("uint32", "int16"),
+        ("int32", "uint32"),
+    ],
 )
 def test_size_of_the_field_and_dtype_of_the_target(
     shape: tuple[int, int], dtypes: tuple[str, str]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vfn.data.images import DTYPES
 from vfn.errors import UserError
 from vfn.metrics.pairs import FieldPair
 from vfn.metrics.ranges import channel_ranges
@@ -29,10 +30,14 @@ def sample(dtype, size, seed):
     values = np.random.default_rng(seed).normal(300, 80, size)
     if dtype == np.float32:
         return ((values - 300) / 50).astype(np.float32)  # negative and positive
+    if dtype in (np.int16, np.int32):
+        return ((values - 300) * (100 if dtype == np.int16 else 1e6)).astype(dtype)
+    if dtype == np.uint32:
+        return (values * 7e6).astype(dtype)  # beyond 2^31
     return values.clip(0, np.iinfo(dtype).max).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("dtype", [np.dtype(name).type for name in DTYPES])
 @pytest.mark.parametrize("sizes", [(1,), (3, 7), (1001, 400, 77)])
 def test_signal_range_is_numpys_percentile_of_the_pool(dtype, sizes):
     images = [sample(dtype, size, seed) for seed, size in enumerate(sizes)]
@@ -40,9 +45,13 @@ def test_signal_range_is_numpys_percentile_of_the_pool(dtype, sizes):
     pool = np.concatenate(images).astype(np.float64)
     expected = np.percentile(pool, (0.1, 99.9))
     np.testing.assert_allclose((found.signal.low, found.signal.high), expected, rtol=1e-14)
-    full = {"uint8": (0, 255), "uint16": (0, 65535)}.get(
-        np.dtype(dtype).name, (pool.min(), pool.max())
-    )
+    full = {
+        "uint8": (0, 255),
+        "uint16": (0, 65535),
+        "int16": (-32768, 32767),
+        "uint32": (0, 2**32 - 1),
+        "int32": (-(2**31), 2**31 - 1),
+    }.get(np.dtype(dtype).name, (pool.min(), pool.max()))
     assert (found.full.low, found.full.high) == full
     assert (found.fields, found.pixels) == (len(sizes), sum(sizes))
 
@@ -64,5 +73,5 @@ def test_a_dtype_that_changes_is_refused():
 
 
 def test_an_unknown_dtype_is_refused():
-    with pytest.raises(UserError, match=r"field0.*int32"):
-        channel_ranges(Truths(np.zeros(3, np.int32)))
+    with pytest.raises(UserError, match=r"field0.*int64"):
+        channel_ranges(Truths(np.zeros(3, np.int64)))

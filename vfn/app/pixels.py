@@ -47,8 +47,8 @@ def measure(image: np.ndarray) -> Scale:
     low, high = float(image.min()), float(image.max())
     black, median, white = (float(v) for v in np.percentile(sample(image), (AUTO[0], 50, AUTO[1])))
     release(image)
-    if image.dtype.kind == "u":
-        offset, step = 0.0, 1.0
+    if image.dtype.kind in "ui" and image.itemsize <= 2:
+        offset, step = float(np.iinfo(image.dtype).min), 1.0
     else:
         offset, step = low, (high - low) / CODES or 1.0
     if white <= black:
@@ -85,6 +85,8 @@ def part(
     release(image)
     if shrink > 1:
         size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+        if pixels.itemsize > 2:
+            pixels = pixels.astype(np.float32)  # OpenCV does not resize whole numbers of 32 bit
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     codes = (pixels.astype(np.float64) - scale.offset) / scale.step
     return np.clip(np.rint(codes), 0, CODES).astype("<u2")

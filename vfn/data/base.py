@@ -21,8 +21,10 @@ from vfn.data.discovery import (
     left_out,
 )
 from vfn.data.illumination import FlatField
+from vfn.data.images import EXACT
 from vfn.data.intensity import Intensity
 from vfn.data.patches import (
+    BATCHED,
     Batch,
     GridPatches,
     Normaliser,
@@ -402,6 +404,29 @@ class StainData(L.LightningDataModule):
         shown = ", ".join(wells[:SHOWN_WELLS]) + (", ..." if len(wells) > SHOWN_WELLS else "")
         return f"well ({shown})"
 
+    def remarks(self) -> list[str]:
+        """What a user should know of the grey values: one line each."""
+        said = []
+        channels = zip(
+            self.task.inputs + self.task.targets, [*self.inputs, *self.targets],
+            self.measured.histograms, strict=True,
+        )  # fmt: skip
+        for number, (channel, fitted, histogram) in enumerate(channels):
+            if histogram.dtype.kind != "f" and histogram.above(EXACT):
+                said.append(
+                    f"{channel} has whole numbers beyond {EXACT:,}, which networks see rounded to 24 bits"
+                )
+            cut = fitted.cut_off(histogram)
+            if cut is None or number < len(self.inputs) or self.config.range != "percentile":
+                continue
+            share, top = cut
+            said.append(
+                f"{100 * share:.2g} % of {channel} lie up to {top:g}, above the range of the model "
+                f"({fitted.high:g}): no prediction gets brighter than that; "
+                f"data.percentiles=[{self.config.percentiles[0]:g},100] keeps them"
+            )
+        return said
+
     def _fit(self, measured: Survey) -> tuple[list[Intensity], list[Intensity]]:
         low, high = self.config.percentiles
         count = len(self.task.inputs)
@@ -457,7 +482,9 @@ class StainData(L.LightningDataModule):
     def _reader(self) -> PatchReader:
         kinds = {np.dtype(m.dtype) for m in [*self.inputs, *self.targets]}
         corrected = self.config.illumination or self.config.register  # no longer whole numbers
-        dtype = np.dtype(np.float32) if corrected else np.result_type(*kinds)
+        dtype = np.result_type(*kinds)
+        if corrected or dtype.name not in BATCHED:
+            dtype = np.dtype(np.float32)
         return PatchReader(self.store, self.flats, len(self.inputs), self.config.patch_size, dtype)
 
     def _shapes(self, views: Sequence[View]) -> list[tuple[int, int]]:

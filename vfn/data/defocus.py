@@ -35,6 +35,7 @@ from scipy import fft
 from scipy.special import jv
 
 from vfn.data.discovery import Plane
+from vfn.data.intensity import to_dtype
 from vfn.errors import UserError
 
 Float = NDArray[np.float64]
@@ -170,10 +171,7 @@ def defocus(
         blurred = blurred + np.sqrt(variance) * np.random.default_rng(seed).standard_normal(
             image.shape
         )
-    if image.dtype.kind == "f":
-        return np.asarray(blurred, image.dtype)
-    limits = np.iinfo(image.dtype)  # type: ignore[type-var]
-    return np.clip(np.rint(blurred), limits.min, limits.max).astype(image.dtype)
+    return to_dtype(blurred, image.dtype.name)
 
 
 def noise_of(image: NDArray[np.generic]) -> tuple[float, float]:

@@ -28,7 +28,8 @@ SUFFIXES = (
     ".stk", ".lsm", ".png",
 )  # fmt: skip
 READER_VERSION = 2  # raised whenever `read_image` gives other pixels for the same bytes
-DTYPES = ("uint8", "uint16", "float32")
+DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "float32")
+EXACT = 2**24  # whole numbers up to here float32, which networks compute with, holds exactly
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # + is BigTIFF
@@ -120,12 +121,12 @@ def read_image(path: Path, colour: bool = False) -> Image:
     mostly); it cannot show where bytes of uncompressed or JPEG 2000 pixels were changed.
 
     Args:
-        path: TIFF (8, 16 bit or float; one leading axis at most is taken as channels) or PNG; the
+        path: TIFF (8, 16, 32 bit or float; one leading axis at most is taken as channels) or PNG; the
             content counts, not the suffix.
         colour: take a colour image too, as the channels `COLOURS`.
 
     Returns:
-        The pixels (C, H, W) as uint8, uint16 or float32 in native byte order, as they are stored,
+        The pixels (C, H, W) as one of `DTYPES` in native byte order, as they are stored,
         whichever of black and white is zero.
 
     Raises:

@@ -16,37 +16,52 @@ from vfn.errors import UserError
 
 RANGE_MODES = ("percentile", "full", "minmax", "fixed")
 KNOTS = 257  # of the equalising curve: one for each of 256 equally filled grey classes
+# The top of a channel is cut off where so much of its pixels in the upper half of the range lies above
+# the range, and the brightest so far beyond it (shares of these pixels, and of the range). Of 59 channels of
+# real sets with the default percentiles none has more than 0.19 with 0.10, or 0.13 with 0.53; bright
+# cells that fill less than 0.1 % of the fields have 0.5 with 0.7.
+CUT_SHARE, CUT_BEYOND = 0.25, 0.25
 # A curve that is flat would have no inverse: this share of the straight line is mixed in.
 STRAIGHT = 0.05
 
 
 class Histogram:
-    """Grey values of one channel over many images: exact for integers, sampled for floats."""
+    """Grey values of one channel over many images: exact up to 16 bit, sampled beyond."""
 
-    SAMPLES = 20_000  # values kept of each float image
+    SAMPLES = 20_000  # values kept of each image that is sampled
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
-        self.counts = np.zeros(np.iinfo(dtype).max + 1 if dtype.kind == "u" else 0, np.int64)
+        self.exact = dtype.kind in "ui" and dtype.itemsize <= 2
+        self.lowest = np.iinfo(dtype).min if self.exact else 0
+        self.counts = np.zeros(2 ** (8 * dtype.itemsize) if self.exact else 0, np.int64)
         self.samples: list[np.ndarray] = []
 
     def add(self, array: np.ndarray) -> None:
         """Count the pixels of `array`, of any shape."""
         flat = array.ravel()
-        if self.dtype.kind == "u":
-            self.counts += np.bincount(flat, minlength=len(self.counts))
+        if self.exact:
+            above = flat.astype(np.int32) - self.lowest if self.lowest else flat
+            self.counts += np.bincount(above, minlength=len(self.counts))
         else:
             step = max(1, flat.size // self.SAMPLES)
-            # The extremes are kept, so that "minmax" holds for floats too.
+            # The extremes are kept, so that "minmax" holds here too.
             self.samples += [flat[::step], np.array([flat.min(), flat.max()])]
+
+    def above(self, value: float) -> float:
+        """Share of the pixels that are larger."""
+        if not self.exact:
+            return float(np.mean(np.concatenate(self.samples) > value))
+        first = max(0, int(np.floor(value)) - self.lowest + 1)
+        return float(self.counts[first:].sum() / max(1, self.counts.sum()))
 
     def quantiles(self, q: np.ndarray) -> np.ndarray:
         """Grey values at the shares `q` in [0, 1]: the smallest value with that share at or below."""
-        if self.dtype.kind != "u":
+        if not self.exact:
             return np.quantile(np.concatenate(self.samples), q)
         cumulative = np.cumsum(self.counts)
         rank = np.clip(np.ceil(q * cumulative[-1]), 1, None)
-        return np.searchsorted(cumulative, rank).astype(float)
+        return np.searchsorted(cumulative, rank).astype(float) + self.lowest
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class Intensity:
         """Fit on the training pixels.
 
         Args:
-            mode: "full" (0 to the dtype's maximum, the paper's), "percentile", "minmax", or
+            mode: "full" (all that the dtype holds, the paper's), "percentile", "minmax", or
                 "fixed". Floats have no dtype range: "full" is "minmax" for them.
             percentiles: in [0, 100], of "percentile".
             fixed: the range of this channel, (low, high) in grey values; it goes before `mode`.
@@ -93,8 +108,8 @@ class Intensity:
         dtype = histogram.dtype
         share = np.array(percentiles) / 100 if mode == "percentile" else np.array([0.0, 1.0])
         low, high = (float(v) for v in histogram.quantiles(share))
-        if mode == "full" and dtype.kind == "u":
-            low, high = 0.0, float(np.iinfo(dtype).max)
+        if mode == "full" and dtype.kind in "ui":
+            low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
         if fixed is not None:
             if len(fixed) != 2 or not fixed[0] < fixed[1]:
                 raise UserError(f"data.fixed={list(fixed)}: give two grey values, low first")
@@ -115,6 +130,14 @@ class Intensity:
             curve[0], curve[-1] = low, high
             knots = tuple(float(v) for v in np.maximum.accumulate(curve))
         return cls(low, high, dtype.name, knots)
+
+    def cut_off(self, histogram: Histogram) -> tuple[float, float] | None:
+        """Share of the pixels above the range, and the brightest of them, where these are the top of
+        what is bright, not mere outliers; else None."""
+        share, bright = histogram.above(self.high), histogram.above((self.low + self.high) / 2)
+        top = float(histogram.quantiles(np.array([1.0]))[0])
+        beyond = top - self.high > CUT_BEYOND * (self.high - self.low)
+        return (share, top) if beyond and share > CUT_SHARE * bright else None
 
     def normalise(self, array: np.ndarray) -> np.ndarray:
         """Grey values to float32 in [-1, 1]; any shape."""
@@ -153,6 +176,9 @@ class Intensity:
 def to_dtype(grey: np.ndarray, dtype: str) -> np.ndarray:
     """Real-valued grey values as `dtype`: rounded and clipped to its range if it is an integer."""
     kind = np.dtype(dtype)
-    if kind.kind != "u":
+    if kind.kind == "f":
         return grey.astype(kind)
-    return np.clip(np.rint(grey), 0, np.iinfo(kind).max).astype(kind)
+    limits = np.iinfo(kind)
+    if kind.itemsize > 2:
+        grey = grey.astype(np.float64)  # float32 holds none of their limits
+    return np.clip(np.rint(grey), limits.min, limits.max).astype(kind)

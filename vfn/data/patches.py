@@ -22,6 +22,10 @@ from vfn.data.store import PlaneStore
 from vfn.data.views import Region, View, within
 from vfn.signals import available
 
+# What grey values travel in to the network, which computes in float32.
+BATCHED = {
+    "uint8": torch.uint8, "uint16": torch.uint16, "int16": torch.int16, "float32": torch.float32,
+}  # fmt: skip
 # The eight symmetries of the square: they move pixels and never resample them, so grey values and
 # co-registration stay exact (paper, sec. 2.3: "augmented with rotation and flipping").
 TURNS = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
@@ -46,7 +50,7 @@ class RawBatch(NamedTuple):
     """Patches in grey values.
 
     Attributes:
-        planes: (B, Ci + Ct, h, w), inputs first; uint8, uint16 or float32.
+        planes: (B, Ci + Ct, h, w), inputs first; one of `BATCHED`.
         valid: (B, Ct, h, w) bool, as in `Batch`; None where all is valid: each tensor that a worker
             process hands over costs as much as its pixels do.
         jitter: (2, B, Ci) float32, gain and offset of the normalised inputs; None for none.
@@ -127,7 +131,7 @@ class PatchReader:
             jitter: (2, B, Ci), see `RawBatch`.
         """
         count, size, channels = len(corners), self.size, len(self.flats)
-        planes = torch.empty((count, channels, size, size), dtype=_torch_dtype(self.dtype))
+        planes = torch.empty((count, channels, size, size), dtype=BATCHED[self.dtype.name])
         valid = np.ones((count, channels - self.inputs, size, size), bool)
         whole = True
         for i, ((view, top, left), turn) in enumerate(zip(corners, turns, strict=True)):
@@ -171,10 +175,6 @@ class PatchReader:
 def _place(view: View, top: int, left: int, shape: tuple[int, ...]) -> Region:
     """Rows and columns of the field that a crop holds."""
     return within(view.region, (slice(top, top + shape[0]), slice(left, left + shape[1])))
-
-
-def _torch_dtype(dtype: np.dtype) -> torch.dtype:
-    return {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}[dtype.name]
 
 
 class RandomPatches(Dataset[RawBatch]):

@@ -87,7 +87,7 @@ class Features:
 
 
 def features(plane: npt.NDArray) -> Features:
-    """Prepare a plane (H, W), uint8, uint16 or finite float32, for `measure_shift`. Thread-safe.
+    """Prepare a plane (H, W), whole numbers or finite float32, for `measure_shift`. Thread-safe.
 
     A plane of less than 68 px a side, or with more than half of its pixels at its largest value
     (saturated, constant), gives no verdict.

@@ -9,6 +9,7 @@ import numpy as np
 
 from vfn.data.base import DataConfig
 from vfn.data.discovery import split_plane
+from vfn.data.images import EXACT
 from vfn.data.views import Task
 from vfn.doctor.likeness import swaps
 from vfn.doctor.measure import PlaneStats
@@ -190,7 +191,7 @@ def _dtypes(
 
 def _depth(planes: Mapping[str, PlaneStats], name: str, config: DataConfig) -> Iterator[Finding]:
     """Mixed bit depths; one depth throughout that is not the dtype's."""
-    whole = {n: p for n, p in planes.items() if p.dtype.startswith("uint") and not empty(p)}
+    whole = {n: p for n, p in planes.items() if "int" in p.dtype and not empty(p)}
     whole = {n: p for n, p in whole.items() if p.top < CLIPPED}  # told by itself
     if not whole:
         return
@@ -216,6 +217,12 @@ def _depth(planes: Mapping[str, PlaneStats], name: str, config: DataConfig) -> I
             f"{name} is {bits}-bit data in {kind}: all grey values are multiples of {usual}, "
             f"at most {2**bits} of them.",
             "export the camera's own grey values if they still exist; else it trains as it is",
+            channel=name,
+        )  # fmt: skip
+    elif any(max(abs(p.low), p.high) > EXACT for p in whole.values()):
+        yield Finding(
+            "bits", NOTE, f"{name} has whole numbers beyond {EXACT:,}, which networks see rounded to 24 bits.",
+            "nothing, unless such small differences mean something",
             channel=name,
         )  # fmt: skip
     elif kind == "uint16" and (bits <= 8 or (bits <= 14 and config.range == "full")):

@@ -98,14 +98,14 @@ class PlaneStats:
         """Bits that the grey values need: of their number of steps; 0 for floats."""
         if self.dtype.startswith("float"):
             return 0
-        return max(1, math.ceil(math.log2(self.high / self.step + 1)))
+        return max(1, math.ceil(math.log2((self.high - min(0.0, self.low)) / self.step + 1)))
 
 
 def measure(pixels: np.ndarray, outline: bool = False) -> PlaneStats:
     """All numbers of one plane.
 
     Args:
-        pixels: (H, W), uint8, uint16 or float32, finite.
+        pixels: (H, W), whole numbers or float32, finite.
         outline: keep the larger thumbnail too.
     """
     pixels = np.ascontiguousarray(pixels)
@@ -148,26 +148,36 @@ def _values(pixels: np.ndarray) -> dict[str, Any]:
             # Floats hardly repeat, unless something cut them off.
             "top": top if top * pixels.size >= 10 and low < high else 0.0,
         }
-    counts = np.bincount(pixels.ravel())
-    occupied = np.flatnonzero(counts)
+    occupied, counts = _counted(pixels)
     cumulative = np.cumsum(counts)
     ranks = np.ceil(np.array(QUANTILES) * pixels.size)
     low, high = int(occupied[0]), int(occupied[-1])
     stepped = len(occupied) >= FEW_LEVELS and int(np.diff(occupied).min()) > 1
     step = int(np.gcd.reduce(occupied)) if stepped else 1
-    at_top = int(counts[high])
+    at_top = int(counts[-1])
     # A tail that ends by itself thins out; a clipped one piles up at its last value.
-    before = counts[occupied[-1 - FEW_LEVELS : -1]]
+    before = counts[-1 - FEW_LEVELS : -1]
     piled = len(before) > 0 and at_top >= 20 and at_top > 4 * float(before.mean())
     full = high == np.iinfo(pixels.dtype).max
     return {
         "low": float(low),
         "high": float(high),
-        "quantiles": tuple(float(q) for q in np.searchsorted(cumulative, ranks)),
+        "quantiles": tuple(float(q) for q in occupied[np.searchsorted(cumulative, ranks)]),
         "levels": len(occupied),
         "step": max(1, step),
         "top": at_top / pixels.size if piled or full else 0.0,
     }
+
+
+def _counted(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The whole numbers that occur, rising, and how often."""
+    if pixels.itemsize > 2:
+        found, counts = np.unique(pixels, return_counts=True)
+        return found.astype(np.int64), counts
+    low = int(np.iinfo(pixels.dtype).min)
+    counts = np.bincount(pixels.ravel() if low == 0 else pixels.ravel().astype(np.int32) - low)
+    occupied = np.flatnonzero(counts)
+    return occupied + low, counts[occupied]
 
 
 def _noise(flat: np.ndarray) -> float:

@@ -153,10 +153,14 @@ def _preparation(maps: Sequence[Intensity]) -> list[dict[str, Any]]:
     """`Intensity.normalise` in the zoo's words."""
     gains = [2 / (fitted.high - fitted.low) for fitted in maps]
     offsets = [-1 - fitted.low * gain for fitted, gain in zip(maps, gains, strict=True)]
-    as_float = {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}
+    as_float = _cast("float32")
     clip = {"id": "clip", "kwargs": {"min": -1.0, "max": 1.0}}
     # A gain may make float64 of float32, which the network does not take: hence the second one.
     return [as_float, _scale(gains, offsets), clip, as_float]
+
+
+def _cast(dtype: str) -> dict[str, Any]:
+    return {"id": "ensure_dtype", "kwargs": {"dtype": dtype}}
 
 
 def _restoration(maps: Sequence[Intensity]) -> list[dict[str, Any]]:
@@ -164,12 +168,24 @@ def _restoration(maps: Sequence[Intensity]) -> list[dict[str, Any]]:
     kind = np.dtype(_kind(maps))
     gains = [(fitted.high - fitted.low) / 2 for fitted in maps]
     offsets = [(fitted.high + fitted.low) / 2 for fitted in maps]
-    if kind.kind != "u":
+    if kind.kind == "f":
         return [_scale(gains, offsets)]
-    # The zoo's cast cuts off what is behind the point: half a grey value more makes it round.
-    clip = {"id": "clip", "kwargs": {"min": 0.0, "max": float(np.iinfo(kind).max)}}
-    cast = {"id": "ensure_dtype", "kwargs": {"dtype": kind.name}}
-    return [_scale(gains, [offset + 0.5 for offset in offsets]), clip, cast]
+    # The zoo's cast cuts off what is behind the point: half a grey value more makes it round, above 0.
+    limits, whole = np.iinfo(kind), np.dtype(f"u{kind.itemsize}")
+    span = np.float32(limits.max - limits.min)
+    if kind.itemsize > 2:
+        span = np.nextafter(span, np.float32(0))  # which float32 rounds up, out of the dtype
+    clip = {"id": "clip", "kwargs": {"min": 0.0, "max": float(span)}}
+    positive = [_scale(gains, [o + 0.5 - limits.min for o in offsets]), clip, _cast(whole.name)]
+    if kind == whole:
+        return positive
+    ones = [1.0] * len(maps)
+    return [
+        *positive,
+        _cast("float64"),
+        _scale(ones, [float(limits.min)] * len(maps)),
+        _cast(kind.name),
+    ]
 
 
 def _axes(channels: Sequence[str], stride: int, scale: float | None, of_input: bool) -> list[Any]:
@@ -190,7 +206,7 @@ def _axes(channels: Sequence[str], stride: int, scale: float | None, of_input: b
 def _tolerance(targets: Sequence[Intensity], stain: np.ndarray) -> dict[str, Any]:
     """How far another machine's output of the test input may be off, in grey values."""
     step = TOLERANCE * max((fitted.high - fitted.low) / 2 for fitted in targets)
-    whole = 1.0 if stain.dtype.kind == "u" else 0.0
+    whole = 1.0 if stain.dtype.kind in "ui" else 0.0
     return {
         "relative_tolerance": 0.0,
         "absolute_tolerance": min(whole + step, LARGEST * float(np.abs(stain).max())),

@@ -140,14 +140,16 @@ def write_zarr(
         factors.append(2 * factors[-1])
     factors = [f for f in factors[:-1] if min(height, width) >= f]
     pyramid = classes.OMEZarrMultiscale(image, factors, "local_mean")
-    whole = np.iinfo(array.dtype).max if array.dtype.kind == "u" else float(array.max())
+    dark, full = 0, float(array.max())
+    if array.dtype.kind != "f":
+        dark, full = np.iinfo(array.dtype).min, np.iinfo(array.dtype).max
     pyramid.omero = {
         "channels": [
             {
                 "label": channel,
                 "active": True,
                 "color": COLOURS[i % len(COLOURS)],
-                "window": {"min": 0, "max": whole, "start": low, "end": high},
+                "window": {"min": dark, "max": full, "start": low, "end": high},
             }
             for i, (channel, (low, high)) in enumerate(zip(channels, windows, strict=True))
         ]

@@ -251,7 +251,7 @@ class Predictor:
             grey[precision] = np.stack([one.grey(channel) for one, channel in fitted])
         difference = np.square(grey["bf16"] - grey["float32"]).mean((1, 2)) ** 0.5
         levels = float(difference.max())
-        exact = np.dtype(self.checkpoint.targets[0].dtype).kind == "u" and levels < HALF_GREY
+        exact = np.dtype(self.checkpoint.targets[0].dtype).kind in "ui" and levels < HALF_GREY
         self.precision = "bf16" if exact else "float32"
         log.info(
             "precision: %s; bf16 moves the prediction by %.2g grey levels (root mean square)",

@@ -33,7 +33,7 @@ class FieldPair:
     Attributes:
         field: name of the field.
         channels: names of the C target channels.
-        truth: (C, H, W), uint8, uint16 or float32.
+        truth: (C, H, W), one of `vfn.data.images.DTYPES`.
         prediction: (C, H, W), any of these dtypes; compared as it is, never rescaled.
         inputs: (Ci, H, W), what the model saw; only shown.
         input_channels: names of the Ci inputs.

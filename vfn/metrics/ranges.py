@@ -3,21 +3,27 @@
 The *full* range is what the truth's dtype can hold (the paper's scale); the *signal* range runs from
 the 0.1 to the 99.9 percentile of all pixels of the channel in the test set. Percentiles are exact
 (NumPy's linear interpolation on the pooled pixels), yet memory stays flat in the number of fields:
-16-bit keys are counted, and 32-bit floats, made into keys of the same order, are counted in two
-passes of 16 bits each.
+pixels become keys of the same order from 0; those of 16 bit are counted, those of 32 bit in two passes
+of 16 bits each.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfn.data.images import DTYPES
 from vfn.errors import UserError
 from vfn.metrics.pairs import PairSource
 from vfn.progress import progress
 
 SIGNAL_PERCENTILES = (0.1, 99.9)
-FULL_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
+FULL_RANGES = {
+    name: (float(np.iinfo(name).min), float(np.iinfo(name).max))
+    for name in DTYPES
+    if np.dtype(name).kind != "f"
+}
 _BINS = 1 << 16
 
 
@@ -75,11 +81,11 @@ class _Pixels:
         """The pixel at this place of the sorted pool."""
         cumulated = np.cumsum(self.high)
         upper = int(np.searchsorted(cumulated, rank, side="right"))
-        if self.dtype in FULL_RANGES:
-            return float(upper)
+        if _is_narrow(self.dtype):
+            return _value(upper, self.dtype)
         rest = rank - (int(cumulated[upper - 1]) if upper else 0)
         lower = int(np.searchsorted(np.cumsum(self.low[upper]), rest, side="right"))
-        return _key_to_float(upper << 16 | lower)
+        return _value(upper << 16 | lower, self.dtype)
 
     def signal(self) -> Range:
         low, high = (
@@ -98,23 +104,22 @@ def channel_ranges(source: PairSource) -> dict[str, ChannelRanges]:
     """Full and signal range of every channel of the source, in the order of first appearance.
 
     Args:
-        source: the fields; `truth(index)` is read once, twice where there are float images.
+        source: the fields; `truth(index)` is read once, twice where there are images of 32 bit.
 
     Raises:
-        UserError: a channel whose dtype changes between fields, or another dtype than uint8,
-            uint16 and float32.
+        UserError: a channel whose dtype changes between fields, or is none of `DTYPES`.
     """
     pools: dict[str, _Pixels] = {}
     for index in progress(range(len(source)), len(source), "intensity ranges"):
         for name, image in zip(*source.truth(index), strict=True):
             pool = pools.setdefault(name, _Pixels(image.dtype.name, index))
             _check_dtype(name, image, pool, source, index)
-            keys = image if pool.dtype in FULL_RANGES else _float_to_key(image) >> 16
+            keys = _keys(image) if _is_narrow(pool.dtype) else _keys(image) >> 16
             pool.high += np.bincount(keys.ravel(), minlength=_BINS)
             pool.fields += 1
-    floats = {name: pool for name, pool in pools.items() if pool.dtype not in FULL_RANGES}
-    if floats:
-        _count_lower_halves(source, floats)
+    wide = {name: pool for name, pool in pools.items() if not _is_narrow(pool.dtype)}
+    if wide:
+        _count_lower_halves(source, wide)
     return {
         name: ChannelRanges(
             pool.dtype, pool.full(), pool.signal(), pool.fields, int(pool.high.sum())
@@ -133,7 +138,7 @@ def _count_lower_halves(source: PairSource, pools: dict[str, _Pixels]) -> None:
         for name, image in zip(*source.truth(index), strict=True):
             if name not in pools:
                 continue
-            keys = _float_to_key(image).ravel()
+            keys = _keys(image).ravel()
             for upper, histogram in pools[name].low.items():
                 inside = keys[keys >> 16 == upper] & 0xFFFF
                 histogram += np.bincount(inside, minlength=_BINS)
@@ -142,10 +147,10 @@ def _count_lower_halves(source: PairSource, pools: dict[str, _Pixels]) -> None:
 def _check_dtype(
     name: str, image: NDArray[np.generic], pool: _Pixels, source: PairSource, index: int
 ) -> None:
-    if image.dtype.name not in (*FULL_RANGES, "float32"):
+    if image.dtype.name not in DTYPES:
         raise UserError(
             f"{source.pair(index).field}: truth of channel {name} is {image.dtype.name}; "
-            "save it as uint8, uint16 or float32"
+            f"save it as one of {', '.join(DTYPES)}"
         )
     if image.dtype.name != pool.dtype:
         first, here = source.pair(pool.first_field).field, source.pair(index).field
@@ -153,6 +158,24 @@ def _check_dtype(
             f"truth of channel {name} is {pool.dtype} in {first} but {image.dtype.name} in {here}; "
             "their full ranges differ: convert them to one dtype or score them apart"
         )
+
+
+def _is_narrow(dtype: str) -> bool:
+    return np.dtype(dtype).itemsize <= 2
+
+
+def _keys(image: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers from 0 in the order of the grey values."""
+    if image.dtype.kind == "u":
+        return image
+    if image.dtype.kind == "i":
+        return image.astype(np.int64) - np.iinfo(image.dtype).min
+    return _float_to_key(image)
+
+
+def _value(key: int, dtype: str) -> float:
+    """The grey value of a key."""
+    return FULL_RANGES[dtype][0] + key if dtype in FULL_RANGES else _key_to_float(key)
 
 
 def _float_to_key(image: NDArray[np.generic]) -> NDArray[np.int64]:

@@ -141,7 +141,7 @@ def score_image(
         name: of the field.
         channel: name of the channel.
         prediction: any dtype.
-        truth: uint8, uint16 or float32.
+        truth: one of `vfn.data.images.DTYPES`.
         ranges: full and signal range of the channel.
         columns: `COLUMNS`, or `BASELINE_COLUMNS` for less at a fraction of the time.
     """
