@@ -29,6 +29,7 @@ from vfn.data.matching import search_all
 from vfn.data.names import Names
 from vfn.data.tables import read_table
 from vfn.data.tiff_stacks import is_stack
+from vfn.data.times import time_points
 from vfn.data.walk import find_sources, path_tokens, tokenize
 from vfn.errors import UserError
 
@@ -360,6 +361,9 @@ def _inside(root: Path) -> str:
 
 
 Where = dict[str, Any]  # plate, well, site, time, as far as they are known
+# File whose name holds no channel, its path without the time point, the time point, its channels by
+# (channel, z); None of a stack, which is looked into later.
+_Nameless = tuple[Path, str, str, dict[tuple[str, float], int] | None]
 # name of the field, channel, z (um), plane, where
 Found = tuple[str, str, float, Plane, Where]
 
@@ -381,49 +385,52 @@ def _from_tokens(
 ) -> Iterable[Found]:
     positions = _positions(layout, wanted)
     placed = {channel for channel, _ in positions}
-    tokens = {c: layout.words(c) for c in wanted if c not in placed}
-    inside: list[tuple[Path, str, dict[tuple[str, float], int] | None]] = []
+    paths = find_sources(root)
+    cut = time_points(_relative(path, root) for path in paths)
+    words = {c: [cut(word)[0] for word in layout.words(c)] for c in (*wanted, *others)}
+    tokens = {c: words[c] for c in wanted if c not in placed}
+    inside: list[_Nameless] = []
     beside: set[str] = set()  # names of fields in files that are named by channel
-    for path in find_sources(root):
-        relative = _relative(path, root)
-        names = {c: split_token(relative, *words) for c, words in tokens.items()}
+    for path in paths:
+        relative, time = cut(_relative(path, root))
+        names = {c: split_token(relative, *tokens[c]) for c in tokens}
         hits = {c: name for c, name in names.items() if name is not None}
-        if is_container(path):
-            yield from _from_container(
-                path, _name(relative), layout, positions, tokens, hits, damaged
-            )
-            continue
-        if len(hits) > 1:
+        container = is_container(path)
+        if len(hits) > 1 and not container:
             raise UserError(
                 f"{path}: belongs to channels {' and '.join(hits)} by its path; "
                 f"tell them apart by {layout.prefix}channels or {layout.prefix}pattern"
             )
-        stack = is_stack(path)
-        if hits and stack:
-            yield from _from_container(
-                path, _name(relative), layout, positions, tokens, hits, damaged
-            )
-        for channel, name in hits.items() if not stack else ():
-            yield name, channel, 0.0, FilePlane(path), {}
-        elsewhere = [split_token(relative, *layout.words(c)) for c in others]
-        beside |= {name for name in [*hits.values(), *elsewhere] if name}
-        if hits or any(elsewhere):
+        elsewhere = [split_token(relative, *words[c]) for c in others]
+        if not container:
+            beside |= {name for name in [*hits.values(), *elsewhere] if name}
+        if container or (hits and is_stack(path)):
+            stem = _name(relative), time
+            yield from _from_container(path, stem, layout, positions, tokens, hits, damaged)
+        elif hits:
+            ((channel, name),) = hits.items()
+            name, where = _taken(name, {}, time)
+            yield name, channel, 0.0, FilePlane(path), where
+        elif any(elsewhere):
             continue
-        if stack:
-            inside.append((path, relative, None))
+        elif is_stack(path):
+            inside.append((path, relative, time, None))
         else:
             # Unnamed planes are only taken by position where the user gave positions.
             with _told(damaged):
                 named, first = _look_inside(path, tokens, layout)
-                called = str(Path(relative).with_name(first)) if first else relative
-                inside += [(path, called, found)] if (found := {**positions, **named}) else []
-    names_of = _names_beside([called for _, called, _ in inside], beside)
-    for (path, _, planes), name in zip(inside, names_of, strict=True):
-        if planes is None:
-            yield from _from_container(path, name, layout, positions, tokens, {}, damaged)
+                if first:
+                    relative, time = cut(str(Path(_relative(path, root)).with_name(first)))
+                planes = {**positions, **named}
+                inside += [(path, relative, time, planes)] if planes else []
+    names_of = _names_beside([relative for _, relative, *_ in inside], beside)
+    for (path, _, time, found), name in zip(inside, names_of, strict=True):
+        if found is None:
+            yield from _from_container(path, (name, time), layout, positions, tokens, {}, damaged)
             continue
-        for (channel, z), index in planes.items():
-            yield name, channel, z, FilePlane(path, index), {}
+        name, where = _taken(name, {}, time)
+        for (channel, z), index in found.items():
+            yield name, channel, z, FilePlane(path, index), where
 
 
 def _names_beside(relative_paths: Sequence[str], others: set[str]) -> list[str]:
@@ -474,7 +481,7 @@ def _positions(layout: Layout, wanted: Sequence[str]) -> dict[tuple[str, float],
 
 def _from_container(
     path: Path,
-    stem: str,
+    stem: tuple[str, str],
     layout: Layout,
     positions: Mapping[tuple[str, float], int],
     tokens: Mapping[str, Sequence[str]],
@@ -484,7 +491,7 @@ def _from_container(
     """Planes of the fields in a container, by what it calls its channels.
 
     Args:
-        stem: what the path gives as name.
+        stem: what the path gives as name, and as time.
         hits: channels that are in the path, and the name that is left: one of them is the channel of
             a field that has but one, and no name for it.
         damaged: see `discover`; of a container with one damaged field the others are found.
@@ -497,7 +504,7 @@ def _from_container(
 
 def _from_scene(
     scene: Scene,
-    stem: str,
+    stem: tuple[str, str],
     layout: Layout,
     positions: Mapping[tuple[str, float], int],
     tokens: Mapping[str, Sequence[str]],
@@ -509,9 +516,10 @@ def _from_scene(
         planes = dict(_placed(stack, positions, layout))
         planes |= {key: stack.planes[index] for key, index in named.items()}
         if not planes and len(hits) == len(stack.planes) == 1:
-            ((channel, stem),) = hits.items()
+            ((channel, name),) = hits.items()
+            stem = name, stem[1]
             planes = {(channel, 0.0): stack.planes[0]}
-        name, where = _at_time(*_place(scene, stem), number, stacks)
+        name, where = _at_time(*_place(scene, *stem), number, stacks)
         depths = stack.depths(layout.z_zero, layout.z_step)
         for (channel, z), column in planes.items():
             for depth, plane in zip(depths if len(column) > 1 else (0.0,), column, strict=True):
@@ -551,10 +559,11 @@ def _at_time(name: str, where: Where, number: int, stacks: Sequence[Stack]) -> t
     return f"{name}_t{number + 1:0{len(str(count))}}", {**where, "time": time}
 
 
-def _place(scene: Scene, stem: str) -> tuple[str, Where]:
+def _place(scene: Scene, stem: str, time: str = "") -> tuple[str, Where]:
     """Name of the field, and where it lies if that is on a plate: the container is the plate."""
     name = "_".join(part for part in (stem, scene.name) if part)
-    return name, {"plate": stem, "well": scene.well, "site": scene.site} if scene.well else {}
+    where: Where = {"plate": stem, "well": scene.well, "site": scene.site} if scene.well else {}
+    return _taken(name, where, time)
 
 
 def _look_inside(

@@ -9,6 +9,7 @@ import numpy as np
 
 from vfn.data.discovery import Field, Plane, Time, split_plane
 from vfn.data.names import Names
+from vfn.data.times import alike_but_for_time
 from vfn.errors import UserError
 
 SPATIAL_GAP = 32  # px, the default of `data.gap`: about one nucleus at 20x
@@ -384,6 +385,12 @@ def _divided(views: Sequence[View], rule: SplitRule, by: str, inner: str) -> Spl
             f"{found}: too few to train, validate and test on different ones (3 at least); "
             f"bring more, {finer}or cut each field in two by data.split=spatial"
         )
+    alike = alike_but_for_time(sorted({_group(view, inner) for view in views}))
+    if alike:
+        log.warning(
+            "%s and %s differ in a time point alone, it seems, yet one may train and the other test: name "
+            "it by the group time of data.pattern, or the column time of data.manifest", *alike,
+        )  # fmt: skip
     val_names = _draw(groups, rule.val_fraction, rule.seed + 1, leave=1)
     train = [view for view in rest if _group(view, inner) not in val_names]
     val = [view for view in rest if _group(view, inner) in val_names]

@@ -13,11 +13,14 @@ import numpy as np
 import tifffile
 
 from vfn import __version__
+from vfn.data.formats import scenes
 from vfn.data.images import read_image
+from vfn.data.tiff_stacks import is_stack
 from vfn.errors import UserError
 from vfn.files import replacing, room_for
 
 SIDE = 512  # px, of the tiles in the file
+CLASSIC = 2**32 - 2**25  # bytes beyond which a TIFF must be a BigTIFF
 IN_MEMORY = 2**26  # bytes; a larger image goes through a temporary file
 BY = "predicted by vfn"
 SHIFT = "Input shift"  # the input lies outside what the model was trained on
@@ -33,21 +36,25 @@ def write_ome(
     pixel_size: float | None,
     identity: str,
     remarks: Sequence[str] = (),
+    times: int | None = None,
+    time_step: float | None = None,
 ) -> None:
     """Write an image with axes CYX, zlib-compressed; a large one in tiles of `SIDE` pixels.
 
     Args:
-        bands: (C, h, W) from top to bottom. A file holds one channel after the other, so bands
-            of a large image wait in a temporary file beside `path`.
+        bands: (C, h, W) from top to bottom, time point after time point. A file holds one channel
+            after the other, so bands of a large image wait in a temporary file beside `path`.
         shape: (H, W).
         pixel_size: micrometres, or None where it is not known.
         identity: of the model (and what else the pixels depend on), for `is_whole` and for whoever
             finds the file later.
         remarks: whatever a reader of the file should know of its input, in words.
+        times: number of time points, for axes TCYX; None writes no such axis.
+        time_step: seconds from one time point to the next, or None where it is not known.
     """
     note = NOTE.format(version=__version__, identity=identity)
     metadata: dict[str, object] = {
-        "axes": "CYX",
+        "axes": "CYX" if times is None else "TCYX",
         "Channel": {"Name": list(channels)},
         "Description": "\n".join([note, *remarks]),
         # Else a random one, which makes two files of the same prediction differ.
@@ -57,46 +64,79 @@ def write_ome(
         for axis in "XY":
             metadata[f"PhysicalSize{axis}"] = pixel_size
             metadata[f"PhysicalSize{axis}Unit"] = "µm"
-    whole = (len(channels), *shape)
-    large = math.prod(whole) * np.dtype(dtype).itemsize > IN_MEMORY
-    with replacing(path) as temporary, ExitStack() as spools:
-        pixels: Iterable[np.ndarray]
+    if time_step is not None:
+        metadata |= {"TimeIncrement": time_step, "TimeIncrementUnit": "s"}
+    frame = (len(channels), *shape)
+    whole = frame if times is None else (times, *frame)
+    large = math.prod(frame) * np.dtype(dtype).itemsize > IN_MEMORY
+    with replacing(path) as temporary:
+        pixels: np.ndarray | Iterator[np.ndarray]
         if large:
-            files = [spools.enter_context(TemporaryFile(dir=path.parent)) for _ in channels]
-            for band in bands:
-                for file, channel in zip(files, band, strict=True):
-                    file.write(np.ascontiguousarray(channel).data)
-            pixels = (tile for file in files for tile in _tiles(file, shape, np.dtype(dtype)))
+            pixels = _spooled_tiles(bands, frame, times or 1, np.dtype(dtype), path.parent)
         else:
-            pixels = np.concatenate(list(bands), 1)
+            frames = _frames(bands, shape[0])
+            pixels = next(frames) if times is None else (c for frame in frames for c in frame)
+        size = math.prod(whole) * np.dtype(dtype).itemsize
         tifffile.imwrite(
             temporary, pixels, shape=whole, dtype=dtype, ome=True, photometric="minisblack",
             compression="zlib", tile=(SIDE, SIDE) if large else None, metadata=metadata,
+            bigtiff=True if times is not None and size > CLASSIC else None,
         )  # fmt: skip
+
+
+def _frames(bands: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
+    """Images (C, `height`, W) of their bands, one after the other."""
+    parts: list[np.ndarray] = []
+    for band in bands:
+        parts.append(band)
+        if sum(part.shape[1] for part in parts) == height:
+            yield np.concatenate(parts, 1)
+            parts = []
+
+
+def _spooled_tiles(
+    bands: Iterable[np.ndarray], frame: tuple[int, ...], times: int, dtype: np.dtype, folder: Path
+) -> Iterator[np.ndarray]:
+    """Tiles, channel after channel, of images (C, H, W) whose bands wait in temporary files."""
+    source = iter(bands)
+    for _ in range(times):
+        with ExitStack() as spools:
+            files = [spools.enter_context(TemporaryFile(dir=folder)) for _ in range(frame[0])]
+            rows = 0
+            while rows < frame[1]:
+                band = next(source)
+                rows += band.shape[1]
+                for file, channel in zip(files, band, strict=True):
+                    file.write(np.ascontiguousarray(channel).data)
+            for file in files:
+                yield from _tiles(file, frame[1:], dtype)
 
 
 @contextmanager
 def gathered(
     bands: Iterable[np.ndarray], whole: tuple[int, ...], dtype: str, path: Path
 ) -> Iterator[np.ndarray]:
-    """The image `whole` (C, H, W) of bands (C, h, W) from top to bottom, to be written to `path`.
+    """The image `whole` ((T, )C, H, W) of bands (C, h, W) from top to bottom, time point after time
+    point, to be written to `path`.
 
     A large one lies in a temporary file beside `path`, of which the system keeps in memory what it has
     room for.
     """
     size = math.prod(whole) * np.dtype(dtype).itemsize
+    channels, height, width = whole[-3:]
     if size <= IN_MEMORY:
-        yield np.concatenate(list(bands), 1)
+        yield np.concatenate(list(_frames(bands, height))).reshape(whole)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with room_for(path), TemporaryFile(dir=path.parent) as file:
-        _, height, width = whole
-        top = 0
+        first = top = 0  # image row of the first channel, row within the frame
         for band in bands:
             for i, channel in enumerate(band):
-                file.seek((i * height + top) * width * channel.itemsize)
+                file.seek((first + i * height + top) * width * channel.itemsize)
                 file.write(np.ascontiguousarray(channel).data)
             top += band.shape[1]
+            if top == height:
+                first, top = first + channels * height, 0
         file.flush()
         yield np.memmap(file, dtype, "r", shape=whole)
 
@@ -113,8 +153,11 @@ def _tiles(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator
             yield band[:, left : left + SIDE]
 
 
-def is_whole(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The pixels (C, H, W) of `path` if it is whole, of (H, W) `shape` and by model `identity`.
+def is_whole(
+    path: Path, identity: str, shape: tuple[int, ...], times: int | None = None
+) -> np.ndarray | None:
+    """The pixels (C, H, W) of `path` if it is whole, of (H, W) `shape` and by model `identity`; of
+    `times` time points the last.
 
     Raises:
         UserError: the file is somebody's image, not a prediction, and would be overwritten.
@@ -122,7 +165,7 @@ def is_whole(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | 
     if not path.exists():
         return None
     try:
-        array = read_image(path).array
+        array, found = _stored(path)
         with tifffile.TiffFile(path) as tif:
             if not _has_all_tags(tif):  # the note stands behind the pixels: cut off with the end
                 return None
@@ -133,7 +176,22 @@ def is_whole(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | 
         raise UserError(
             f"{path}: is there already and is no prediction of vfn; choose another output folder"
         )
-    return array if array.shape[1:] == shape and f"model {identity}" in note else None
+    same = array.shape[1:] == shape and found == times
+    return array if same and f"model {identity}" in note else None
+
+
+def _stored(path: Path) -> tuple[np.ndarray, int | None]:
+    """Pixels (C, H, W) of the image, of a movie those of its last time point; and how many there are.
+
+    Raises:
+        UserError: a plane cannot be read.
+    """
+    if not is_stack(path):
+        return read_image(path).array, None
+    stacks = scenes(path)[0].load()
+    for stack in stacks:  # damage may lie in any of them
+        array = np.stack([plane.read() for plane in stack.focal])
+    return array, len(stacks)
 
 
 def _has_all_tags(tif: tifffile.TiffFile) -> bool:

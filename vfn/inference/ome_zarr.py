@@ -114,8 +114,9 @@ def write_zarr(
     identity: str,
     windows: Sequence[tuple[float, float]],
     remarks: Sequence[str] = (),
+    time_step: float | None = None,
 ) -> None:
-    """Write (C, H, W) as an image with axes cyx, halved until it fits a screen.
+    """Write (C, H, W), or (T, C, H, W), as an image with axes (t)cyx, halved until it fits a screen.
 
     Args:
         name: of the field.
@@ -123,18 +124,19 @@ def write_zarr(
         identity: see `vfn.inference.ome.write_ome`.
         windows: grey values that viewers show as black and white, for each channel.
         remarks: on the field, for whoever finds the image later.
+        time_step: seconds from one time point to the next, or None where it is not known.
     """
     classes = need("ome_zarr.classes", path, "ome-zarr")
     zarr = need("zarr", path, "ome-zarr")
     step = pixel_size or 1.0
+    axes = "tcyx"[-array.ndim :]
+    steps = {"t": time_step or 1.0, "c": 1.0, "y": step, "x": step}
+    units = {"y": "micrometer", "x": "micrometer"} if pixel_size else {}
+    units |= {"t": "second"} if time_step else {}
     image = classes.OMEZarrImage(
-        array,
-        "cyx",
-        {"c": 1.0, "y": step, "x": step},
-        {"y": "micrometer", "x": "micrometer"} if pixel_size else None,
-        name,
+        array, axes, {axis: steps[axis] for axis in axes}, units or None, name
     )
-    height, width = array.shape[1:]
+    height, width = array.shape[-2:]
     factors = [2]
     while max(height, width) // factors[-1] > SMALLEST // 2:
         factors.append(2 * factors[-1])
@@ -156,7 +158,7 @@ def write_zarr(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(path) as temporary:
-        chunks = (1, min(height, CHUNK), min(width, CHUNK))
+        chunks = (*(1 for _ in axes[:-2]), min(height, CHUNK), min(width, CHUNK))
         pyramid.to_ome_zarr(str(temporary), {"chunks": chunks}, "0.5")
         zarr.open_group(temporary, mode="r+").attrs["vfn"] = {
             "note": NOTE.format(version=__version__, identity=identity),
@@ -170,8 +172,11 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
 
 
-def whole_zarr(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The pixels (C, H, W) of `path` if it is whole, of (H, W) `shape` and by model `identity`.
+def whole_zarr(
+    path: Path, identity: str, shape: tuple[int, ...], times: int | None = None
+) -> np.ndarray | None:
+    """The pixels ((T, )C, H, W) of `path` if it is whole, of (H, W) `shape` and `times` time points, and
+    by model `identity`.
 
     Raises:
         UserError: it is somebody's image, not a prediction, and would be overwritten.
@@ -193,7 +198,8 @@ def whole_zarr(path: Path, identity: str, shape: tuple[int, ...]) -> np.ndarray 
             array = np.asarray(zarr.open_array(path / "s0", mode="r")[:])
     except UserError:
         return None
-    same = array.shape[1:] == shape and f"model {identity}" in note["note"]
+    found = array.shape[0] if array.ndim == 4 else None
+    same = array.shape[-2:] == shape and found == times and f"model {identity}" in note["note"]
     return array if same and _digest(array) == note.get("pixels") else None
 
 

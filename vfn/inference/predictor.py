@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, product
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from vfn.inference.backends import make_network, pick_arithmetic
 from vfn.inference.lanes import share_cores
 from vfn.inference.ome import SHIFT, gathered, is_whole, write_ome
 from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
+from vfn.inference.targets import Target, targets_of
 from vfn.inference.tiles import Source, predict_bands
 from vfn.locks import claimed
 from vfn.nets import fold_norms
@@ -368,63 +368,85 @@ class Predictor:
             return kept
         with named(view):
             predicted = self.predict(inputs, view.region)
-        self.write(view, path, identity, alarms, inputs[0].shape, [predicted])
+        target = Target(view.name, (view,))
+        self.write(target, path, identity, alarms, inputs[0].shape, [predicted])
         return predicted
 
-    def kept(self, path: Path, identity: str, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
-        """What is at `path` already, if it is this very prediction, whole.
+    def kept(
+        self, path: Path, identity: str, inputs: Sequence[np.ndarray], times: int | None = None
+    ) -> np.ndarray | None:
+        """What is at `path` already, if it is this very prediction, whole; of several `times` see
+        `is_whole`.
 
         Raises:
             UserError: see `is_whole`.
         """
         is_kept = is_whole if path.name.endswith(TIFF) else whole_zarr
-        return is_kept(path, identity, inputs[0].shape)
+        return is_kept(path, identity, inputs[0].shape, times)
 
     def write(
         self,
-        view: View,
+        target: Target,
         path: Path,
         identity: str,
         alarms: Mapping[str, list[str]],
         shape: tuple[int, ...],
         bands: Iterable[np.ndarray],
     ) -> None:
-        """Write a predicted view to `path` (an OME-TIFF, else OME-Zarr).
+        """Write a predicted field, or movie, to `path` (an OME-TIFF, else OME-Zarr).
 
         Args:
             shape: (H, W).
-            bands: (C, h, W) from top to bottom.
+            bands: (C, h, W) from top to bottom, time point after time point.
         """
-        pixel_size = view.inputs[0].pixel_size
+        pixel_size, times = target.views[0].inputs[0].pixel_size, target.times
         remarks = [
             f"{SHIFT}: {channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()
         ]
         # What was done to an input on its way from the file, such as refocusing.
-        remarks += [said for plane in view.inputs if (said := getattr(plane, "remark", ""))]
+        planes = (plane for view in target.views for plane in view.inputs)
+        remarks += [said for plane in planes if (said := getattr(plane, "remark", ""))]
         dtype = self.checkpoint.targets[0].dtype
         if path.name.endswith(TIFF):
             write_ome(
-                path, bands, shape, dtype, self.channels, pixel_size, identity, remarks
+                path, bands, shape, dtype, self.channels, pixel_size, identity, remarks, times,
+                target.time_step,
             )  # fmt: skip
             return
         windows = [(fitted.low, fitted.high) for fitted in self.checkpoint.targets]
         if self.coverage is not None:  # white where the interval is as wide as the whole range
             windows += [(0.0, (high - low) / 2) for low, high in windows]
-        with gathered(bands, (len(self.channels), *shape), dtype, path) as predicted:
+        whole = (*([] if times is None else [times]), len(self.channels), *shape)
+        with gathered(bands, whole, dtype, path) as predicted:
             write_zarr(
-                path, view.name, predicted, self.channels, pixel_size, identity, windows, remarks
-            )
+                path, target.name, predicted, self.channels, pixel_size, identity, windows, remarks,
+                target.time_step,
+            )  # fmt: skip
 
     def identity(self, inputs: Sequence[np.ndarray]) -> str:
         """Everything that the predicted pixels depend on, in a line."""
-        pixels = hashlib.blake2b(digest_size=8)
-        for array in inputs:
-            pixels.update(np.ascontiguousarray(array).data)
-            release(array)
+        return self._identified(_digest(inputs))
+
+    def identity_of_movie(self, digests: Sequence[str]) -> str:
+        """`identity` of time points, by the `_digest` of the inputs of each."""
+        return self._identified(
+            hashlib.blake2b("".join(digests).encode(), digest_size=8).hexdigest()
+        )
+
+    def _identified(self, pixels: str) -> str:
         return (
             f"{self.checkpoint.identity}, {self.backend} {self.precision}, tile {self.tile}, "
-            f"overlap {self.overlap:g}, {self._interval}input {pixels.hexdigest()}."
+            f"overlap {self.overlap:g}, {self._interval}input {pixels}."
         )
+
+
+def _digest(inputs: Sequence[np.ndarray]) -> str:
+    """Of the pixels, 16 letters."""
+    pixels = hashlib.blake2b(digest_size=8)
+    for array in inputs:
+        pixels.update(np.ascontiguousarray(array).data)
+        release(array)
+    return pixels.hexdigest()
 
 
 @contextmanager
@@ -448,14 +470,27 @@ class _Pixels:
         return within(self.region, (slice(start, stop), slice(0, self.inputs[0].shape[1])))
 
 
-@dataclass(frozen=True, eq=False)  # each is itself: arrays do not compare
-class _Job(_Pixels):
-    """A field that is to be written."""
+@dataclass(frozen=True, eq=False)  # each is itself
+class _Order:
+    """A file that is to be written.
 
-    view: View
+    Attributes:
+        alarms: of its views, by the words that name the channel, and of a movie the time point.
+    """
+
+    target: Target
     path: Path
     identity: str
+    shape: tuple[int, ...]
     alarms: Mapping[str, list[str]]
+
+
+@dataclass(frozen=True, eq=False)  # each is itself: arrays do not compare
+class _Job(_Pixels):
+    """A field that is to be predicted, for a file."""
+
+    view: View
+    order: _Order
 
 
 def find_views(
@@ -620,6 +655,7 @@ def predict_views(
     """Predict fields into `output`; a field that cannot be predicted stops no other.
 
     Args:
+        views: of which those of one movie go into one file.
         file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
         prepare: what is done with the fields before the network sees them (refocusing).
         shard: which of the fields, where several jobs share them.
@@ -632,7 +668,8 @@ def predict_views(
     Raises:
         UserError: no place for it; two fields of one name; at the end, fields that were refused.
     """
-    names = [view.name for view in views]
+    targets = targets_of(views)
+    names = [target.name for target in targets]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(
@@ -641,80 +678,142 @@ def predict_views(
     with claimed(output, shard):
         paths = {name: output / f"{name}{TIFF}" for name in names}
         if file_format == "ome_zarr":
-            paths = field_paths(output, views)
-        views = shard.of(views)  # checked and named as a whole: every job sees the same
-        return _predict(predictor, views, paths, output, prepare, shard, watch)
+            paths = field_paths(output, [replace(t.views[0], name=t.name) for t in targets])
+        targets = shard.of(targets)  # checked and named as a whole: every job sees the same
+        return _Folder(predictor, output, paths, watch, shard).predict(targets, prepare)
 
 
-def _predict(
-    predictor: Predictor,
-    views: list[View],
-    paths: Mapping[str, Path],
-    output: Path,
-    prepare: Prepare | None,
-    shard: Shard,
-    watch: Callable[[float], None] | None,
-) -> list[Path]:
-    """`predict_views`, once it is known which views go where and nobody else writes there."""
-    ours = [paths[view.name] for view in views]
-    for folder in {path.parent for path in ours}:
-        clear_leftovers(folder, {path.name for path in ours})
-    store = PlaneStore()  # every field is read once: nothing is kept
-    if prepare is not None:
-        views = prepare(views, store)
-    alarms: dict[str, dict[str, list[str]]] = {}
-    refused: list[UserError] = []
+class _Folder:
+    """`predict_views`, once it is known what goes where and nobody else writes there."""
 
-    def jobs() -> Iterator[_Job]:
+    def __init__(
+        self,
+        predictor: Predictor,
+        output: Path,
+        paths: Mapping[str, Path],
+        watch: Callable[[float], None] | None,
+        shard: Shard,
+    ) -> None:
+        self.predictor, self.output, self.paths = predictor, output, paths
+        self.watch, self.shard = watch, shard
+        self.store = PlaneStore()  # nothing is kept
+        self.alarms: dict[str, dict[str, list[str]]] = {}
+        self.refused: list[UserError] = []
+        self.order: dict[str, int] = {}  # number of each view
+
+    def predict(self, targets: list[Target], prepare: Prepare | None) -> list[Path]:
+        """Write the files of `targets`.
+
+        Raises:
+            UserError: see `predict_views`.
+        """
+        ours = [self.paths[target.name] for target in targets]
+        for folder in {path.parent for path in ours}:
+            clear_leftovers(folder, {path.name for path in ours})
+        if prepare is not None:
+            targets = self._prepared(targets, prepare)
+        fields = len(targets) + len(self.refused)
+        self.order = {v.name: i for i, v in enumerate(v for t in targets for v in t.views)}
+        # One thread reads the next field, one or more (`lanes`) compute, this one compresses and writes.
+        jobs = ahead(self._jobs(targets), 1)
+        with closing(ahead(self.predictor.bands(jobs), 2)) as predicted:
+            for order, bands in groupby(predicted, key=lambda part: part[0].order):
+                self.predictor.write(
+                    order.target, order.path, order.identity, order.alarms, order.shape,
+                    self._told(bands),
+                )  # fmt: skip
+                self._list_in_plate(order.target)
+        table = self.shard.own(self.output / "input_shift.csv")
+        _report_alarms(self.alarms, len(self.order), table)
+        self._report_refused(fields)
+        return [self.paths[target.name] for target in targets]
+
+    def _prepared(self, targets: list[Target], prepare: Prepare) -> list[Target]:
+        """The targets with their views prepared, without those that were left out."""
+        views = {v.name: v for v in prepare([v for t in targets for v in t.views], self.store)}
+        found = []
+        for target in targets:
+            left = tuple(views[view.name] for view in target.views if view.name in views)
+            if len(left) == len(target.views):
+                found.append(replace(target, views=left))
+            elif left:
+                self.refused.append(
+                    UserError(
+                        f"field {target.name}: {len(target.views) - len(left)} of its {len(target.views)} "
+                        "time points are left out as out of focus, which a movie cannot be; save them as "
+                        "a file each"
+                    )
+                )
+        return found
+
+    def _jobs(self, targets: Sequence[Target]) -> Iterator[_Job]:
         """The fields that are still to be predicted; the others leave their alarms and errors."""
-        for view in progress(views, len(views), "predicting"):
-            path = paths[view.name]
+        done = progress(range(len(self.order)), len(self.order), "predicting")
+        order: _Order | None
+        for target in targets:
             try:
-                inputs = present(read_view(view, store))
-                found = predictor.alarms(inputs, view.inputs[0].pixel_size)
-                with named(view):
-                    predictor.check(inputs, view.region)
-                    predictor.settle(inputs)
-                identity = predictor.identity(inputs)
-                kept = predictor.kept(path, identity, inputs) is not None
+                order, inputs = self._looked_at(target)
+                kept = self.predictor.kept(order.path, order.identity, inputs, target.times)
             except UserError as exc:
-                refused.append(exc)
-                continue
+                self.refused.append(exc)
+                order = kept = None
+            for view in target.views:
+                next(done)
+                if order is not None and kept is None:
+                    if target.times is not None:  # read time point by time point, once more
+                        inputs = present(read_view(view, self.store))
+                    yield _Job(inputs, view.region, view, order)
+            if kept is not None:
+                self._list_in_plate(target)
+
+    def _looked_at(self, target: Target) -> tuple[_Order, list[np.ndarray]]:
+        """What is to be written, and the inputs of its last view.
+
+        Raises:
+            UserError: an image that cannot be read, or that the model does not take.
+        """
+        predictor, digests = self.predictor, []
+        alarms: dict[str, list[str]] = {}
+        for view in target.views:
+            inputs = present(read_view(view, self.store))
+            found = predictor.alarms(inputs, view.inputs[0].pixel_size)
+            with named(view):
+                predictor.check(inputs, view.region)
+                predictor.settle(inputs)
             if found:
-                alarms[view.name] = found
-            if not kept:
-                yield _Job(inputs, view.region, view, path, identity, found)
-            elif path.parent != output:
-                list_in_plate(path, view.plate)
+                self.alarms[view.name] = found
+            at = "" if target.times is None else f"{view.name}, "
+            alarms |= {f"{at}{channel}": phrases for channel, phrases in found.items()}
+            if target.times is not None:
+                digests.append(_digest(inputs))
+        identity = predictor.identity_of_movie(digests) if digests else predictor.identity(inputs)
+        path = self.paths[target.name]
+        return _Order(target, path, identity, inputs[0].shape, alarms), inputs
 
-    def told(job: _Job, bands: Iterable[tuple[Any, int, np.ndarray]]) -> Iterator[np.ndarray]:
+    def _told(self, bands: Iterable[tuple[_Job, int, np.ndarray]]) -> Iterator[np.ndarray]:
         """The pixels of `bands`; `watch` hears of each."""
-        for _, top, band in bands:
-            yield band
-            if watch is not None:
+        for job, top, band in bands:
+            if self.watch is not None:
                 rows = (top + band.shape[1]) / job.inputs[0].shape[0]
-                watch((order[job.view.name] + rows) / len(views))
+                self.watch((self.order[job.view.name] + rows) / len(self.order))
+            yield band
 
-    order = {view.name: number for number, view in enumerate(views)}
-    # One thread reads the next field, one or more (`lanes`) compute, this one compresses and writes.
-    with closing(ahead(predictor.bands(ahead(jobs(), 1)), 2)) as predicted:
-        for job, bands in groupby(predicted, key=itemgetter(0)):
-            shape = job.inputs[0].shape
-            parts = told(job, bands)
-            predictor.write(job.view, job.path, job.identity, job.alarms, shape, parts)
-            if job.path.parent != output:
-                list_in_plate(job.path, job.view.plate)
-    _report_alarms(alarms, len(views), shard.own(output / "input_shift.csv"))
-    if refused and len(refused) == len(views):
-        raise refused[0]
-    if refused:
-        for reason in refused:
-            log.warning("not predicted: %s", reason)
-        raise UserError(
-            f"{len(refused)} of {len(views)} fields were not predicted, the others are in {output}; "
-            f"the first: {refused[0]}"
-        )
-    return [paths[view.name] for view in views]
+    def _list_in_plate(self, target: Target) -> None:
+        path = self.paths[target.name]
+        if path.parent != self.output:
+            list_in_plate(path, target.views[0].plate)
+
+    def _report_refused(self, fields: int) -> None:
+        """Raise what was refused, if anything was."""
+        if self.refused and len(self.refused) == fields:
+            raise self.refused[0]
+        if self.refused:
+            for reason in self.refused:
+                log.warning("not predicted: %s", reason)
+            raise UserError(
+                f"{len(self.refused)} of {fields} fields were not predicted, the others are in {self.output}; "
+                f"the first: {self.refused[0]}"
+            )
 
 
 def _report_alarms(alarms: Mapping[str, Mapping[str, list[str]]], fields: int, path: Path) -> None:
