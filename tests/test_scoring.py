@@ -188,6 +188,18 @@ def test_console(tmp_path, capsys):
     assert "*" in lines["linear map of the inputs"]  # of er, the last table
 
 
+def test_predictions_on_another_scale_are_asked_about(tmp_path, capsys):
+    class Scaled(Fields):
+        def pair(self, index):
+            pair = super().pair(index)
+            small = (pair.prediction / 65535).astype(np.float32)
+            return FieldPair(pair.field, pair.channels, pair.truth, small)
+
+    score(Scaled(channels=("er",)), tmp_path, {})
+    assert "another scale?" in " ".join(capsys.readouterr().out.split())
+    assert "another scale?" in (tmp_path / "report.html").read_text()
+
+
 def test_without_baselines_or_inputs_or_pixel_size(tmp_path):
     class Plain(Fields):
         def pair(self, index):

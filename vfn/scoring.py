@@ -106,7 +106,9 @@ def score(
             part["features"] = own.summary(settings.survives)
         write_features(output / "features.csv", features, settings.survives)
     limits = settings.limits or default_limits()
-    verdicts = {r.name: judge(summary[r.name], limits, len(r.rows)) for r in results}
+    verdicts = {
+        r.name: judge(summary[r.name], limits, len(r.rows), r.other_scale()) for r in results
+    }
     for name, verdict in verdicts.items():
         summary[name]["verdict"] = verdict.as_dict()
     shown = _pictures(source, results)

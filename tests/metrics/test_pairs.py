@@ -61,6 +61,30 @@ def test_by_bare_name(folders):
     assert pair.channels == ("c0",)
 
 
+@pytest.mark.parametrize("ending", ["_pred", "-prediction", " Predicted", ".PRED"])
+def test_the_usual_endings_of_predictions(folders, ending):
+    pred, truth = folders
+    write(pred / f"a_dapi{ending}.ome.tif", image(1))
+    write(truth / "a_dapi.tif", image(2))
+    pair = FolderPairs(pred, truth).pair(0)
+    assert (pair.field, first_values(pair)) == ("a_dapi", ([2], [1]))
+    assert FolderPairs(pred, truth, ["dapi"]).pair(0).channels == ("dapi",)
+
+
+def test_an_ending_that_the_truth_has_is_part_of_the_name(folders):
+    pred, truth = folders
+    for name, value in (("a", 1), ("a_pred", 2), ("_pred", 3)):
+        write(pred / f"{name}.tif", image(value))
+        write(truth / f"{name}.tif", image(10 * value))
+    pairs = FolderPairs(pred, truth)
+    assert [(pairs.pair(i).field, *first_values(pairs.pair(i))) for i in range(3)] == [
+        ("_pred", [30], [3]), ("a", [10], [1]), ("a_pred", [20], [2]),
+    ]  # fmt: skip
+    (truth / "a_pred.tif").unlink()
+    with pytest.raises(UserError, match="predict the same field"):
+        FolderPairs(pred, truth)
+
+
 def test_by_channel_token(folders, capsys):
     pred, truth = folders
     write(pred / "plate1_A01.ome.tif", image(1, 2), ["dapi", "actin"])

@@ -55,6 +55,41 @@ def test_best_systems_look_in_the_right_direction():
     assert best_systems({"a": {"mae": 0.1}}) == {}
 
 
+def ramp(low, high, dtype):
+    return np.linspace(low, high, 400).reshape(1, 20, 20).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "words"),
+    [
+        (
+            ramp(0, 0.03, np.float32),
+            "Predictions are float32, 0 to 0.03; truths uint16, 100 to 300",
+        ),
+        (
+            ramp(0, 20000, np.float32),
+            "Predictions are float32, 0 to 20000; truths uint16, 100 to 300",
+        ),
+        (ramp(100, 300, np.float32), ""),
+        (ramp(120, 200, np.float32), ""),  # flat, on the same scale
+        (ramp(0, 255, np.uint8), ""),
+        (ramp(150, 160, np.uint16), ""),  # poor, and of the truth's dtype
+    ],
+)
+def test_another_scale_is_asked_about(prediction, words):
+    said = scored(ramp(100, 300, np.uint16), prediction).other_scale()
+    assert said == (f"{words}: another scale?" if words else "")
+
+
+def test_the_scale_is_that_of_all_fields_and_of_finite_pixels():
+    prediction = ramp(0, 1, np.float32)
+    prediction[0, 0, 0] = np.nan
+    channel = scored(ramp(100, 200, np.uint16), prediction)
+    pair = FieldPair("g", ("er",), ramp(150, 300, np.uint16), ramp(-1, 0, np.float32))
+    channel.add(1, pair, 0, measure(pair, {"er": RANGES}, Nuclei())[0])
+    assert "float32, -1 to 1; truths uint16, 100 to 300" in channel.other_scale()
+
+
 @pytest.mark.parametrize(("error", "scale"), [(0, 0.05), (9, 0.05), (15, 0.1), (70, 0.5), (900, 1)])
 def test_error_scale_holds_the_errors(error, scale):
     truth = np.full((1, 10, 10), 200, np.uint16)

@@ -36,6 +36,13 @@ def perfect():
     }  # fmt: skip
 
 
+def test_what_a_reader_must_know_comes_first():
+    verdict = judge(perfect(), LIMITS, 5, "Another scale?")
+    assert verdict.reasons[0] == "Another scale?"
+    assert verdict.as_dict()["reasons"] == verdict.reasons
+    assert judge({}, LIMITS, 5, "Another scale?").reasons[0].startswith("Another scale? No figure")
+
+
 def level(figures, key, fields=5):
     return next(j for j in judge(figures, LIMITS, fields).judgements if j.key == key).level
 

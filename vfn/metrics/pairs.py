@@ -23,6 +23,8 @@ from vfn.errors import UserError
 
 Array = NDArray[Any]
 # Channels that predict.py writes beside a stain: half-widths of its intervals, coverage in percent.
+# How programs mark a prediction beside its input.
+ENDING = re.compile(r"(?<=[^/])[-_. ]pred(?:iction|icted)?$", re.IGNORECASE)
 HALFWIDTH = re.compile(r"(.+)_halfwidth(\d+(?:\.\d+)?)")
 
 
@@ -104,7 +106,8 @@ class _Scored:
 class FolderPairs:
     """Pairs from folders of predictions and a folder of ground truth.
 
-    A prediction finds its truth, in this order: the file of the same path without suffix; where
+    A prediction (`_pred`, `_prediction` or `_predicted` at the end of its name apart) finds its truth,
+    in this order: the file of the same path without suffix; where
     the prediction's channels are named (OME metadata, or `channels`), the files whose path holds a
     channel's name as a token and whose remaining tokens are the prediction's name; the only file of
     the same name in another folder. The channels are named by the prediction, else by the
@@ -178,7 +181,7 @@ class FolderPairs:
         """The predictions of one folder, each with its truth."""
         predictions: dict[str, Path] = {}
         for path in paths:
-            other = predictions.setdefault(_stem(path, folder), path)
+            other = predictions.setdefault(index.known(_stem(path, folder)), path)
             if other != path:
                 raise UserError(f"{other} and {path} predict the same field; leave one of them out")
         found: list[_Match] = []
@@ -325,6 +328,12 @@ class _TruthIndex:
             stem = _stem(path, root)
             self.by_stem.setdefault(stem, []).append(path)
             self.by_name.setdefault(Path(stem).name, []).append(path)
+
+    def known(self, stem: str) -> str:
+        """The path of a prediction without suffix; without `_pred` or the like, too, unless the truth
+        has it."""
+        bare = ENDING.sub("", stem)
+        return stem if stem in self.by_stem or Path(stem).name in self.by_name else bare
 
     def find(
         self, stem: str, rest: str | None, names: tuple[str, ...] | None, *, unique: bool

@@ -33,6 +33,36 @@ ERROR_SCALES = (0.05, 0.1, 0.2, 0.5, 1.0)
 _ERROR_BINS = 200
 
 
+SCALES = 5  # times as wide: ranges of grey values that are called different scales
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Of images: what their grey values span."""
+
+    dtype: str
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, image: NDArray[np.float32], dtype: str) -> "Extent":
+        """Of the finite pixels of an image; empty where there is none."""
+        return cls(dtype, *((float(image.min()), float(image.max())) if image.size else (0.0, 0.0)))
+
+    def with_other(self, other: "Extent") -> "Extent":
+        """Of both."""
+        return Extent(self.dtype, min(self.low, other.low), max(self.high, other.high))
+
+    @property
+    def width(self) -> float:
+        """From the smallest to the largest."""
+        return self.high - self.low
+
+    def __str__(self) -> str:
+        ends = (f"{v:.0f}" if abs(v) >= 100 else f"{v:.2g}" for v in (self.low, self.high))
+        return f"{self.dtype}, {' to '.join(ends)}"
+
+
 @dataclass
 class ChannelResult:
     """Everything that is reported of one channel.
@@ -46,6 +76,7 @@ class ChannelResult:
         scatter: pixels counted by truth (first axis) and prediction within `scatter_range`.
         found: nuclei that went wrong, each with the name of its field; None for other stains.
         over: what amounts of stain were summed over, "nuclei" or "cells"; empty if over nothing.
+        extents: dtype, smallest and largest grey value of "prediction" and "truth".
         coverage: what the intervals of the prediction promise to hold, if there are any.
         risk: how these intervals rank errors.
         unrefocused: number of a row -> figures of the prediction from the blurred inputs as they are.
@@ -61,6 +92,7 @@ class ChannelResult:
     )
     found: list[tuple[str, Found]] | None = None
     over: str = ""
+    extents: dict[str, Extent] = field(default_factory=dict)
     coverage: float | None = None
     risk: RiskCoverage | None = None
     unrefocused: dict[int, Row] = field(default_factory=dict)
@@ -93,9 +125,23 @@ class ChannelResult:
         p, t = prediction.astype(np.float32), truth.astype(np.float32)
         finite = np.isfinite(p)
         p, t = p[finite], t[finite]
+        for of, image, dtype in ((MODEL, p, prediction.dtype), ("truth", t, truth.dtype)):
+            own = Extent.of(image, dtype.name)
+            self.extents[of] = self.extents.get(of, own).with_other(own)
         self._count_scatter(p, t)
         error = np.minimum(np.abs(p - t) * (_ERROR_BINS / self.signal_width), _ERROR_BINS)
         self._errors += np.bincount(error.astype(np.int64), minlength=_ERROR_BINS + 1)
+
+    def other_scale(self) -> str:
+        """What is said where predictions plainly are on another scale than truths; empty where not.
+
+        Only another dtype makes it plain: a poor prediction may be flat, too.
+        """
+        predicted, true = self.extents[MODEL], self.extents["truth"]
+        flat = predicted.width * SCALES < self.signal_width
+        if predicted.dtype == true.dtype or not (flat or predicted.width > SCALES * true.width):
+            return ""
+        return f"Predictions are {predicted}; truths {true}: another scale?"
 
     def amounts(self) -> tuple[Float, Float]:
         """Integrated intensities of all nuclei (or cells) in truth and prediction, (n,) each."""

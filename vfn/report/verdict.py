@@ -119,7 +119,8 @@ class Verdict:
             use" where nothing but the number of fields could be judged.
         judgements: every criterion, the weightiest first: the worst levels, then the order of
             `CRITERIA`; those that could not be judged come last.
-        remark: why the level is worse than every judgement; empty if it is not.
+        remark: what a reader must know before the judgements, such as why the level is worse than
+            each of them; empty where there is nothing.
     """
 
     level: Level
@@ -149,7 +150,7 @@ class Verdict:
         return [j for j in self.judgements if j.level is None]
 
 
-def judge(figures: Figures, limits: Mapping[str, Limits], fields: int) -> Verdict:
+def judge(figures: Figures, limits: Mapping[str, Limits], fields: int, remark: str = "") -> Verdict:
     """Judge one stain.
 
     Args:
@@ -158,23 +159,28 @@ def judge(figures: Figures, limits: Mapping[str, Limits], fields: int) -> Verdic
             Columns may be missing.
         limits: criterion -> limits, for every criterion; see `read_limits`.
         fields: number of fields that were scored.
+        remark: what a reader must know first.
     """
     found = [_judge(criterion, figures, limits[criterion.key], fields) for criterion in CRITERIA]
     levels = {j.key: j.level for j in found if j.level is not None}
     worst = max(levels.values(), key=LEVELS.index)
-    remark = ""
+    unjudged = ""
     if set(levels) <= {"fields"}:
-        worst, remark = (
+        worst, unjudged = (
             "do not use",
             "No figure could be judged: nothing is known about this stain.",
         )
     elif worst == "use" and "pearson" not in levels:
-        worst, remark = "care", (
+        worst, unjudged = "care", (
             "Whether bright and dark places agree could not be judged, so the stain cannot be "
             "trusted fully."
         )  # fmt: skip
     weight = {j.key: -LEVELS.index(j.level) if j.level else 1 for j in found}
-    return Verdict(worst, tuple(sorted(found, key=lambda j: weight[j.key])), remark)
+    return Verdict(
+        worst,
+        tuple(sorted(found, key=lambda j: weight[j.key])),
+        " ".join(filter(None, (remark, unjudged))),
+    )
 
 
 def read_limits(node: Mapping[str, Any]) -> dict[str, Limits]:
