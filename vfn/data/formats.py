@@ -6,7 +6,6 @@ thousands of fields is listed in seconds, and no pixel is touched before a plane
 """
 
 import importlib
-import json
 import math
 import os
 import threading
@@ -22,9 +21,11 @@ from vfn.data.images import MAX_BLANK, as_pixels, check_promise, is_container, r
 from vfn.data.tiff_metadata import micrometres, seconds
 from vfn.data.tiff_stacks import TiffPlane, tiff_stack
 from vfn.data.walk import walk
+from vfn.data.zarr_chunks import open_metadata, read_json
 from vfn.errors import UserError
 
 READERS = {".nd2": "bioio_nd2", ".czi": "bioio_czi", ".lif": "bioio_lif"}
+MAX_PLANES = 2**17  # of all channels, depths and times
 READER_VERSION = 1  # raised whenever the planes below give other pixels for the same bytes
 _one_at_a_time = threading.Lock()  # bioio's readers promise nothing about threads
 
@@ -153,8 +154,8 @@ def _attributes(group: Path) -> dict[str, Any]:
             f"{group}: is no folder, so no OME-Zarr; copy it anew or correct what names it"
         )
     for name in ("zarr.json", ".zattrs"):
-        if (group / name).exists():
-            data = json.loads((group / name).read_bytes())
+        if os.path.lexists(group / name):
+            data = read_json(group / name)
             attributes: dict[str, Any] = data.get("attributes", {}) if name == "zarr.json" else data
             return attributes.get("ome", attributes)
     raise UserError(
@@ -165,7 +166,7 @@ def _attributes(group: Path) -> dict[str, Any]:
 def _zarr_scenes(path: Path) -> list[Scene]:
     attributes = _attributes(path)
     if "plate" in attributes:
-        wells = [str(well["path"]) for well in attributes["plate"]["wells"]]
+        wells = dict.fromkeys(str(well["path"]) for well in attributes["plate"]["wells"])
         return [scene for well in wells for scene in _well_scenes(_below(path, well), well)]
     if "multiscales" in attributes:
         return [Scene("", partial(_zarr_stacks, path))]
@@ -207,7 +208,7 @@ def _zarr_stacks(path: Path) -> list[Stack]:
         scales = attributes["multiscales"][0]
         level = scales["datasets"][0]  # the first is the one of full resolution
         array = _below(path, level["path"])
-        shape = json.loads(_array_metadata(array).read_bytes())["shape"]
+        shape = open_metadata(array).shape
         listed = scales.get("axes", "tczyx")  # not named before NGFF 0.3
         described: list[dict[str, str]] = [{"name": a} if isinstance(a, str) else a for a in listed]
         letters = {"channel": "c", "time": "t"}  # whatever these two are called
@@ -239,10 +240,6 @@ def _zarr_stacks(path: Path) -> list[Stack]:
         ]
 
 
-def _array_metadata(array: Path) -> Path:
-    return array / ("zarr.json" if (array / "zarr.json").exists() else ".zarray")
-
-
 def _length(step: float, unit: str | None) -> float | None:
     """A step in micrometres. Without a unit 1 is what writers put who know nothing; any other
     number is taken as micrometres, as viewers do."""
@@ -263,6 +260,12 @@ def _checked_sizes(where: object, axes: str, shape: Sequence[int]) -> dict[str, 
         raise UserError(f"{where}: has axes {axes}; one of each is read, the last two y and x")
     if min(shape) < 1:
         raise UserError(f"{where}: has no pixels (shape {tuple(shape)}); leave it out")
+    planes = math.prod(n for axis, n in sizes.items() if axis not in "yx")
+    if planes > MAX_PLANES:
+        raise UserError(
+            f"{where}: states {planes:,} planes, up to {MAX_PLANES:,} in one image are read; it is damaged, "
+            "or to be split"
+        )
     more = {axis: n for axis, n in sizes.items() if axis not in "tczyx" and n != 1}
     if more:
         kinds = {"s": "colour samples a pixel", "m": "mosaic tiles"}
@@ -306,12 +309,15 @@ class ZarrPlane:
         zarr = need("zarr", self.path, "ome-zarr")
         at = {"t": self.time, "c": self.channel, "z": self.z}
         with reading(self.path):
-            array = zarr.open_array(self.path / self.array, mode="r")
-            promised = math.prod(array.shape[-2:]) * array.dtype.itemsize
+            stated = open_metadata(self.path / self.array)
+            promised = math.prod(stated.shape[-2:]) * stated.itemsize
             if promised > MAX_BLANK:
                 stored = sum(os.stat(file).st_size for file in walk(self.path / self.array))
                 check_promise(self.path, promised, stored)
-            pixels = np.asarray(array[tuple(at.get(axis, 0) for axis in self.axes[:-2])])
+            position = tuple(at.get(axis, 0) for axis in self.axes[:-2])
+            stated.check_plane(position)
+            array = zarr.open_array(stated.folder, mode="r", zarr_format=stated.zarr_format)
+            pixels = np.asarray(array[position])
             # A chunk that is not there reads as zeros: rightly so where empty ones are not stored,
             # wrongly where the copy stopped. None at all is certainly the latter.
             if not pixels.any() and not array.nchunks_initialized:
