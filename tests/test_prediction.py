@@ -21,6 +21,7 @@ def test_the_layout_of_new_files() -> None:
     assert several == Layout({"nuclear": ["DAPI", "Far-red"]}, "(?P<field>x)")
     assert layout(manifest=Path("m.csv")).manifest == "m.csv"
     assert layout(manifest="m.csv").prefix == ""
+    assert layout(z_zero=3, z_step=0.5) == Layout(z_zero=3, z_step=0.5)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ def test_the_layout_of_new_files() -> None:
     [
         ({"channels": "BF"}, "channels=BF: give a mapping"),
         ({"channels": {"phase": None}}, "channels: phase is None"),
+        ({"z_zero": "top"}, "z_zero=top: give a number"),
+        ({"z_step": 0}, "z_step=0: give the micrometres"),
         ({"pattern": "x", "manifest": "m.csv"}, "pattern=x, manifest=m.csv: give one"),
     ],
 )

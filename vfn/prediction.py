@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.cli import plain, set_up_logging
-from vfn.data.discovery import Layout, check_channels
+from vfn.data.discovery import Layout, check_channels, check_z
 from vfn.data.store import PlaneStore
 from vfn.data.views import View
 from vfn.errors import UserError
@@ -62,20 +62,21 @@ def coverage(config: DictConfig) -> float | None:
 
 
 def given_layout(config: DictConfig) -> Layout:
-    """The keys `channels`, `pattern` and `manifest`: how the new files are named.
+    """The keys `channels`, `pattern`, `manifest`, `z_zero`, `z_step`: how the new files are named.
 
     Raises:
-        UserError: no mapping of channels; a pattern beside a manifest.
+        UserError: no mapping of channels; a pattern beside a manifest; z that is no number.
     """
     channels = {} if config.channels is None else config.channels
     channels = plain(channels) if isinstance(channels, DictConfig) else channels
     check_channels(channels, "channels")
+    check_z(config.z_zero, config.z_step, "")
     pattern, manifest = (None if v is None else str(v) for v in (config.pattern, config.manifest))
     if pattern and manifest:
         raise UserError(
             f"pattern={pattern}, manifest={manifest}: give one, a manifest names every file"
         )
-    return Layout(channels, pattern, manifest, prefix="")
+    return Layout(channels, pattern, manifest, config.z_zero, config.z_step, prefix="")
 
 
 def predict(config: DictConfig) -> list[Path]:

@@ -276,7 +276,7 @@ def test_a_target_is_never_taken_for_an_input(tmp_path: Path) -> None:
 
 def refused(checkpoint: Checkpoint, source: Path, *words: str, given: Layout | None = None) -> None:
     with pytest.raises(UserError) as caught:
-        find_views(checkpoint, source, given)
+        find_views(checkpoint, source, given and replace(given, prefix=""))
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "data." not in message.replace(str(source), "")
@@ -348,6 +348,17 @@ def test_the_user_says_how_new_files_are_named(tmp_path: Path) -> None:
         given=Layout({"phase": "GFP"}),
     )
     refused(make_checkpoint(), tmp_path, "pattern=(: not a regular", given=Layout({}, "("))
+
+
+def test_the_plane_in_focus_of_new_stacks(tmp_path: Path) -> None:
+    stack = grey(0, (5, 37, 45))
+    write(tmp_path / "A1_phase.tif", stack, imagej=True, metadata={"axes": "ZYX"})
+    for trained, given, number in (
+        (None, Layout(), 2), (3.0, Layout(), 3), (3.0, Layout(z_zero=1), 1), (None, Layout(z_zero=4), 4),
+    ):  # fmt: skip
+        checkpoint = make_checkpoint(layout=Layout(z_zero=trained))
+        (view,) = find_views(checkpoint, tmp_path, given)
+        np.testing.assert_array_equal(view.inputs[0].read(), stack[number])
 
 
 def test_by_a_manifest_of_the_new_files(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The one data module that all data sets share; each data set adds its facts (see `sets.py`)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,7 +16,9 @@ from vfn.data.discovery import (
     Words,
     check_channels,
     check_root,
+    check_z,
     discover,
+    is_number,
     left_out,
 )
 from vfn.data.illumination import FlatField
@@ -175,7 +176,7 @@ def _check_ranges(config: DataConfig) -> None:
 
 def _are_two_numbers(given: Any) -> bool:
     several = isinstance(given, Sequence) and not isinstance(given, str)
-    return several and len(given) == 2 and all(map(_is_number, given))
+    return several and len(given) == 2 and all(map(is_number, given))
 
 
 class StainData(L.LightningDataModule):
@@ -207,11 +208,7 @@ class StainData(L.LightningDataModule):
         if config.channels is not None:
             check_channels(config.channels, "data.channels")
         _check_ranges(config)
-        for key, number in (("z_zero", config.z_zero), ("z_step", config.z_step)):
-            if number is not None and not _is_number(number):
-                raise UserError(f"data.{key}={number}: give a number, or null")
-        if config.z_step == 0:
-            raise UserError("data.z_step=0: give the micrometres from one plane to the next")
+        check_z(config.z_zero, config.z_step, "data.")
         if not 0 <= config.input_jitter <= 1:
             raise UserError(f"data.input_jitter={config.input_jitter}: give a share, 0 (off) to 1")
         self.task, self.config = task, config
@@ -615,10 +612,6 @@ class StainData(L.LightningDataModule):
                 },
             },
         }
-
-
-def _is_number(given: Any) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
 
 
 def _where(view: View) -> list[Any]:

@@ -5,6 +5,7 @@ relative path, or tokens of the path (the default, which needs no configuration)
 """
 
 import logging
+import math
 import os
 import re
 from collections import Counter
@@ -83,13 +84,13 @@ class FilePlane:
         if self.index is None and len(array) > 1:
             raise UserError(
                 f"{self.path}: holds {len(array)} planes where one is expected; split it, or say which "
-                "plane is which channel by data.channels={CHANNEL: POSITION}"
+                "plane is which channel by channels={CHANNEL: POSITION} (in training data.channels)"
             )
         index = self.index or 0
         if not 0 <= index < len(array):
             raise UserError(
                 f"{self.path}: channel {index} is asked for, it has {len(array)} (the first is 0); "
-                "correct data.channels"
+                "correct its position in channels (in training data.channels)"
             )
         return array[index]
 
@@ -206,6 +207,24 @@ def check_channels(channels: Any, setting: str) -> None:
                 f"{setting}: {channel} is {given!r}; give a word, several as [WORD, WORD], or a "
                 "position inside of files, 0 or more"
             )
+
+
+def check_z(zero: Any, step: Any, prefix: str) -> None:
+    """Refuse what `Layout.z_zero` and `Layout.z_step` do not take.
+
+    Raises:
+        UserError: no number; a step of 0.
+    """
+    for key, number in (("z_zero", zero), ("z_step", step)):
+        if number is not None and not is_number(number):
+            raise UserError(f"{prefix}{key}={number}: give a number, or null")
+    if step == 0:
+        raise UserError(f"{prefix}z_step=0: give the micrometres from one plane to the next")
+
+
+def is_number(given: Any) -> bool:
+    """Whether a setting is a finite number."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
 
 
 def _is_word(given: Any) -> bool:
@@ -328,7 +347,7 @@ def _say_focal(fields: Iterable[Field], layout: Layout) -> None:
             if z == 0 and number:
                 log.info(
                     "stacks: the middle plane is taken as the focal one (of field %s number %d, counted "
-                    "from 0); data.z_zero=NUMBER names another", entry.name, number,
+                    "from 0); %sz_zero=NUMBER names another", entry.name, number, layout.prefix,
                 )  # fmt: skip
                 return
 
@@ -751,7 +770,7 @@ def _in_file(
         if index is None and len(stack.planes) > 1:
             raise UserError(
                 f"{path}: holds {stack} where one channel is expected; split it, or say which is which "
-                "by the column index of data.manifest"
+                f"by the column index of {layout.prefix}manifest"
             )
         column = _nth(stack, stack.planes, index or 0, layout)
         depths = stack.depths(layout.z_zero, layout.z_step)
@@ -896,5 +915,5 @@ def whole_field(
 
 __all__ = [
     "SUFFIXES", "Field", "FilePlane", "Layout", "NothingMatches", "Plane", "check_channels",
-    "check_root", "discover", "left_out", "split_plane", "split_token", "whole_field", "whole_images",
+    "check_root", "check_z", "discover", "is_number", "left_out", "split_plane", "split_token", "whole_field", "whole_images",
 ]  # fmt: skip

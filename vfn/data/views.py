@@ -103,7 +103,11 @@ class View:
 
 
 def make_views(
-    fields: Sequence[Field], task: Task, targets: bool = True, unpaired: str = "error"
+    fields: Sequence[Field],
+    task: Task,
+    targets: bool = True,
+    unpaired: str = "error",
+    prefix: str = "data.",
 ) -> list[View]:
     """Every view of every field.
 
@@ -113,6 +117,7 @@ def make_views(
     Args:
         targets: False leaves the target planes out, for prediction.
         unpaired: "error" refuses fields that lack more than that, "skip" leaves them out.
+        prefix: of the settings in messages, see `Layout`.
 
     Raises:
         UserError: a field lacks a channel that the task needs; none is complete.
@@ -123,11 +128,11 @@ def make_views(
     skipped: list[UserError] = []
     for entry in fields:
         try:
-            views += _views_of(entry, task, targets)
+            views += _views_of(entry, task, targets, prefix)
         except UserError as exc:
             skipped.append(exc)
     if skipped and unpaired == "error":
-        raise (None if views else _apart(fields, task, "data." if targets else "")) or skipped[0]
+        raise (None if views else _apart(fields, task, prefix)) or skipped[0]
     if not views:
         raise UserError(
             f"none of {len(fields)} field(s) has all of the channels {', '.join(task.channels)}; "
@@ -155,7 +160,7 @@ def _apart(fields: Sequence[Field], task: Task, prefix: str) -> UserError | None
     )
 
 
-def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
+def _views_of(entry: Field, task: Task, targets: bool, prefix: str) -> list[View]:
     views: list[View] = []
     depths = sorted({z for _, z in entry.planes})
     if task.input_z:
@@ -165,8 +170,8 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
     elif len(depths) > 1:
         raise UserError(
             f"field {entry.name}: has planes at z = {', '.join(f'{z:g}' for z in depths)} um and none "
-            "in focus (0 um); say which one is by data.z_zero=NUMBER, or name those that are inputs by "
-            "task.input_z=[...]"
+            f"in focus (0 um); say which one is by {prefix}z_zero=NUMBER"
+            + (", or name those that are inputs by task.input_z=[...]" if targets else "")
         )
     if not depths:
         raise UserError(
@@ -187,7 +192,7 @@ def _views_of(entry: Field, task: Task, targets: bool) -> list[View]:
                 "leave such fields out by data.unpaired=skip" if targets else "take its files away"
             )
             if 0.0 not in {depth for _, depth in entry.planes}:
-                remedy += "; data.z_zero=NUMBER says which plane is in focus (0 um)"
+                remedy += f"; {prefix}z_zero=NUMBER says which plane is in focus (0 um)"
             raise UserError(
                 f"field {entry.name}: no file for {', '.join(named)} (it has {_present(entry)}); add the "
                 f"file, or {remedy}"

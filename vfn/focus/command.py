@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from vfn.checkpoint import load_checkpoint
-from vfn.cli import set_up_logging, trainable_task
+from vfn.cli import plain, set_up_logging, trainable_task
 from vfn.csv_files import write_csv
-from vfn.data.discovery import Layout, NothingMatches, discover, split_plane, whole_images
+from vfn.data.discovery import (
+    Layout,
+    NothingMatches,
+    check_channels,
+    discover,
+    split_plane,
+    whole_images,
+)
 from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore, in_parallel
 from vfn.data.views import Task, View, make_views
@@ -84,13 +91,18 @@ def focus(config: DictConfig) -> None:
 
 
 def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list[View]]:
+    data = plain(config.data)
+    layout = Layout(
+        data["channels"] or {}, *(data[k] for k in ("pattern", "manifest", "z_zero", "z_step"))
+    )
+    check_channels(layout.channels, "data.channels")
     if config.ckpt is not None:
         checkpoint = load_checkpoint(Path(str(config.ckpt)))
         if checkpoint.focus is None:
             raise UserError(
                 f"ckpt={config.ckpt}: carries no scale of focus; give a model of task=refocus"
             )
-        return checkpoint.focus, find_views(checkpoint, source)
+        return checkpoint.focus, find_views(checkpoint, source, layout)
     path = Path(str(config.scale))
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -104,8 +116,10 @@ def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list
     alone = Task(task.name, task.inputs[:1], ())
     channel = split_plane(task.inputs[0])[0]
     try:
-        fields = discover(source, Layout(), (channel,))
+        fields = discover(source, layout, (channel,))
     except NothingMatches:
+        if layout != Layout():
+            raise
         log.warning(
             "input=%s: no %s in the paths, so each image is taken as it is", source, channel
         )

@@ -511,7 +511,7 @@ def find_views(
     Raises:
         UserError: nothing there, or no way to tell which file is which channel.
     """
-    task, given = checkpoint.task, replace(given or Layout(), prefix="")
+    task, given = checkpoint.task, given or Layout(prefix="")
     inputs = tuple(dict.fromkeys(split_plane(channel)[0] for channel in task.inputs))
     root, holding = _place(source, given)
     layouts, reasons = _layouts(checkpoint.layout, given), []
@@ -524,15 +524,16 @@ def find_views(
             continue
         if given.manifest and source is not None and holding is None:
             check_root(fields, root, given.manifest, "input")
-        return make_views(fields, task, targets=False)
+        return make_views(fields, task, targets=False, prefix=given.prefix)
     # A container has its channels inside, whatever pattern the paths of training had.
     reason = reasons[-1 if is_container(root) else 0]
     if source is None or given != Layout():
         raise reason
     if checkpoint.layout.manifest:
         raise UserError(
-            f"{reason}, by manifest=files.csv, or, if every image holds the inputs, "
-            f"channels={_positions(task)}: a manifest told the channels of the training, not the names of files"
+            f"{reason}, by {given.prefix}manifest=files.csv, or, if every image holds the inputs, "
+            f"{given.prefix}channels={_positions(task)}: a manifest told the channels of the training, not "
+            "the names of files"
         )
     try:
         fields = whole_images(source, task.inputs)
@@ -570,14 +571,17 @@ def _place(source: Path | None, given: Layout) -> tuple[Path, Path | None]:
 
 def _layouts(trained: Layout, given: Layout) -> list[Layout]:
     """How files may be named, the likeliest way first."""
-    channels = {**trained.channels, **given.channels}
-    if given.manifest:
-        return [replace(given, channels=channels)]
-    # A manifest names the files of training; new files are named like those of any folder.
-    own = replace(trained, channels=channels, manifest=None, prefix="")
-    if given.pattern:
-        return [replace(own, pattern=given.pattern)]
-    return [own] if own == given else [own, given]
+    own = replace(
+        trained,
+        channels={**trained.channels, **given.channels},
+        pattern=given.pattern or trained.pattern,
+        # That of the training names other files; new ones are named like those of any folder.
+        manifest=given.manifest,
+        z_zero=trained.z_zero if given.z_zero is None else given.z_zero,
+        z_step=trained.z_step if given.z_step is None else given.z_step,
+        prefix=given.prefix,
+    )
+    return [own] if own == given or given.manifest or given.pattern else [own, given]
 
 
 def _refuse_targets(task: Task, root: Path, layouts: Sequence[Layout]) -> None:
@@ -596,7 +600,7 @@ def _refuse_targets(task: Task, root: Path, layouts: Sequence[Layout]) -> None:
         raise UserError(
             f"{next(iter(known[0].planes.values()))}: is {channel}, which the model predicts, and no "
             f"image is {' or '.join(task.inputs)} by its name; name the inputs by their channel, or say "
-            "which word means it by channels={CHANNEL: TOKEN}"
+            f"which word means it by {layout.prefix}channels={{CHANNEL: TOKEN}}"
         )
 
 
