@@ -87,7 +87,7 @@ def main() -> None:
     try:
         assert app.stdout is not None
         url = app.stdout.readline().split()[1]
-        own = url.split("?")[0]
+        own = url.split("#")[0]
         with sync_playwright() as playwright:
             path = next(filter(None, map(shutil.which, NAMES)), None)
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

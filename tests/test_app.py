@@ -13,7 +13,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from tests.cli import ROOT, finish, run, start
 from tests.test_cli import SIMULATED, TINY
 from vfn.app.command import listen
+from vfn.app.connections import make_server
 from vfn.app.folders import Folders, check_inside
 from vfn.app.guard import Guard
 from vfn.app.models import Models
@@ -37,7 +38,6 @@ from vfn.checkpoint import read_raw
 from vfn.data.images import read_image
 from vfn.data.simulated import Specimen
 from vfn.errors import UserError
-from vfn.files import replacing
 from vfn.module import RECIPE
 
 KEY = "the-key-of-this-test"
@@ -109,15 +109,14 @@ class Page:
 
     port: int
     site: Site
-    cookie: str = field(default=KEY)
+    key: str = KEY
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         own = {
-            "Cookie": f"vfn_{self.port}={self.cookie}", "Origin": f"http://127.0.0.1:{self.port}",
-            **(headers or {}),
+            "X-VFN-Key": self.key, "Origin": f"http://127.0.0.1:{self.port}", **(headers or {}),
         }  # fmt: skip
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         try:
@@ -171,8 +170,7 @@ def serve(
         site = Site(config, Models(root), Folders(folders or []), workspace)
         listening = listen(0)
         port = listening.getsockname()[1]
-        settled = uvicorn.Config(Guard(site.app, KEY, port), log_config=None, lifespan="off")
-        server = uvicorn.Server(settled)
+        server = make_server(Guard(site.app, KEY))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         running.append((server, thread, site))
@@ -323,10 +321,10 @@ def test_a_folder_is_looked_through_and_predicted(
     specimen(tmp_path / "images" / "plate" / "y_phase.tif", seed=901)
     (tmp_path / "images" / ".hidden").mkdir()
     page = serve([tmp_path / "images"])
-    told = page.ask("GET", "/api/folder?root=0&path=").told
+    told = page.ask("POST", "/api/folder", {"root": 0, "path": ""}).told
     assert told == {"path": "", "folders": ["plate"], "images": 0}
-    assert page.ask("GET", "/api/folder?root=0&path=plate").told["images"] == 2
     folder = {"root": 0, "path": "plate"}
+    assert page.ask("POST", "/api/folder", folder).told["images"] == 2
     found = page.ask("POST", "/api/fields", {"model": "nuclei", "folder": folder}).told
     assert [one["name"] for one in found["fields"]] == ["x", "y"]
     assert found["planes"] == []
@@ -391,6 +389,11 @@ def test_uncertainty_of_a_model_that_is_not_calibrated(
 # --- bounds ---
 
 
+def kept(page: Page) -> list[Path]:
+    """Folders of the files that were dropped and predicted."""
+    return [path for path in page.site.workspace.root.iterdir() if path.is_dir()]
+
+
 def test_uploads_are_bounded(serve: Callable[..., Page]) -> None:
     page = serve(upload_mb=0.01, files=2)
     drop = page.drop()
@@ -399,7 +402,7 @@ def test_uploads_are_bounded(serve: Callable[..., Page]) -> None:
     page.put(drop, "b.tif", half).refused(413, "b.tif", "0.01 MB", "upload_mb=")
     assert page.put(drop, "b.tif", bytes(100)).status == 200
     page.put(drop, "c.tif", b"x").refused(413, "c.tif", "files=")
-    (folder,) = page.site.workspace.root.iterdir()
+    (folder,) = kept(page)
     assert sorted(path.name for path in folder.iterdir()) == ["a.tif", "b.tif"]
 
 
@@ -409,14 +412,14 @@ def test_a_body_without_length_is_bounded_too(serve: Callable[..., Page]) -> Non
     raw = socket.create_connection(("127.0.0.1", page.port), timeout=PATIENCE)
     head = (
         f"PUT /api/drops/{drop}/files?name=a.tif HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n"
-        f"Origin: http://127.0.0.1:{page.port}\r\nCookie: vfn_{page.port}={KEY}\r\n"
+        f"Origin: http://127.0.0.1:{page.port}\r\nX-VFN-Key: {KEY}\r\n"
         "Transfer-Encoding: chunked\r\n\r\n"
     )
     chunk = b"%x\r\n%s\r\n" % (8000, bytes(8000))
     with raw:
         raw.sendall(head.encode() + chunk + chunk)
         assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
-    (folder,) = page.site.workspace.root.iterdir()
+    (folder,) = kept(page)
     assert list(folder.iterdir()) == []
 
 
@@ -458,9 +461,9 @@ def test_a_full_disk_is_a_line(serve: Callable[..., Page], monkeypatch: pytest.M
     def full(path: Path) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vfn.app.workspace.replacing", full)
-    page.put(drop, "a.tif", b"x").refused(507, "a.tif", "TMPDIR=")
-    monkeypatch.setattr("vfn.app.workspace.replacing", replacing)
+    with monkeypatch.context() as disk:
+        disk.setattr("vfn.files._reach_disk", full)
+        page.put(drop, "a.tif", b"x").refused(507, "a.tif", "TMPDIR=")
     assert page.put(drop, "a.tif", b"x").status == 200
 
 
@@ -477,13 +480,13 @@ def test_older_files_and_predictions_make_room(serve: Callable[..., Page], tmp_p
     image = specimen(tmp_path / "a_phase.tif")
     drops = [page.drop(image) for _ in range(KEPT + 2)]
     assert page.put(drops[0], "b.tif", b"x").status == 404
-    assert len(list(page.site.workspace.root.iterdir())) == KEPT
+    assert len(kept(page)) == KEPT
     jobs = [page.predict(model="nuclei", drop=drops[-1], fields=["a"])[0] for _ in range(KEPT + 1)]
     page.ask("GET", f"/api/jobs/{jobs[0]}").refused(404, "predict again")
     assert page.ask("GET", f"/api/jobs/{jobs[-1]}/file?field=0").status == 200
     assert page.ask("DELETE", f"/api/drops/{drops[-1]}").status == 200
     page.ask("GET", f"/api/jobs/{jobs[-1]}/file?field=0").refused(404, "predict again")
-    assert len(list(page.site.workspace.root.iterdir())) == KEPT - 1
+    assert len(kept(page)) == KEPT - 1
 
 
 @pytest.mark.parametrize(
@@ -499,22 +502,59 @@ def test_odd_questions_get_a_line(serve: Callable[..., Page], body: bytes) -> No
 # --- who may ask, and for what ---
 
 
-def test_the_key_opens_the_page(serve: Callable[..., Page]) -> None:
+def test_nobody_without_the_key_gets_anything_of_the_user(
+    serve: Callable[..., Page], tmp_path: Path
+) -> None:
+    (folder := tmp_path / "private name").mkdir()
+    page = serve([folder])
+    stranger = Page(page.port, page.site, key="guessed")
+    for path in ("/", "/static/app.js", "/static/app.css"):  # the same for everybody
+        answer = stranger.ask("GET", path)
+        assert answer.status == 200, path
+        assert not any(
+            word in answer.body.decode()
+            for word in (KEY, "private name", str(page.site.config.runs))
+        )
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+    assert page.ask("GET", "/api/settings").told["folders"] == ["private name"]
+    everywhere = {"Cookie": f"vfn_{page.port}={KEY}; key={KEY}", "Authorization": KEY}
+    for path in ("/api/settings", "/api/models", f"/?key={KEY}&x", "/static/none", "/once/x", "//"):
+        for key in ("guessed", "", "\xe9"):
+            refused = stranger.ask(
+                "GET", f"{path}?key={KEY}", headers={"X-VFN-Key": key, **everywhere}
+            )
+            if not path.startswith("/?"):
+                refused.refused(403, "key", "python -m vfn.app")
+            assert KEY not in str(refused.headers)
+    for path in ("/", "/api/settings", f"/?key={KEY}"):  # nothing for other ports to receive
+        assert "set-cookie" not in page.ask("GET", path).headers
+
+
+def test_a_download_link_works_once_and_soon(
+    serve: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = serve()
-    stranger = Page(page.port, page.site, cookie="guessed")
-    answer = stranger.ask("GET", f"/?key={KEY}")
-    assert answer.status == 200
-    cookie = answer.headers["set-cookie"]
-    assert all(word in cookie for word in (KEY, "HttpOnly", "SameSite=Strict"))
-    policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
-    assert "set-cookie" not in page.ask("GET", "/").headers
-    for path in ("/", "/?key=guessed", "/?key=%C3%A9", "/api/models", f"/api/models?key={KEY}"):
-        refused = stranger.ask("GET", path)
-        assert refused.status == 403, path
-        assert KEY not in str(refused.headers)
-    assert b"python -m vfn.app" in stranger.ask("GET", "/").body
+    stranger = Page(page.port, page.site, key="")
+    job, _ = page.predict(
+        model="nuclei", drop=page.drop(specimen(tmp_path / "f1_phase.tif")), fields=["f1"]
+    )
+    path = f"/api/jobs/{job}/file?field=0"
+
+    def link() -> str:
+        return str(page.ask("POST", f"/once?to={urllib.parse.quote(path, safe='')}").told["link"])
+
+    once = link()
+    stranger.ask("GET", once, headers={"Host": "evil.example"}).refused(403, "evil.example")
+    answer = stranger.ask("GET", once)
+    assert answer.body == page.ask("GET", path).body
+    assert 'filename="f1.ome.tif"' in answer.headers["content-disposition"]
+    stranger.ask("GET", once).refused(403, "key")
+    stranger.ask("POST", f"/once?to={path}").refused(403, "key")
+    monkeypatch.setattr("vfn.app.guard.LASTING", -1.0)
+    late = link()
+    stranger.ask("GET", late).refused(403, "key")
 
 
 @pytest.mark.parametrize(
@@ -522,10 +562,8 @@ def test_the_key_opens_the_page(serve: Callable[..., Page]) -> None:
 )
 def test_another_name_for_this_machine_is_refused(serve: Callable[..., Page], host: str) -> None:
     page = serve()
-    for path in (f"/?key={KEY}", "/api/models"):
-        answer = page.ask("GET", path, headers={"Host": host})
-        answer.refused(403, "127.0.0.1")
-        assert "set-cookie" not in answer.headers
+    for path in ("/", "/static/app.js", "/api/models"):
+        page.ask("GET", path, headers={"Host": host}).refused(403, "127.0.0.1")
 
 
 def test_localhost_is_a_name_for_it(serve: Callable[..., Page]) -> None:
@@ -579,23 +617,22 @@ def test_no_folder_but_those_that_are_allowed(serve: Callable[..., Page], tmp_pa
     (tmp_path / "images" / "way_out").symlink_to(tmp_path / "secret")
     (tmp_path / "images_too").mkdir()
     page = serve([tmp_path / "images"])
-    assert page.ask("GET", "/api/folder?root=0&path=").told["folders"] == []
+    assert page.ask("POST", "/api/folder", {"root": 0, "path": ""}).told["folders"] == []
     ways = (
         "..", "../secret", str(tmp_path / "secret"), "way_out", "x/../../secret", "../images_too",
         "/", "~", "..\\secret", "\0", 5000 * "x", "x_phase.tif", "file:///etc",
     )  # fmt: skip
     for way in ways:
-        quoted = urllib.parse.quote(way, safe="")
-        for address in (quoted, urllib.parse.quote(quoted, safe="")):
-            answer = page.ask("GET", f"/api/folder?root=0&path={address}")
+        for path in (way, urllib.parse.quote(way, safe="")):
+            answer = page.ask("POST", "/api/folder", {"root": 0, "path": path})
             assert answer.status == 400, way
             assert "secret/s_phase" not in answer.told["error"]
         for path in ("/api/fields", "/api/jobs"):
             asked = {"model": "nuclei", "folder": {"root": 0, "path": way}, "fields": ["s"]}
             assert page.ask("POST", path, asked).status == 400, way
     for root in (1, -1, "x", ""):
-        assert page.ask("GET", f"/api/folder?root={root}&path=").status == 400
-    assert serve().ask("GET", "/api/folder?root=0&path=").status == 400
+        assert page.ask("POST", "/api/folder", {"root": root, "path": ""}).status == 400
+    assert serve().ask("POST", "/api/folder", {"root": 0, "path": ""}).status == 400
 
 
 @pytest.mark.parametrize("linked", ["y_phase.tif", "deeper/y_phase.tif", "plate.zarr/0"])
@@ -673,7 +710,7 @@ def test_one_prediction_at_a_time_in_order() -> None:
         queue.add(job)
     until(lambda: jobs[0].state == State.RUNNING)
     assert [queue.ahead(job) for job in jobs] == [0, 1, 2]
-    jobs[1].stop()
+    queue.stop(jobs[1])
     assert jobs[1].state == State.STOPPED
     assert queue.ahead(jobs[2]) == 1
     gate.set()
@@ -694,7 +731,7 @@ def test_a_running_job_stops_at_its_next_word() -> None:
     job = Job(work)
     queue.add(job)
     until(lambda: job.state == State.RUNNING)
-    job.stop()
+    queue.stop(job)
     gate.set()
     until(lambda: job.over)
     assert (job.state, job.result) == (State.STOPPED, None)
@@ -800,7 +837,7 @@ def test_ctrl_c_ends_it_and_nothing_stays(runs: Path, tmp_path: Path) -> None:
         line = process.stdout.readline()
         assert line.startswith("open http://127.0.0.1:"), finish(process)
         address = urllib.parse.urlsplit(line.split()[1])
-        key = address.query.removeprefix("key=")
+        key = address.fragment.removeprefix("key=")
         page = Page(address.port or 0, None, key)  # type: ignore[arg-type]
         drop = page.drop(specimen(folder / "a_phase.tif"))
         page.order(model="nuclei", drop=drop, fields=["a"])

@@ -5,7 +5,6 @@ VFN_NEEDS_BROWSER=1 makes a missing browser a failure.
 
 import base64
 import io
-import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         tab.on("request", lambda request: asked.append((request.url, page.port)))
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.goto(f"http://127.0.0.1:{page.port}/?key={KEY}")
+        tab.goto(f"http://127.0.0.1:{page.port}/#key={KEY}")
         tab.wait_for_selector(".model")
         assert KEY not in tab.url
         return tab
@@ -262,8 +261,22 @@ def test_a_stopped_program_is_a_line(
     tab.click("#refresh")
     tab.get_by_text("The program no longer answers").wait_for()
     tab.unroute("**/api/**")
-    tab.context.clear_cookies()
-    tab.click("#refresh")
-    tab.get_by_text("the program was started anew; open the address that it printed").wait_for()
-    tab.goto(f"http://127.0.0.1:{page.port}/?{urllib.parse.urlencode({'key': KEY})}")
+    tab.evaluate("sessionStorage.setItem('key', 'of another start')")
+    tab.reload()
+    tab.get_by_text("the program was started anew; open the whole address").wait_for()
+    tab.evaluate(f"location.href = '/#key={KEY}'")  # as typed into the same tab
     tab.wait_for_selector(".model")
+    assert KEY not in tab.url
+
+
+def test_the_key_stays_with_the_tab(visit: Callable[..., Any], serve: Callable[..., Page]) -> None:
+    page = serve()
+    tab = visit(page)
+    tab.reload()
+    tab.wait_for_selector(".model")
+    assert tab.context.cookies() == []
+    second = tab.context.new_page()
+    second.goto(f"http://127.0.0.1:{page.port}/")
+    second.get_by_text("this page lacks its key").wait_for()
+    second.goto(f"http://127.0.0.1:{page.port}/#key={KEY}")
+    second.wait_for_selector(".model")

@@ -26,6 +26,7 @@ PATIENCE = 5.0  # s that a command has to leave; a signal after them ends it as 
 SOON = 0.02  # s, far longer than a finaliser takes
 
 _leaving: float | None = None  # since when
+_patience = PATIENCE
 _hung_up = False
 
 
@@ -63,10 +64,21 @@ def insist() -> None:
     """
     if _leaving is None:
         interrupt()
-    if time.monotonic() - _leaving > PATIENCE:
-        with suppress(OSError):
-            os.write(2, b"interrupted\n")
-        os._exit(INTERRUPTED)
+    if time.monotonic() - _leaving > _patience:
+        leave_at_once()
+
+
+def hurry(seconds: float) -> None:
+    """Let a further signal end the process as it is once it has been leaving for `seconds`."""
+    global _patience
+    _patience = seconds
+
+
+def leave_at_once() -> NoReturn:
+    """End the process as it is: some thread hangs, or the user insists."""
+    with suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)
 
 
 def ignore_signals() -> None:

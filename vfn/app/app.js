@@ -10,19 +10,42 @@ const element = (tag, properties = {}, ...children) => {
 
 const GONE = "The program no longer answers. Start python -m vfn.app again and open the address that it prints.";
 
-async function ask(method, url, body) {
+// The address gives the key once; then this tab alone has it. No cookie: those go to every port of 127.0.0.1.
+const KEY = (() => {
+  const given = new URLSearchParams(location.hash.slice(1)).get("key");
+  try {
+    if (given) sessionStorage.setItem("key", given);
+    const kept = sessionStorage.getItem("key") || "";
+    if (given) history.replaceState(null, "", "/");
+    return kept;
+  } catch { // no storage allowed: it stays in the address
+    return given || "";
+  }
+})();
+addEventListener("hashchange", () => location.reload()); // the address of a new start, opened in this tab
+
+async function request(method, url, body) {
   let answer;
   try {
-    answer = await fetch(url, {
-      method, body: body === undefined ? undefined : JSON.stringify(body),
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
-    });
+    answer = await fetch(url, { method, body: body === undefined ? undefined : JSON.stringify(body), headers: { "X-VFN-Key": KEY } });
   } catch {
     throw new Error(GONE);
   }
+  if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.error || `the program answered ${answer.status}`);
-  return told;
+  throw new Error(told.error || `the program answered ${answer.status}`);
+}
+
+const ask = async (method, url, body) => (await request(method, url, body)).json();
+
+// The browser itself fetches a download, without the key: by a link that works once.
+async function download(url) {
+  try {
+    const { link } = await ask("POST", `/once?to=${encodeURIComponent(url)}`);
+    element("a", { href: link, download: "" }).click();
+  } catch (error) {
+    say("field-error", error.message);
+  }
 }
 
 function say(id, text) {
@@ -105,17 +128,18 @@ function choose(model) {
 }
 
 $("filter").addEventListener("input", showModels);
-$("refresh").addEventListener("click", listModels);
+$("refresh").addEventListener("click", () => begin());
 
 // ---------------------------------------------------------------- 2 images
 
-const limit = { bytes: Number(document.body.dataset.uploadMb) * 2 ** 20, files: Number(document.body.dataset.files) };
+let mostBytes = 0;
 let uploading = Promise.resolve();
 
 function upload(url, file, told) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("PUT", url);
+    request.setRequestHeader("X-VFN-Key", KEY);
     request.upload.addEventListener("progress", (event) => told(event.loaded / event.total));
     request.addEventListener("load", () => {
       let answer = {};
@@ -132,8 +156,8 @@ async function receive(files) {
   say("images-error", "");
   if (!files.length) return;
   const total = files.reduce((sum, file) => sum + file.size, 0);
-  if (total > limit.bytes) {
-    say("images-error", `${bytes(total)} are too much: the page takes ${bytes(limit.bytes)} at once. Choose a folder instead, or start the page with a higher upload_mb=.`);
+  if (total > mostBytes) {
+    say("images-error", `${bytes(total)} are too much: the page takes ${bytes(mostBytes)} at once. Choose a folder instead, or start the page with a higher upload_mb=.`);
     return;
   }
   if (chosen.used) await clear(false); // after a prediction, new files are new work
@@ -180,7 +204,7 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   $("zone").classList.remove("over");
   const from = document.querySelector('input[name="from"][value="drop"]');
-  if (from && !from.checked) from.click();
+  if (!from.checked) from.click();
   const entries = [...(event.dataTransfer.items || [])].map((item) => item.webkitGetAsEntry?.());
   if (entries.some((entry) => entry?.isDirectory)) {
     say("images-error", "That is a folder: drop the image files in it, or start the page with folders=[...] and choose it there.");
@@ -194,7 +218,7 @@ const place = { root: 0, path: "" };
 
 async function open(path) {
   try {
-    const told = await ask("GET", `/api/folder?root=${place.root}&path=${encodeURIComponent(path)}`);
+    const told = await ask("POST", "/api/folder", { root: place.root, path });
     place.path = told.path;
     const root = $("root").selectedOptions[0].textContent;
     $("where").textContent = [root, ...told.path.split("/").filter(Boolean)].join(" / ") + ` (${told.images} image file${told.images === 1 ? "" : "s"})`;
@@ -211,23 +235,21 @@ async function open(path) {
   }
 }
 
-if ($("root")) {
-  for (const radio of document.querySelectorAll('input[name="from"]')) {
-    radio.addEventListener("change", () => {
-      const folder = radio.value === "folder" && radio.checked;
-      $("from-folder").hidden = !folder;
-      $("from-drop").hidden = folder;
-      chosen.folder = null;
-      say("images-error", "");
-      if (folder) open(place.path);
-      look();
-    });
-  }
-  $("root").addEventListener("change", () => { place.root = Number($("root").value); open(""); });
-  $("use-folder").addEventListener("click", () => { chosen.folder = { ...place }; look(); });
+for (const radio of document.querySelectorAll('input[name="from"]')) {
+  radio.addEventListener("change", () => {
+    const folder = radio.value === "folder" && radio.checked;
+    $("from-folder").hidden = !folder;
+    $("from-drop").hidden = folder;
+    chosen.folder = null;
+    say("images-error", "");
+    if (folder) open(place.path);
+    look();
+  });
 }
+$("root").addEventListener("change", () => { place.root = Number($("root").value); open(""); });
+$("use-folder").addEventListener("click", () => { chosen.folder = { ...place }; look(); });
 
-const fromFolder = () => $("from-folder") && !$("from-folder").hidden;
+const fromFolder = () => !$("from-folder").hidden;
 const source = () => (fromFolder() ? (chosen.folder ? { folder: chosen.folder } : null) : (chosen.files ? { drop: chosen.drop } : null));
 
 // Which fields the model finds there.
@@ -390,7 +412,6 @@ function show(job, told) {
   $("field").replaceChildren(...told.fields.map((field, i) => element("option", { value: String(i), textContent: field.error ? `${field.name} (not predicted)` : field.name })));
   $("field-row").hidden = told.fields.length < 2;
   $("download-all").hidden = told.fields.filter((field) => !field.error).length < 2;
-  $("download-all").href = `/api/jobs/${job}/all`;
   $("command").textContent = told.command;
   const first = told.fields.findIndex((field) => !field.error);
   showField(Math.max(0, first), true);
@@ -408,8 +429,6 @@ function showField(number, anew) {
   $("viewer").hidden = $("download").hidden = $("notes").hidden = Boolean(field.error);
   $("trust").replaceChildren(...(field.error ? [] : trust(field)));
   if (field.error) return;
-  $("download").href = `/api/jobs/${shown.job}/file?field=${number}`;
-  $("download").download = field.file;
   $("download").textContent = `Download OME-TIFF (${bytes(field.bytes)})`;
   const notes = [`${field.width} × ${field.height} px, ${depth(field.layers.find((l) => l.kind === "stain").dtype)}${field.pixel_size ? `, ${Number(field.pixel_size.toPrecision(4))} µm a pixel` : ""}. What is shown is reduced to the screen; the file has every pixel.`];
   $("by").textContent = `predicted by ${shown.told.model}`;
@@ -443,6 +462,8 @@ function trust(field) {
   return parts;
 }
 
+$("download").addEventListener("click", () => download(`/api/jobs/${shown.job}/file?field=${shown.field}`));
+$("download-all").addEventListener("click", () => download(`/api/jobs/${shown.job}/all`));
 $("field").addEventListener("change", () => showField(Number($("field").value), false));
 
 // ---------------------------------------------------------------- colours and contrast
@@ -515,13 +536,14 @@ const viewer = {
   },
 
   async fetch(number, box, slot) {
+    const { turn } = this;
     this.pending += 1;
     $("stack").setAttribute("aria-busy", "true");
     if (slot === "part") this.tiles.get(number).wanted = box;
     try {
       await this.receive(number, box, slot);
-    } catch {
-      say("field-error", GONE);
+    } catch (error) {
+      if (turn === this.turn) say("field-error", error.message);
     }
     this.pending -= 1;
     $("stack").setAttribute("aria-busy", String(this.pending > 0));
@@ -530,12 +552,7 @@ const viewer = {
   async receive(number, box, slot) {
     const { turn } = this;
     const url = `/api/jobs/${shown.job}/pixels?field=${shown.field}&layer=${number}&top=${box.top}&left=${box.left}&height=${box.height}&width=${box.width}`;
-    const answer = await fetch(url);
-    if (!answer.ok) {
-      const told = await answer.json().catch(() => ({}));
-      if (turn === this.turn) say("field-error", told.error || `the program answered ${answer.status}`);
-      return;
-    }
+    const answer = await request("GET", url);
     const codes = new Uint16Array(await answer.arrayBuffer());
     if (turn !== this.turn || (slot === "part" && this.tiles.get(number).wanted !== box)) return; // another was asked for since
     const tile = { ...box, h: Number(answer.headers.get("X-Height")), w: Number(answer.headers.get("X-Width")), codes, key: "", bitmap: null };
@@ -803,6 +820,21 @@ for (const side of ["left", "right"]) {
 
 // ---------------------------------------------------------------- start
 
-history.replaceState(null, "", "/"); // the key need not stand in the address any longer
-listModels();
+async function begin() {
+  try {
+    const settings = await ask("GET", "/api/settings");
+    mostBytes = settings.upload_mb * 2 ** 20;
+    $("version").textContent = `vfn ${settings.version}`;
+    $("refresh").textContent = `Look again in ${settings.runs}`;
+    $("from").hidden = !settings.folders.length;
+    $("root").replaceChildren(...settings.folders.map((name, i) => element("option", { value: String(i), textContent: name })));
+    $("root").value = String(place.root);
+  } catch (error) {
+    $("models").replaceChildren(element("p", { className: "line bad", textContent: error.message }));
+    return;
+  }
+  await listModels();
+}
+
+begin();
 ready();

@@ -4,9 +4,10 @@ import logging
 import os
 import secrets
 import socket
-import sys
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -17,12 +18,16 @@ from vfn.cli import set_up_logging
 from vfn.data.formats import need
 from vfn.errors import UserError
 from vfn.prediction import required
-from vfn.signals import INTERRUPTED, interrupt
+from vfn.signals import hurry, leave_at_once
+
+if TYPE_CHECKING:
+    from vfn.app.server import Site
 
 HOST = "127.0.0.1"  # never another: the page has no users, and reads this machine's images
 LAST_PORT = 65535
 TRIED = 50  # ports, to name one that is free
-PATIENCE = 5.0  # s that a step of the network may go on after Ctrl-C
+PATIENCE = 3.0  # s that requests and a step of the network may go on after Ctrl-C
+SOON = 0.3  # s after which another Ctrl-C ends the page at once; some programs send a signal twice
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,7 @@ def serve(config: DictConfig) -> None:
     for package in ("starlette", "uvicorn"):
         need(package, "python -m vfn.app", '"vfn[app]", or starlette uvicorn')
     # Only now: they import these packages.
+    from vfn.app.connections import make_server
     from vfn.app.guard import Guard
     from vfn.app.server import Site
 
@@ -53,29 +59,37 @@ def serve(config: DictConfig) -> None:
     key = secrets.token_urlsafe(16)
     # What the page shows need not be printed as well; defects are.
     logging.getLogger("vfn.inference").setLevel(logging.ERROR)
-    try:
-        print(f"open http://{HOST}:{port}/?key={key} in the browser; Ctrl-C ends", flush=True)
-        _answer(Guard(site.app, key, port), listening)
-        interrupt()  # uvicorn hands the signal on when it has ended, but not always does it arrive
-    finally:
-        ended = site.queue.close(PATIENCE)
-        workspace.close()
-        if not ended:  # Python cannot leave in peace while the network computes in a thread
-            print("interrupted", file=sys.stderr, flush=True)
-            os._exit(INTERRUPTED)
-
-
-def _answer(app: Any, listening: socket.socket) -> None:
-    import uvicorn
-
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False,
-            timeout_graceful_shutdown=1, ws="none",
-        )
-    )  # fmt: skip
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    server.run([listening])
+    server, ended = make_server(Guard(site.app, key)), threading.Event()
+
+    def answer() -> None:
+        try:
+            server.run([listening])
+        finally:
+            ended.set()
+
+    try:
+        # In a thread, since signals reach the main one: that one does nothing that could hang.
+        threading.Thread(target=answer, name="page", daemon=True).start()
+        # Behind the # lies what a browser sends to nobody.
+        print(f"open http://{HOST}:{port}/#key={key} in the browser; Ctrl-C ends", flush=True)
+        while not ended.wait(1.0):
+            pass
+        raise RuntimeError("the page has ended by itself")
+    finally:
+        hurry(SOON)
+        server.should_exit = True
+        _leave(site, ended)
+
+
+def _leave(site: "Site", ended: threading.Event) -> None:
+    """Clean up; where a request or a prediction hangs, end the process without waiting for it."""
+    until = time.monotonic() + PATIENCE
+    idle = site.queue.close(PATIENCE)
+    idle = ended.wait(max(0.0, until - time.monotonic())) and idle
+    site.workspace.close()
+    if not idle:
+        leave_at_once()
 
 
 def listen(port: int) -> socket.socket:

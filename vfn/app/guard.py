@@ -1,17 +1,23 @@
 """Who may ask: the browser of whoever started the program, and no page of anybody else.
 
 Binding to 127.0.0.1 keeps other machines out, but not the pages that the same browser has open (they
-may post to it, or let their own name point to 127.0.0.1), nor others who work on this machine.
+may post to it, or let their own name point to 127.0.0.1), nor others who work on this machine. The key
+is a header that the page sends, not a cookie: those go to every port of 127.0.0.1.
 """
 
 import secrets
+import time
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
-from starlette.requests import cookie_parser
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+KEY = "X-VFN-Key"
+OPEN = frozenset({"/", "/static/app.css", "/static/app.js"})  # nothing of the user's is in these
+ONCE = "/once"  # gives links for downloads, which a browser asks for without the header
+LASTING = 60.0  # s that such a link waits
 NAMES = frozenset({"127.0.0.1", "localhost"})  # a name of somebody else's may lead here as well
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 HEADERS = {
@@ -26,75 +32,88 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-STRANGER = (
-    "<!DOCTYPE html><html lang=en><meta charset=utf-8><title>vfn</title>"
-    "<p>This address lacks its key, or the program was started anew since. Open the whole address that "
-    "<code>python -m vfn.app</code> printed."
-)
+
+
+class Links:
+    """Addresses that work once, without the key."""
+
+    def __init__(self) -> None:
+        self._targets: dict[str, tuple[str, float]] = {}
+
+    def new(self, target: str) -> str:
+        """An address for the path and query of `target`."""
+        link, now = f"{ONCE}/{secrets.token_urlsafe(16)}", time.monotonic()
+        self._targets = {k: v for k, v in self._targets.items() if v[1] > now}
+        self._targets[link] = target, now + LASTING
+        return link
+
+    def take(self, link: str) -> str | None:
+        """The target of `link`, for the first time alone."""
+        target, until = self._targets.pop(link, ("", 0.0))
+        return target if time.monotonic() < until else None
 
 
 class Guard:
     """Lets requests through to `app` that name this machine, come from the page itself, and have the
-    key: as `?key=` once, then as a cookie.
+    key.
 
     Args:
         key: of this run of the program.
-        port: names the cookie, since those of one machine are shared by all ports.
     """
 
-    def __init__(self, app: ASGIApp, key: str, port: int) -> None:
-        self.app, self.key, self.cookie = app, key, f"vfn_{port}"
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self.app, self.key, self.links = app, key, Links()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
         if scope["type"] != "http":
             raise RuntimeError("only HTTP is spoken here")
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope["method"], headers) or self._stranger(scope, headers)
-        in_address = self._is_key(QueryParams(scope["query_string"]).get("key"))
+        refusal = _refusal(scope["method"], headers)
+        app, scope = (refusal, scope) if refusal else self._admitted(scope, headers)
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                answer = MutableHeaders(scope=message)
-                answer.update(HEADERS)
-                if in_address and refusal is None:
-                    answer["Set-Cookie"] = (
-                        f"{self.cookie}={self.key}; Path=/; HttpOnly; SameSite=Strict"
-                    )
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        await (refusal or self.app)(scope, receive, dressed)
+        await app(scope, receive, dressed)
 
-    def _refusal(self, method: str, headers: Headers) -> Response | None:
-        host = headers.get("host", "")
-        if host.rpartition(":")[0] not in NAMES and host not in NAMES:
+    def _admitted(self, scope: Scope, headers: Headers) -> tuple[ASGIApp, Scope]:
+        """Who answers, and what."""
+        method, path = scope["method"], scope["path"]
+        if self._is_key(headers.get(KEY)):
+            if (method, path) == ("POST", ONCE):
+                to = QueryParams(scope["query_string"]).get("to", "/")
+                return JSONResponse({"link": self.links.new(to)}), scope
+            return self.app, scope
+        if path in OPEN:
+            return self.app, scope
+        target = self.links.take(path) if method == "GET" else None
+        if target is None:
             return _refused(
-                f"host {host}: this page answers to {' and '.join(sorted(NAMES))} alone"
-            )
-        # A browser names where a request comes from whenever it changes something.
-        if method not in SAFE_METHODS and headers.get("origin") != f"http://{host}":
-            return _refused("this request comes from another page")
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and (
-            headers.get("sec-fetch-mode") != "navigate"
-        ):
-            return _refused("this request comes from another page")
-        return None
-
-    def _stranger(self, scope: Scope, headers: Headers) -> Response | None:
-        at_door = scope["path"] == "/"
-        if at_door and self._is_key(QueryParams(scope["query_string"]).get("key")):
-            return None
-        if self._is_key(cookie_parser(headers.get("cookie", "")).get(self.cookie)):
-            return None
-        if at_door:
-            return HTMLResponse(STRANGER, 403)
-        return _refused("the program was started anew; open the address that it printed")
+                "this page lacks its key, or the program was started anew; open the whole address that "
+                "python -m vfn.app printed"
+            ), scope
+        path, _, query = target.partition("?")
+        return self.app, {**scope, "path": unquote(path), "query_string": query.encode()}
 
     def _is_key(self, given: Any) -> bool:
         return isinstance(given, str) and secrets.compare_digest(given.encode(), self.key.encode())
+
+
+def _refusal(method: str, headers: Headers) -> Response | None:
+    host = headers.get("host", "")
+    if host.rpartition(":")[0] not in NAMES and host not in NAMES:
+        return _refused(f"host {host}: this page answers to {' and '.join(sorted(NAMES))} alone")
+    # A browser names where a request comes from whenever it changes something.
+    if method not in SAFE_METHODS and headers.get("origin") != f"http://{host}":
+        return _refused("this request comes from another page")
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and (
+        headers.get("sec-fetch-mode") != "navigate"
+    ):
+        return _refused("this request comes from another page")
+    return None
 
 
 def _refused(line: str) -> Response:

@@ -1,9 +1,11 @@
 """Trained models below a folder of runs: what each is for, and how well it did."""
 
 import json
+import math
+import os
+import stat
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from vfn.module import RECIPE
 
 BEST = Path("checkpoints", "best.ckpt")
 DEPTH = 3  # folders from the root down to a run: a sweep has its runs in a folder of its own
+LONGEST, LARGEST = 500, 2**16  # characters of a line, and of a card
+LARGEST_TABLE = 2**26  # bytes
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,8 @@ class Models:
 
     def all(self) -> list[Model]:
         """Every model, the newest first. Links that lead out of `root` are left out."""
-        found = []
-        for path in self._checkpoints():
-            status = path.stat()
-            key = (path, status.st_mtime_ns, status.st_size)
-            if key not in self._cards:
-                self._cards[key] = _card(path)
-            run = path.parent.parent
-            name = run.relative_to(self.root).as_posix() if run != self.root else self.root.name
-            # What the run's tables say may come later than the checkpoint.
-            card = {**self._cards[key], **_figures(run), "date": _date(status.st_mtime)}
-            found.append((status.st_mtime, Model(name, path, {"name": name, **card})))
-        return [model for _, model in sorted(found, key=lambda pair: -pair[0])]
+        found = sorted(map(self._listed, self._places()), key=lambda pair: -pair[0])
+        return [model for _, model in found]
 
     def find(self, name: str) -> Model:
         """The model that is called `name`.
@@ -75,70 +69,142 @@ class Models:
                 return model
         raise UserError(f"model {name}: is not there; choose one of the list")
 
-    def _checkpoints(self) -> list[Path]:
+    def _places(self) -> list[Path]:
+        """Where checkpoints are, and folders that cannot be read, in which some may be."""
         found, folders = [], [(self.root, 0)]
         while folders:
             folder, depth = folders.pop()
-            if (folder / BEST).is_file():
+            if os.path.lexists(folder / BEST):
                 found.append(folder / BEST)
             elif depth < DEPTH:  # predictions, which may be plates, lie within run folders
-                with suppress(OSError):  # somebody else's folder
-                    folders += [
-                        (below, depth + 1)
-                        for below in folder.iterdir()
-                        if below.is_dir() and not below.name.startswith(".")
-                    ]
-        return [path for path in found if path.resolve().is_relative_to(self.root)]
+                try:
+                    folders += [(below, depth + 1) for below in sorted(_folders(folder))]
+                except OSError:
+                    found.append(folder)
+        return [path for path in found if self._is_inside(path)]
+
+    def _is_inside(self, path: Path) -> bool:
+        try:
+            return path.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError):  # links in a circle: inside, and of no use
+            return True
+
+    def _listed(self, path: Path) -> tuple[float, Model]:
+        """Time of change and card of what is at `path`; whatever is wrong with it is said there."""
+        run = path.parent.parent if path.parts[-2:] == BEST.parts else path
+        name = run.relative_to(self.root).as_posix() if run != self.root else self.root.name
+        modified = 0.0
+        try:
+            status = path.stat()
+            if stat.S_ISDIR(status.st_mode):
+                os.listdir(path)  # a folder that cannot be read says why
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{path}: is no file; remove it")
+            key = (path, status.st_mtime_ns, status.st_size)
+            if key not in self._cards:
+                self._cards[key] = _card(path)
+            # What the run's tables say may come later than the checkpoint.
+            card = {**self._cards[key], **_figures(run), "date": _date(status.st_mtime)}
+            modified = status.st_mtime
+        except (OSError, ValueError, OverflowError, UserError) as exc:  # the others stay usable
+            card = _problem(path, exc)
+        return modified, Model(name, path, {"name": name, **card})
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders in `folder` that may hold runs; none that leads back up."""
+    with os.scandir(folder) as entries:
+        paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
+    above = {folder.resolve(), *folder.resolve().parents}
+    return [
+        path for path in paths
+        if os.path.isdir(path) and not (path.is_symlink() and path.resolve() in above)
+    ]  # fmt: skip
 
 
 def _date(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
+def _problem(path: Path, exc: Exception) -> dict[str, Any]:
+    """The card of what cannot be used."""
+    if isinstance(exc, UserError):
+        text = str(exc)
+    elif isinstance(exc, OSError):
+        text = f"{path}: cannot be read ({exc.strerror or exc}); check its rights"
+    else:
+        text = f"{path}: is a checkpoint that lacks something ({type(exc).__name__}: {exc}); train anew"
+    return {"problem": text[:LONGEST]}
+
+
 def _card(path: Path) -> dict[str, Any]:
     """What the checkpoint says of itself."""
     try:
         recipe = read_raw(path, mapped=True)[RECIPE]
-        task, targets = recipe["task"], list(recipe["task"]["targets"])
-        calibrated = recipe.get("uncertainty")
-        train = recipe["split"]["train"]
-        return {
+        task, calibrated, size = recipe["task"], recipe.get("uncertainty"), recipe.get("pixel_size")
+        inputs, targets = _texts(task["inputs"]), _texts(task["targets"])
+        card = {
             "task": str(task["name"]),
-            "inputs": list(task["inputs"]),
+            "inputs": inputs,
             "targets": targets,
             "data": str(recipe["data"]["name"]),
             "root": str(recipe["data"]["root"] or ""),
-            "input_dtypes": [str(one["dtype"]) for one in recipe["inputs"]],
+            "input_dtypes": [
+                str(one["dtype"]) for _, one in zip(inputs, recipe["inputs"], strict=True)
+            ],
             "target_dtype": str(recipe["targets"][0]["dtype"]),
-            "pixel_size": recipe.get("pixel_size"),
-            "train_fields": len({name for name, _ in train}),
+            "pixel_size": None if size is None else float(size),
+            "train_fields": len({str(name) for name, _ in recipe["split"]["train"]}),
             "split": str(recipe["split"]["by"]),
             "refocuses": recipe.get("refocus") is not None,
             "calibrated": None if calibrated is None else int(min(calibrated["fields"])),
         }
-    except UserError as exc:
-        return {"problem": str(exc)}
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        return {"problem": f"{path}: is a checkpoint that lacks something ({exc}); train anew"}
+        if len(json.dumps(card, allow_nan=False)) > LARGEST:
+            raise ValueError("names of absurd length")
+    except Exception as exc:  # noqa: BLE001  # a stranger's file: it must take no other model with it
+        return _problem(path, exc)
+    return card
+
+
+def _texts(names: Any) -> list[str]:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError("channels that are no names")
+    return list(names)
 
 
 def _figures(run: Path) -> dict[str, Any]:
     """The best epoch's validation figures, and the verdicts of an evaluation in the run folder."""
     figures: dict[str, Any] = {"epochs": None, "val_psnr": None, "val_mae": None, "verdicts": {}}
-    try:
-        rows = read_epochs(run / "metrics.csv")
-        best = min(rows, key=lambda row: float(row["val/mae"]))
-        figures |= {"epochs": len(rows), "val_psnr": float(best["val/psnr"])}
-        figures["val_mae"] = float(best["val/mae"])
-    except (UserError, ValueError, KeyError):
-        pass  # a checkpoint alone; the page says that nothing is known
+    epochs = _epochs(run / "metrics.csv")
+    if epochs:
+        mae, psnr = min(epochs, key=lambda pair: pair[0])
+        figures |= {"epochs": len(epochs), "val_psnr": psnr, "val_mae": mae}
     for path in (run / "summary.json", *sorted(run.glob("*/summary.json"))):
         try:
+            _check_size(path)
             summary = json.loads(path.read_text(encoding="utf-8"))
             figures["verdicts"] = {
-                channel: str(part["verdict"]["level"]) for channel, part in summary.items()
+                channel: str(part["verdict"]["level"])[:LONGEST]
+                for channel, part in summary.items()
             }
             break
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return figures
+
+
+def _epochs(table: Path) -> list[tuple[float, float]]:
+    """Validation MAE and PSNR of each epoch; none where the page has to say that nothing is known."""
+    try:
+        _check_size(table)
+        figures = [(float(row["val/mae"]), float(row["val/psnr"])) for row in read_epochs(table)]
+    except (OSError, UserError, ValueError, KeyError):
+        return []
+    return [pair for pair in figures if all(map(math.isfinite, pair))]
+
+
+def _check_size(path: Path) -> None:
+    """Raise ValueError for what is no file, or larger than any of ours: it would take for ever to read."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_TABLE:
+        raise ValueError(f"{path}: is no table")

@@ -122,6 +122,7 @@ class Predicted:
     """One field: its file and layers, or why there is none.
 
     Attributes:
+        size: of the file, bytes.
         warnings: lines that lower the trust in it.
         notes: what the intervals promise, and what nobody knows.
     """
@@ -129,6 +130,7 @@ class Predicted:
     name: str
     error: str = ""
     path: Path | None = None
+    size: int = 0
     shape: tuple[int, int] = (0, 0)
     pixel_size: float | None = None
     layers: tuple[Layer, ...] = ()
@@ -262,8 +264,8 @@ def _described(
     size, trained = view.inputs[0].pixel_size, checkpoint.pixel_size
     warnings = _shifts(path.parent / "input_shift.csv")
     return Predicted(
-        view.name, "", path, image.array.shape[1:], size, tuple(layers), tuple(warnings),
-        (*notes, *_unknown_size(size, trained)),
+        view.name, "", path, path.stat().st_size, image.array.shape[1:], size, tuple(layers),
+        tuple(warnings), (*notes, *_unknown_size(size, trained)),
     )  # fmt: skip
 
 
@@ -298,8 +300,7 @@ def described(predicted: Predicted) -> dict[str, Any]:
         "height": predicted.shape[0],
         "width": predicted.shape[1],
         "pixel_size": predicted.pixel_size,
-        "file": predicted.path.name if predicted.path else "",
-        "bytes": predicted.path.stat().st_size if predicted.path else 0,
+        "bytes": predicted.size,
         "warnings": list(predicted.warnings),
         "notes": list(predicted.notes),
         "layers": [

@@ -13,6 +13,7 @@ from vfn.app.workspace import CONFLICT, NOT_FOUND, Refused
 from vfn.errors import UserError
 
 LONGEST = 20  # predictions that wait
+GRACE = 10.0  # s that a step of the network may last after a stop; what hangs longer is left behind
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Job:
     result: Any = None
     started: float = 0.0
     ended: float = 0.0
-    _stop: threading.Event = field(default_factory=threading.Event)
+    stopping: bool = False
 
     @property
     def over(self) -> bool:
@@ -73,29 +74,23 @@ class Job:
         """
         self.share = share
         self.label = self.label if label is None else label
-        if self._stop.is_set():
+        if self.stopping:
             raise Stopped
-
-    def stop(self) -> None:
-        """End it at the next `tell`."""
-        self._stop.set()
-        if self.state == State.WAITING:
-            self.state = State.STOPPED
 
 
 class Queue:
-    """Jobs, and the thread that does them."""
+    """Jobs, each in a thread of its own, which is left behind if it hangs."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._running: Job | None = None
+        self._threads: list[threading.Thread] = []  # of the running job, and those left behind
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
-        self._thread.start()
 
     def jobs(self) -> list[Job]:
         """All that are known, in order."""
-        with self._changed:
+        with self._lock:
             return list(self._jobs.values())
 
     def add(self, job: Job) -> None:
@@ -104,12 +99,12 @@ class Queue:
         Raises:
             Refused: too many wait already.
         """
-        with self._changed:
+        with self._lock:
             waiting = sum(other.state == State.WAITING for other in self._jobs.values())
             if waiting >= LONGEST:
                 raise Refused(CONFLICT, f"{waiting} predictions wait already; try again later")
             self._jobs[job.name] = job
-            self._changed.notify()
+            self._advance()
 
     def find(self, name: str) -> Job:
         """The job that is called so.
@@ -117,20 +112,31 @@ class Queue:
         Raises:
             Refused: it is no longer there, or never was.
         """
-        with self._changed:
+        with self._lock:
             if name not in self._jobs:
                 raise Refused(NOT_FOUND, "this prediction is no longer there; predict again")
             return self._jobs[name]
 
+    def stop(self, job: Job) -> None:
+        """End `job` at its next `tell`; without one in `GRACE` seconds it is given up, and the next begins."""
+        with self._lock:
+            job.stopping = True
+            if job.state == State.WAITING:
+                job.state = State.STOPPED
+            elif job is self._running:
+                timer = threading.Timer(GRACE, self._settle, (job, State.STOPPED))
+                timer.daemon = True
+                timer.start()
+
     def forget(self, job: Job) -> None:
         """Stop it, and know it no more."""
-        job.stop()
-        with self._changed:
+        with self._lock:
+            self.stop(job)
             self._jobs.pop(job.name, None)
 
     def ahead(self, job: Job) -> int:
         """How many come before it."""
-        with self._changed:
+        with self._lock:
             jobs = list(self._jobs.values())
             before = jobs[: jobs.index(job)] if job in jobs else []
             return sum(not other.over for other in before) if job.state == State.WAITING else 0
@@ -139,37 +145,46 @@ class Queue:
         """Stop everything.
 
         Returns:
-            Whether the thread has ended within `seconds`; it cannot within a step of the network.
+            Whether all threads have ended within `seconds`; they cannot within a step of the network.
         """
-        with self._changed:
+        until = time.monotonic() + seconds
+        with self._lock:
             self._closed = True
             for job in self._jobs.values():
-                job.stop()
-            self._changed.notify()
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+                job.stopping = True
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
-    def _next(self) -> Job | None:
-        return next((j for j in self._jobs.values() if j.state == State.WAITING), None)
+    def _advance(self) -> None:
+        """Begin the next job, if none runs."""
+        job = next((j for j in self._jobs.values() if j.state == State.WAITING), None)
+        if job is None or self._running is not None or self._closed:
+            return
+        job.state, job.started, self._running = State.RUNNING, time.monotonic(), job
+        thread = threading.Thread(target=self._run, args=(job,), name=job.name, daemon=True)
+        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        thread.start()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._next() is not None)
-                job = self._next()
-                if self._closed or job is None:
-                    return
-                job.state, job.started = State.RUNNING, time.monotonic()
-            try:
-                job.tell(0.0)
-                job.result = job.work(job)
-                job.state = State.DONE
-            except Stopped:
-                job.state = State.STOPPED
-            except UserError as exc:
-                job.error, job.state = str(exc), State.FAILED
-            except Exception as exc:  # a defect of ours must not end the queue
+    def _settle(self, job: Job, state: State, error: str = "", result: Any = None) -> None:
+        """Note how `job` ended, unless it was given up before."""
+        with self._lock:
+            if job is not self._running:
+                return
+            job.error, job.result, job.ended = error, result, time.monotonic()
+            job.state, self._running = state, None
+            self._advance()
+
+    def _run(self, job: Job) -> None:
+        try:
+            job.tell(0.0)
+            self._settle(job, State.DONE, result=job.work(job))
+        except Stopped:
+            self._settle(job, State.STOPPED)
+        except UserError as exc:
+            self._settle(job, State.FAILED, str(exc))
+        except Exception as exc:  # a defect of ours must not end the queue
+            if not job.over:
                 log.exception("a prediction failed")
-                job.error = f"a defect of vfn, not of your images ({type(exc).__name__}); the terminal says more"
-                job.state = State.FAILED
-            job.ended = time.monotonic()
+            line = f"a defect of vfn, not of your images ({type(exc).__name__}); the terminal says more"
+            self._settle(job, State.FAILED, line)

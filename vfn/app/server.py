@@ -2,19 +2,18 @@
 
 import json
 import logging
+import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from omegaconf import DictConfig
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -37,17 +36,37 @@ from vfn.app.predicting import (
     predict,
 )
 from vfn.app.queue import Job, Queue
-from vfn.app.workspace import KEPT, NOT_FOUND, TOO_LARGE, UPLOADED, Drop, Refused, Workspace
-from vfn.errors import UserError
+from vfn.app.workspace import (
+    FULL,
+    KEPT,
+    NOT_FOUND,
+    TOO_LARGE,
+    TOO_MANY,
+    UPLOADED,
+    Drop,
+    Refused,
+    Workspace,
+)
+from vfn.errors import DiskFull, UserError
+from vfn.files import FULL as FULL_DISK
 from vfn.report.html import environment
 from vfn.uncertainty import check_coverage
 
-BAD_REQUEST, DEFECT = 400, 500
+BAD_REQUEST, TOO_LATE, DEFECT = 400, 408, 500
 ASKED = 2**20  # bytes of JSON that the page may send
+LOOKS = 8  # at files at once; where a disk does not answer, they hang and leave the rest of the page alone
 STATIC = {"app.css": "text/css", "app.js": "text/javascript"}
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class Told(JSONResponse):
+    """JSON in ASCII: names of files that are not UTF-8 come back as they were."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes."""
+        return json.dumps(content, allow_nan=False).encode()
 
 
 class Site:
@@ -62,11 +81,13 @@ class Site:
     ) -> None:
         self.config, self.models, self.folders = config, models, folders
         self.workspace, self.queue = workspace, Queue()
+        self._looking = CapacityLimiter(LOOKS)
         routes = [
             Route("/", self.page),
             Route("/static/{name}", self.static),
+            Route("/api/settings", self.settings),
             Route("/api/models", self.list_models),
-            Route("/api/folder", self.list_folder),
+            Route("/api/folder", self.list_folder, methods=["POST"]),
             Route("/api/drops", self.new_drop, methods=["POST"]),
             Route("/api/drops/{drop}", self.remove_drop, methods=["DELETE"]),
             Route("/api/drops/{drop}/files", self.receive, methods=["PUT"]),
@@ -81,23 +102,28 @@ class Site:
         told: Mapping[Any, Any] = {
             HTTPException: _http_line,
             UserError: _line,
-            json.JSONDecodeError: _malformed,
+            ClientDisconnect: _half,
+            OSError: _unreadable,
             Exception: _defect,
         }
         self.app = Starlette(routes=routes, exception_handlers=told)
 
     def page(self, request: Request) -> Response:
-        """The page itself."""
+        """The page itself; whoever asks may see it, so it says nothing of this machine."""
         template = environment().get_template("app/page.html.j2")
-        text = template.render(
-            version=__version__,
-            runs=str(self.config.runs),
-            upload_mb=self.config.upload_mb,
-            files=self.config.files,
-            folders=[root.name or str(root) for root in self.folders.roots],
-            accepted=",".join(UPLOADED),
+        return Response(template.render(accepted=",".join(UPLOADED)), media_type="text/html")
+
+    def settings(self, request: Request) -> Response:
+        """What the page must know at first."""
+        return Told(
+            {
+                "version": __version__,
+                "runs": str(self.config.runs),
+                "upload_mb": self.config.upload_mb,
+                "files": self.config.files,
+                "folders": [root.name or str(root) for root in self.folders.roots],
+            }
         )
-        return Response(text, media_type="text/html")
 
     def static(self, request: Request) -> Response:
         """Its style and script: two names, and no path."""
@@ -108,15 +134,18 @@ class Site:
 
     def list_models(self, request: Request) -> Response:
         """Every trained model."""
-        return JSONResponse({"models": [dict(model.card) for model in self.models.all()]})
+        return Told({"models": [dict(model.card) for model in self.models.all()]})
 
-    def list_folder(self, request: Request) -> Response:
+    async def list_folder(self, request: Request) -> Response:
         """What is in an allowed folder."""
-        root, path = _whole(request.query_params, "root"), request.query_params.get("path", "")
-        folder = self.folders.resolve(root, path)
+        return await self._apart(self._list_folder, request)
+
+    def _list_folder(self, asked: Mapping[str, Any]) -> Response:
+        root = _number(asked.get("root"), "root", int)
+        folder = self.folders.resolve(root, str(asked.get("path", "")))
         found = self.folders.list(folder)
         below = folder.relative_to(self.folders.roots[root]).as_posix()
-        return JSONResponse(
+        return Told(
             {
                 "path": "" if below == "." else below,
                 "folders": list(found.folders),
@@ -130,20 +159,18 @@ class Site:
         for job in self.queue.jobs():  # of files that made room
             if not job.order.source.folder.exists():
                 self._forget(job)
-        return JSONResponse({"drop": drop.name})
+        return Told({"drop": drop.name})
 
     async def receive(self, request: Request) -> Response:
         """One file, as the body: it goes to the disk as it comes."""
         drop = self.workspace.drop(request.path_params["drop"])
         name = request.query_params.get("name", "")
-        try:
-            with drop.receiving(name) as write:
-                drop.check_size(name, _length(request))
-                async for chunk in request.stream():
-                    write(chunk)
-        except ClientDisconnect:
-            return Response(status_code=BAD_REQUEST)  # nobody hears it
-        return JSONResponse({"files": drop.files})
+        self.workspace.check_uploads()
+        with drop.receiving(name) as write:
+            drop.check_size(name, _length(request))
+            async for chunk in request.stream():
+                write(chunk)
+        return Told({"files": drop.files})
 
     def remove_drop(self, request: Request) -> Response:
         """Files that nobody needs any more, with what was predicted from them."""
@@ -152,12 +179,11 @@ class Site:
             if job.order.source.folder == drop.folder:
                 self._forget(job)
         self.workspace.remove(drop)
-        return JSONResponse({})
+        return Told({})
 
     async def look(self, request: Request) -> Response:
         """Which fields a model finds in a drop or a folder."""
-        asked = await _asked(request)
-        return await run_in_threadpool(self._look, asked)
+        return await self._apart(self._look, request)
 
     def _look(self, asked: Mapping[str, Any]) -> Response:
         source = self._source(asked)
@@ -165,7 +191,7 @@ class Site:
         found = look(model, source)
         checkpoint = checkpoint_of(model)
         task = checkpoint.task
-        return JSONResponse(
+        return Told(
             {
                 "problem": found.problem,
                 "damaged": list(found.damaged),
@@ -187,8 +213,7 @@ class Site:
 
     async def order(self, request: Request) -> Response:
         """Ask for a prediction."""
-        asked = await _asked(request)
-        return await run_in_threadpool(self._order, asked)
+        return await self._apart(self._order, request)
 
     def _order(self, asked: Mapping[str, Any]) -> Response:
         source = self._source(asked)
@@ -223,14 +248,14 @@ class Site:
         order = Order(model, source, views, coverage, self.workspace.new_folder())
         job = Job(partial(predict, config=self.config), order)
         self.queue.add(job)
-        return JSONResponse({"job": job.name})
+        return Told({"job": job.name})
 
     def state(self, request: Request) -> Response:
         """How far a prediction is, and what came out."""
         job = self._job(request)
         order: Order = job.order
         results: list[Predicted] = job.result or []
-        return JSONResponse(
+        return Told(
             {
                 "state": str(job.state),
                 "ahead": self.queue.ahead(job),
@@ -247,8 +272,8 @@ class Site:
 
     def stop(self, request: Request) -> Response:
         """End a prediction; it stops at the next step."""
-        self._job(request).stop()
-        return JSONResponse({})
+        self.queue.stop(self._job(request))
+        return Told({})
 
     def pixels(self, request: Request) -> Response:
         """A part of a layer, see `vfn.app.pixels`."""
@@ -273,7 +298,8 @@ class Site:
         path = self._field(request).path
         if path is None:
             raise Refused(NOT_FOUND, "this field was not predicted")
-        return FileResponse(path, media_type="image/tiff", filename=path.name)
+        name, status = _sendable(path.name), path.stat()
+        return FileResponse(path, media_type="image/tiff", filename=name, stat_result=status)
 
     def all_files(self, request: Request) -> Response:
         """Every OME-TIFF of a prediction in one archive; they are compressed already."""
@@ -281,12 +307,27 @@ class Site:
         paths = [one.path for one in job.result or [] if one.path is not None]
         if not paths:
             raise Refused(NOT_FOUND, "there is nothing to download yet")
-        folder = Path(tempfile.mkdtemp(dir=self.workspace.root))
-        with zipfile.ZipFile(folder / "predicted.zip", "w", zipfile.ZIP_STORED) as archive:
-            for path in paths:
-                archive.write(path, path.name)
+        folder = self.workspace.new_folder()
+        try:
+            with zipfile.ZipFile(folder / "predicted.zip", "w", zipfile.ZIP_STORED) as archive:
+                for path in paths:
+                    archive.write(path, _sendable(path.name))
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
         return FileResponse(folder / "predicted.zip", filename="predicted.zip", background=gone)
+
+    async def _apart(
+        self, work: Callable[[Mapping[str, Any]], Response], request: Request
+    ) -> Response:
+        """Do what reads files of the user, which may hang, beside everything else."""
+        asked = await _asked(request)
+        if self._looking.available_tokens < 1:
+            raise Refused(
+                TOO_MANY, "files are still being read, and do not answer; try again later"
+            )
+        return await to_thread.run_sync(work, asked, limiter=self._looking)
 
     def _job(self, request: Request) -> Job:
         return self.queue.find(request.path_params["job"])
@@ -349,25 +390,43 @@ async def _asked(request: Request) -> dict[str, Any]:
         body += chunk
         if len(body) > ASKED:
             raise Refused(TOO_LARGE, "the page asks for too much at once")
-    asked = json.loads(body)
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise UserError("the request is no JSON") from exc
     if not isinstance(asked, dict):
         raise UserError("the request is no JSON object")
     return asked
 
 
+def _sendable(name: str) -> str:
+    r"""The name of a file in UTF-8: bytes that are not are written as %FF.
+
+    >>> _sendable("a\udcff.tif")
+    'a%FF.tif'
+    """
+    return re.sub("[\ud800-\udfff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
+
+
 def _line(request: Request, exc: Exception) -> Response:
-    return JSONResponse({"error": str(exc)}, getattr(exc, "status", BAD_REQUEST))
+    status = FULL if isinstance(exc, DiskFull) else BAD_REQUEST
+    return Told({"error": str(exc)}, getattr(exc, "status", status))
 
 
 def _http_line(request: Request, exc: HTTPException) -> Response:
-    return JSONResponse({"error": exc.detail}, exc.status_code)
+    return Told({"error": exc.detail}, exc.status_code)
 
 
-def _malformed(request: Request, exc: Exception) -> Response:
-    return JSONResponse({"error": "the request is no JSON"}, BAD_REQUEST)
+def _half(request: Request, exc: Exception) -> Response:
+    return Told({"error": "the request did not arrive whole"}, TOO_LATE)
+
+
+def _unreadable(request: Request, exc: OSError) -> Response:
+    line = f"{exc.filename or 'a file'}: {exc.strerror or exc}; look whether it is still there, and its rights"
+    return Told({"error": line}, FULL if exc.errno in FULL_DISK else NOT_FOUND)
 
 
 def _defect(request: Request, exc: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
     line = f"a defect of vfn, not of your images ({type(exc).__name__}); the terminal says more"
-    return JSONResponse({"error": line}, DEFECT)
+    return Told({"error": line}, DEFECT)

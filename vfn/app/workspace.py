@@ -1,25 +1,33 @@
 """The page's temporary folder: dropped files and predictions, gone when the program ends."""
 
-import errno
 import re
 import secrets
 import shutil
+import stat
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from vfn.data.images import CONTAINERS, SUFFIXES
-from vfn.errors import UserError
+from vfn.errors import DiskFull, UserError
 from vfn.files import replacing
 
 KEPT = 6  # drops, and as many predictions; older ones make room
 LONGEST = 180  # bytes of a name: a prediction's is longer than its input's
 # An OME-Zarr is a folder, which cannot be dropped as a file.
 UPLOADED = tuple(s for s in SUFFIXES + CONTAINERS if not s.endswith(".zarr"))
-NOT_FOUND, CONFLICT, TOO_LARGE, NO_IMAGE, FULL = 404, 409, 413, 415, 507
+UPLOADS = 8  # at once, of all tabs; each sends one file after the other
+PREFIX = "vfn-app-"
+LOCK = ".lock"  # in such a folder; nobody holds it once the page was killed
+STARTING = 1.0  # s
+NOT_FOUND, CONFLICT, TOO_LARGE, NO_IMAGE, TOO_MANY, FULL = 404, 409, 413, 415, 429, 507
+GONE = "these files are no longer there; drop them again"
 
 
 class Refused(UserError):  # noqa: N818
@@ -37,6 +45,7 @@ class Drop:
     Attributes:
         most_bytes, most_files: bounds of all of them together.
         size: bytes that are there or on their way.
+        coming: files that are on their way.
     """
 
     name: str
@@ -44,6 +53,7 @@ class Drop:
     most_bytes: int
     most_files: int
     size: int = 0
+    coming: int = 0
     files: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -54,7 +64,7 @@ class Drop:
             name: as the browser tells it.
 
         Raises:
-            Refused: too many files or bytes, no image by its name, a name twice, a full disk.
+            Refused: too many files or bytes, no image by its name, a name twice, a full disk, removed.
         """
         name = safe_name(name)
         if len(self.files) >= self.most_files:
@@ -69,6 +79,7 @@ class Drop:
                 f"{name}: two files have this name; rename one, or drop one field at a time",
             )
         self.files.append(name)
+        self.coming += 1
         mine = 0
         try:
             with replacing(self.folder / name) as temporary, temporary.open("wb") as file:
@@ -84,13 +95,17 @@ class Drop:
         except BaseException as exc:
             self.files.remove(name)
             self.size -= mine
-            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if isinstance(exc, FileNotFoundError):
+                raise Refused(NOT_FOUND, GONE) from exc
+            if isinstance(exc, DiskFull):
                 raise Refused(
                     FULL,
                     f"{name}: does not fit on the disk of {self.folder.parent}; make room, or start the "
                     "page with TMPDIR=DIR on a larger disk",
                 ) from exc
             raise
+        finally:
+            self.coming -= 1
 
     def check_size(self, name: str, coming: int = 0) -> None:
         """Refuse more than `most_bytes`, with what is still to come.
@@ -114,13 +129,15 @@ class Workspace:
     """
 
     def __init__(self, most_bytes: int, most_files: int) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="vfn-app-")).resolve()
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        self._lock = _hold(self.root)
+        _clear_leftovers(self.root)
         self._bounds = (most_bytes, most_files)
         self._drops: dict[str, Drop] = {}
 
     def new_drop(self, in_use: Callable[[Drop], bool]) -> Drop:
-        """A place for files; of the older ones, those that are not `in_use` make room."""
-        for drop in [d for d in self._drops.values() if not in_use(d)][: -(KEPT - 1)]:
+        """A place for files; of the older ones, those that are not `in_use`, nor filled, make room."""
+        for drop in [d for d in self._drops.values() if not (d.coming or in_use(d))][: -(KEPT - 1)]:
             self.remove(drop)
         name = secrets.token_hex(8)
         drop = Drop(name, self.new_folder(), *self._bounds)
@@ -134,8 +151,17 @@ class Workspace:
             Refused: it is no longer there, or never was.
         """
         if name not in self._drops:  # looked up, never made into a path
-            raise Refused(NOT_FOUND, "these files are no longer there; drop them again")
+            raise Refused(NOT_FOUND, GONE)
         return self._drops[name]
+
+    def check_uploads(self) -> None:
+        """Refuse one upload more than `UPLOADS`.
+
+        Raises:
+            Refused: so many are under way.
+        """
+        if sum(drop.coming for drop in self._drops.values()) >= UPLOADS:
+            raise Refused(TOO_MANY, f"{UPLOADS} files are on their way already; try again later")
 
     def remove(self, drop: Drop) -> None:
         """Delete a drop and its files."""
@@ -148,7 +174,31 @@ class Workspace:
 
     def close(self) -> None:
         """Delete everything."""
+        if self._lock is not None:
+            self._lock.release()
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _hold(folder: Path) -> FileLock | None:
+    """The lock of a page's folder; None where another process has it, or the disk knows no locks."""
+    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except (Timeout, OSError, NotImplementedError):
+        return None
+    return lock
+
+
+def _clear_leftovers(own: Path) -> None:
+    """Delete the folders of this user's pages that were killed: nobody holds their locks any more."""
+    for left in own.parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # somebody else's, or gone by now
+            status, age = left.lstat(), time.time() - (left / LOCK).lstat().st_mtime
+            ours = stat.S_ISDIR(status.st_mode) and status.st_uid == own.stat().st_uid
+            # A page that starts just now makes the file first, and holds it then.
+            if ours and age > STARTING and left != own and (lock := _hold(left)):
+                lock.release()
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def safe_name(text: str) -> str:
