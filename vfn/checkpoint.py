@@ -150,7 +150,11 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: they are refused below
             # weights_only: a stranger's file can hold data, never code.
-            raw = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            with path.open("rb") as file:
+                # torch maps no file whose name is not UTF-8.
+                mapped = mapped and _is_utf8(path)
+                what = path if mapped else file
+                raw = torch.load(what, map_location="cpu", weights_only=True, mmap=mapped)
     except UserError:
         raise
     except Exception as exc:  # the unpickler raises whatever damaged bytes lead to
@@ -168,6 +172,14 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
         )
     refuse_code(recipe, f"ckpt={path}")
     return raw
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def refuse_code(data: Any, what: str) -> None:
