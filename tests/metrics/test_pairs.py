@@ -390,3 +390,38 @@ def test_halfwidths_that_cannot_be(folders, names, message):
     write(truth / "f1.ome.tif", image(10), ["dna"])
     with pytest.raises(UserError, match=message):
         FolderPairs(pred, truth).pair(0)
+
+
+def movie(path, array, axes, names):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"axes": axes, "Channel": {"Name": names}}
+    tifffile.imwrite(path, array, ome=True, photometric="minisblack", metadata=metadata)
+
+
+def test_every_time_point_of_a_movie_is_scored(folders):
+    pred, truth = folders
+    times = np.stack([image(10 * t, 2) for t in range(3)])
+    movie(pred / "m.ome.tif", times, "TCYX", ["er", "dna"])
+    movie(truth / "m.ome.tif", times[:, ::-1] + 1, "TCYX", ["dna", "er"])
+    write(pred / "one.ome.tif", image(5), ["er"])
+    movie(truth / "er_one.tif", np.stack([image(v)[0] for v in (1, 7, 3)]), "ZYX", ["er"])
+    pairs = FolderPairs(pred, truth)
+    fields = {pairs.pair(i).field: first_values(pairs.pair(i)) for i in range(len(pairs))}
+    assert fields == {
+        "m_t1": ([1, 2], [0, 1]),
+        "m_t2": ([11, 12], [10, 11]),
+        "m_t3": ([21, 22], [20, 21]),
+        "one": ([7], [5]),  # of a stack the plane in focus
+    }
+    # A truth for each channel.
+    (truth / "m.ome.tif").unlink()
+    for c, name in enumerate(("er", "dna")):
+        movie(truth / f"m_{name}.tif", times[:, c] + 3, "TYX", [name])
+    (pred / "one.ome.tif").unlink()
+    movie(truth / "m_phase.tif", times[:, 0] + 5, "TYX", ["phase"])
+    pairs = FolderPairs(pred, truth, inputs=["phase"])
+    assert first_values(pairs.pair(2)) == ([23, 24], [20, 21])
+    assert pairs.pair(2).inputs[0, 0, 0] == 25
+    movie(truth / "m_er.tif", times[:2, 0], "TYX", ["er"])
+    with pytest.raises(UserError, match=r"m.ome.tif has 3 time point.*m_er.tif has 2"):
+        FolderPairs(pred, truth)

@@ -17,6 +17,7 @@ from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.csv_files import read_csv
 from vfn.data.discovery import FilePlane, Plane, whole_field
 from vfn.data.images import is_image, read_image, strip_suffix
+from vfn.data.tiff_stacks import is_stack
 from vfn.data.views import View, make_views
 from vfn.data.walk import find_sources
 from vfn.errors import UserError
@@ -176,6 +177,8 @@ def _planes(source: Source) -> tuple[list[tuple[str, int]], list[str]]:
     except UserError:  # containers alone, or nothing
         return [], []
     for path in paths:
+        if is_stack(path):  # which is no single image, and has a field for each time point
+            continue
         try:
             planes += [(path.name, index) for index in range(len(read_image(path).array))]
         except UserError as exc:

@@ -17,9 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from vfn.data.images import MAX_BLANK, as_pixels, check_promise, is_container, reading
+from vfn.data.images import (
+    MAX_BLANK,
+    Image,
+    as_pixels,
+    check_promise,
+    is_container,
+    read_image,
+    reading,
+)
 from vfn.data.tiff_metadata import micrometres, seconds
-from vfn.data.tiff_stacks import TiffPlane, tiff_stack
+from vfn.data.tiff_stacks import TiffPlane, is_stack, tiff_stack
 from vfn.data.walk import walk
 from vfn.data.zarr_chunks import open_metadata, read_json
 from vfn.errors import UserError
@@ -142,6 +150,32 @@ def _tiff_stacks(path: Path) -> list[Stack]:
         )
         for t in times
     ]
+
+
+def count_times(path: Path) -> int:
+    """How many time points an image file holds."""
+    return tiff_stack(path).sizes["T"] if is_stack(path) else 1
+
+
+def read_at(path: Path, time: int | None) -> Image:
+    """An image file at one of its time points, in focus where it is a stack.
+
+    Args:
+        time: from 0; None where the file must hold no other.
+
+    Raises:
+        UserError: see `read_image`; there is no such time point.
+    """
+    if not is_stack(path):
+        return read_image(path)
+    stacks = _tiff_stacks(path)
+    if time is None and len(stacks) > 1:
+        return read_image(path)  # says why not
+    if time is not None and time >= len(stacks):
+        raise UserError(f"{path}: has {len(stacks)} time point(s), number {time + 1} is asked for")
+    stack = stacks[time or 0]
+    pixels = np.stack([plane.read() for plane in stack.focal])
+    return Image(pixels, stack.channels or None, stack.focal[0].pixel_size)
 
 
 # --- OME-Zarr ---

@@ -49,7 +49,9 @@ def leaks(
 ) -> Iterator[Finding]:
     """Copies within the set, and whatever is in two parts of the split."""
     parts = parts_of(split)
-    yield from _copies(fields, parts)
+    # Time points of one position are alike, and always in the same part.
+    positions = {view.field: view.position for view in (_views(split) if split else ())}
+    yield from _copies(fields, parts, positions)
     if split is None:
         return
     spatial = config.rule().by == "spatial"
@@ -59,7 +61,7 @@ def leaks(
     if not spatial:
         known = not any(view.well_from_name for view in _views(split))
         yield from _shared_wells(wells, parts, known)
-    yield from _overlaps(fields, wells, parts)
+    yield from _overlaps(fields, wells, parts, positions)
     plates = {view.field: view.plate for view in _views(split) if view.plate}
     if len(set(plates.values())) > 1 and not spatial:
         both = _groups_in_two_parts(plates, parts)
@@ -122,7 +124,9 @@ def _shared_wells(
 
 
 def _copies(
-    fields: Sequence[FieldStats], parts: Mapping[str, tuple[str, ...]]
+    fields: Sequence[FieldStats],
+    parts: Mapping[str, tuple[str, ...]],
+    positions: Mapping[str, str],
 ) -> Iterator[Finding]:
     keys = all_keys(fields)
     same: dict[tuple[int, int], list[tuple[Key, Key]]] = {}
@@ -136,6 +140,8 @@ def _copies(
         if (a, b) in same:
             continue
         first, second = fields[a].name, fields[b].name
+        if positions.get(first, first) == positions.get(second, second):
+            continue
         text = f"{second} is nearly the same picture as {first}"
         yield _pair(first, second, text, parts, "a copy with other grey values, or taken twice")
 
@@ -191,7 +197,10 @@ def _between(first: str, second: str, parts: Mapping[str, tuple[str, ...]]) -> s
 
 
 def _overlaps(
-    fields: Sequence[FieldStats], wells: Mapping[str, str], parts: Mapping[str, tuple[str, ...]]
+    fields: Sequence[FieldStats],
+    wells: Mapping[str, str],
+    parts: Mapping[str, tuple[str, ...]],
+    positions: Mapping[str, str],
 ) -> Iterator[Finding]:
     """Neighbours of one well, in two parts, whose borders show the same cells."""
     outlines = {
@@ -209,6 +218,7 @@ def _overlaps(
             for i in range(len(names))
             for j in range(i + 1, min(i + 1 + NEIGHBOURS, len(names)))
         ]
+    pairs = [(a, b) for a, b in pairs if positions[a] != positions[b]]
     pairs = [(a, b) for a, b in pairs if set(parts[a]) != set(parts[b]) or len(parts[a]) > 1]
     pairs = pairs[:: max(1, -(-len(pairs) // OVERLAP_PAIRS))]
     with ThreadPoolExecutor() as pool:

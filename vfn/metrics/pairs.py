@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfn.data.discovery import split_token
-from vfn.data.images import Image, read_image, strip_suffix
+from vfn.data.formats import count_times, read_at
+from vfn.data.images import Image, strip_suffix
 from vfn.data.walk import find_images
 from vfn.errors import UserError
 
@@ -83,12 +84,21 @@ class PairSource(Protocol):
 
 @dataclass(frozen=True)
 class _Match:
-    """One prediction file and its truth: one file, or one file for each channel."""
+    """One prediction file and its truth: one file, or one file for each channel.
+
+    Attributes:
+        field: what is scored by this name.
+        place: the field without its time point.
+        names: of the predicted channels, if known from the file or the user.
+        time: in files of several time points, from 0; else None.
+    """
 
     field: str
+    place: str
     prediction: Path
-    names: tuple[str, ...] | None  # of the predicted channels, if known from it or the user
+    names: tuple[str, ...] | None
     truths: tuple[Path, ...]
+    time: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ class FolderPairs:
             names, rest = self._told(path, stem)
             truths = index.find(stem, rest, names, unique=bare[Path(stem).name] == 1)
             if truths:
-                found.append(_Match(rest or stem, path, names, truths))
+                found += _at_each_time(rest or stem, path, names, truths)
             else:
                 unmatched.append(path)
         if unmatched:
@@ -202,7 +212,7 @@ class FolderPairs:
 
     def _told(self, path: Path, stem: str) -> tuple[tuple[str, ...] | None, str | None]:
         """Names of the stains in a prediction, and its field if its path also names its channel."""
-        image = read_image(path)
+        image = read_at(path, 0)
         if image.channels:
             return tuple(n for n in image.channels if not HALFWIDTH.fullmatch(n)), None
         if self.channels is None:
@@ -281,8 +291,8 @@ class FolderPairs:
 
     def _read(self, match: _Match) -> _Scored:
         """One prediction file and its truth."""
-        prediction, halfwidths, coverages = _parted(match.prediction)
-        truths = [read_image(path) for path in match.truths]
+        prediction, halfwidths, coverages = _parted(match.prediction, match.time)
+        truths = [read_at(path, match.time) for path in match.truths]
         for path, image in zip(match.truths, truths, strict=True):
             if image.array.shape[1:] != prediction.array.shape[1:]:
                 raise UserError(
@@ -306,7 +316,7 @@ class FolderPairs:
         """The inputs (Ci, H, W) of a field, float32; None where none was asked for."""
         planes = []
         for name, path in zip(self.inputs, self._input_files[field], strict=True):
-            image = read_image(path)
+            image = read_at(path, self._fields[field][0].time)
             if image.array.shape[1:] != shape:
                 raise UserError(
                     f"{path} is {_size(image)} but field {field} is {_times(shape)} (height x width); "
@@ -372,13 +382,13 @@ class _TruthIndex:
         Raises:
             UserError: none or several.
         """
-        field = matches[0].field
+        field = matches[0].place
         by_field = self._channel(name)
         for key in _keys(field, unique=unique):
             if key in by_field:
                 return _only(by_field[key], key)
         for path in dict.fromkeys(path for match in matches for path in match.truths):
-            if name.casefold() in map(str.casefold, read_image(path).channels or ()):
+            if name.casefold() in map(str.casefold, read_at(path, 0).channels or ()):
                 return path
         raise UserError(
             f"{self.root}: field {field} has no image of input {name}; add one whose path holds "
@@ -455,9 +465,32 @@ def _check_distinct(fields: Mapping[str, Sequence[_Match]]) -> None:
                     )
 
 
-def _parted(path: Path) -> tuple[Image, dict[str, Array], frozenset[float]]:
+def _at_each_time(
+    place: str, path: Path, names: tuple[str, ...] | None, truths: tuple[Path, ...]
+) -> list[_Match]:
+    """A prediction and its truth; of files of several time points one for each.
+
+    Raises:
+        UserError: not as many time points in one file as in another.
+    """
+    count = count_times(path)
+    for truth in truths:
+        if (found := count_times(truth)) != count:
+            raise UserError(
+                f"{path} has {count} time point(s) but its truth {truth} has {found}; give both the same"
+            )
+    if count == 1:
+        return [_Match(place, place, path, names, truths)]
+    width = len(str(count))
+    return [
+        _Match(f"{place}_t{time + 1:0{width}}", place, path, names, truths, time)
+        for time in range(count)
+    ]
+
+
+def _parted(path: Path, time: int | None) -> tuple[Image, dict[str, Array], frozenset[float]]:
     """A prediction without its half-widths, these by channel, and the coverages they state."""
-    image = read_image(path)
+    image = read_at(path, time)
     told = {name: HALFWIDTH.fullmatch(name) for name in image.channels or ()}
     halfwidths, coverages = {}, set()
     for plane, match in zip(image.array, told.values(), strict=False):
