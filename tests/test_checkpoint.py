@@ -157,6 +157,30 @@ def test_weights_of_another_network_are_refused(module: VirtualStain, tmp_path: 
         load_checkpoint(save(module, tmp_path / "a.ckpt"))
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("inputs", [{**INPUTS[0].to_dict(), "high": np.inf}, INPUTS[1].to_dict()], "inputs"),
+        ("targets", [{**TARGETS[0].to_dict(), "low": 2.5}], "a range from 2.5 to 2.5"),
+        ("baselines", {**BASELINES.to_dict(), "mean": [float("nan")]}, "baselines"),
+        ("flats", [None, {**FLAT.to_dict(), "dark": float("nan")}, None], "flats"),
+        ("envelopes", [{"seen": {}, "allowed": {"a": (2.0, 1.0)}, "units": {}}] * 2, "low end"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(
+    module: VirtualStain, tmp_path: Path, part: str, value: Any, says: str
+) -> None:
+    module.recipe[part] = value
+    with pytest.raises(UserError, match=rf"its recipe is damaged .*{says}"):
+        load_checkpoint(save(module, tmp_path / "a.ckpt"))
+
+
+def test_weights_of_a_diverged_training_are_refused(module: VirtualStain, tmp_path: Path) -> None:
+    next(module.generator.parameters()).data.flatten()[3] = torch.nan
+    with pytest.raises(UserError, match="weights: a value is NaN or infinite"):
+        load_checkpoint(save(module, tmp_path / "a.ckpt"))
+
+
 def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.ckpt: no such file"):
         read_raw(tmp_path / "gone.ckpt")

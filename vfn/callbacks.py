@@ -6,9 +6,10 @@ import platform
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import numpy as np
@@ -21,6 +22,7 @@ from vfn.checkpoint import BEST, LAST
 from vfn.csv_files import read_epochs, write_csv
 from vfn.data.base import StainData
 from vfn.data.patches import Batch
+from vfn.errors import UserError
 from vfn.module import VirtualStain
 from vfn.report.samples import sample_sheet
 from vfn.signals import available, hang_up, insist, interrupt, is_hang_up, leave_soon
@@ -45,6 +47,87 @@ class Budget(Timer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to take up."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is spent."""
+        left = self.time_remaining()
+        return left is not None and left <= 0
+
+
+class OnceStarted(Callback):
+    """Does `work` in the first process once a training starts: the checkpoint of a resumed one is loaded."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do it."""
+        if trainer.is_global_zero:
+            self.work()
+
+
+class Finite(Callback):
+    """Ends a training whose losses are no numbers any more. It comes before what saves checkpoints.
+
+    It looks at the sums of the epoch, which a NaN never leaves, where loggers ask for figures anyway: a
+    GPU does not wait in each step.
+
+    Args:
+        folder: of the checkpoints.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Look at the losses.
+
+        Raises:
+            UserError: see `_refuse`.
+        """
+        due = (batch_idx + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if not (due or trainer.is_last_batch or trainer.should_stop):
+            return
+        assert isinstance(pl_module, VirtualStain)
+        sums = {name: total for name, (total, _) in pl_module.sums.items()}
+        values = torch.stack([torch.as_tensor(v, device=pl_module.device) for v in sums.values()])
+        sound = torch.isfinite(values)
+        # All processes leave at the same step: none waits for another.
+        if trainer.strategy.reduce_boolean_decision(bool(sound.all()), all=True):
+            return
+        wrong = [name for name, fine in zip(sums, sound.tolist(), strict=True) if not fine]
+        self._refuse(pl_module, wrong[0] if wrong else "a loss")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the validation.
+
+        Raises:
+            UserError: see `_refuse`.
+        """
+        if not math.isfinite(float(trainer.callback_metrics["val/mae"])):
+            self._refuse(pl_module, "val/mae")
+
+    def _refuse(self, module: L.LightningModule, name: str) -> NoReturn:
+        """Raise the line that says what to change."""
+        assert isinstance(module, VirtualStain)
+        adam, best = module.adam, self.folder / BEST
+        rates = f"model.adam.lr_generator={adam.lr_generator:g}"
+        if module.discriminator is not None:
+            rates += f", model.adam.lr_discriminator={adam.lr_discriminator:g}"
+        kept = f"; {best} is as it was before" if best.is_file() else ""
+        raise UserError(
+            f"the training diverged: {name} is not finite by step {module.steps} (epoch "
+            f"{module.current_epoch}); lower the learning rate ({rates}), give model.warmup=0.05 or "
+            f"trainer.precision=32-true, and start anew with another run=NAME{kept}"
+        )
 
 
 class Checkpoints(Callback):

@@ -32,6 +32,8 @@ from vfn.uncertainty import Uncertainty
 
 FORMAT = 2  # of the recipe; raised when a reader must know
 BEST, LAST = "best.ckpt", "last.ckpt"
+# Parts of the recipe whose numbers predictions are made with.
+MEASURED = ("inputs", "targets", "flats", "envelopes", "baselines", "uncertainty", "deconvolution")
 PREVIOUS = "previous.ckpt"  # what last.ckpt was before
 
 
@@ -249,6 +251,9 @@ def _from_recipe(
         )
     except RuntimeError as exc:
         raise UserError(f"ckpt={path}: weights do not fit its network; train anew") from exc
+    for part in MEASURED:
+        _check_finite(recipe.get(part), part)
+    _check_finite(weights, "weights")
     unknown = {str(d["dtype"]) for d in (*recipe["inputs"], *recipe["targets"])} - set(DTYPES)
     if unknown:
         raise ValueError(f"dtype {min(unknown)}")
@@ -270,6 +275,26 @@ def _from_recipe(
         None if focus is None else FocusScale.from_dict(focus),
         None if classical is None else Deconvolution.from_dict(classical),
     )
+
+
+def _check_finite(node: Any, name: str) -> None:
+    """Refuse a NaN or an infinity in plain data or tensors: a training that diverged, or a changed file.
+
+    Raises:
+        ValueError: there is one.
+    """
+    todo = [node]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, Mapping):
+            todo += part.values()
+        elif isinstance(part, list | tuple):
+            todo += part
+        elif (
+            isinstance(part, float | torch.Tensor)
+            and not torch.isfinite(torch.as_tensor(part)).all()
+        ):
+            raise ValueError(f"{name}: a value is NaN or infinite")
 
 
 def _layout(recipe: Mapping[str, Any]) -> Layout:

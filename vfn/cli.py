@@ -30,6 +30,7 @@ from vfn.heap import keep_freed_memory
 from vfn.paths import expand, readable
 from vfn.settings import check_settings, settings_lines
 from vfn.signals import INTERRUPTED, comes_of_stopping, end_by_signals, ignore_signals
+from vfn.stored import read_stored
 from vfn.usage import (
     CONF,
     HELP,
@@ -105,8 +106,8 @@ def varied() -> list[str]:
     record = Path(config.sweep.dir) / MULTIRUN
     if not record.is_file():  # a sweeper of somebody else's
         return list(config.overrides.task)
-    typed = OmegaConf.load(record).hydra.overrides.task
-    parsed = OverridesParser.create().parse_overrides(list(typed))
+    typed = read_stored(record, references=True)["hydra"]["overrides"]["task"]
+    parsed = OverridesParser.create().parse_overrides(typed)
     keys = {override.key_or_group for override in parsed if override.is_sweep_override()}
     return [text for text in config.overrides.task if text.split("=")[0].lstrip("+") in keys]
 

@@ -313,6 +313,10 @@ class VirtualStain(L.LightningModule):
         switched off is left out.
         """
         self._rng = checkpoint.get("rng")
+        rates = (self.adam.lr_generator, self.adam.lr_discriminator)
+        for optimiser, rate in zip(checkpoint.get("optimizer_states", ()), rates, strict=False):
+            for group in optimiser["param_groups"]:  # of the settings, which may have changed
+                group["lr"], group["betas"] = rate, (self.adam.betas[0], self.adam.betas[1])
         # Checkpoints of earlier versions do not say.
         self.steps, self.sums = int(checkpoint.get("steps", 0)), {}
         of_all = checkpoint.get("sums")

@@ -17,12 +17,13 @@ OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2")
 ANY_KIND = ("trainer.devices",)  # a number, a list of them, or auto
 
 
-def check_settings(config: DictConfig, command: str) -> None:
+def check_settings(config: DictConfig, command: str, where: str | None = None) -> None:
     """Refuse what no code reads, and values of another kind than the defaults have.
 
     Args:
         config: of a job, or of a run folder.
         command: the name of its config; Hydra must have composed one.
+        where: the file that it was read from.
 
     Raises:
         UserError: a setting that the chosen groups do not have, or a word where the default is a
@@ -31,7 +32,10 @@ def check_settings(config: DictConfig, command: str) -> None:
     given, known = (OmegaConf.to_container(c) for c in (config, _defaults(config, command)))
     assert isinstance(given, dict)
     assert isinstance(known, dict)
-    _check_table(given, known, "", command)
+    try:
+        _check_table(given, known, "", command)
+    except UserError as exc:
+        raise exc if where is None else UserError(f"{where}: {exc}") from exc
 
 
 def _defaults(config: DictConfig, command: str) -> DictConfig:

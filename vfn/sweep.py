@@ -30,6 +30,7 @@ from vfn.cli import plain, set_up_logging, trainable_task
 from vfn.csv_files import read_epochs, write_csv
 from vfn.errors import DiskFull, UserError
 from vfn.files import make_folder, write_text
+from vfn.stored import read_stored
 from vfn.training import SEARCH, fit, stain_data
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _same_search(config: DictConfig, folder: Path) -> None:
             raise UserError(f"{folder}: holds a run already; give another run=NAME")
         write_text(stored, OmegaConf.to_yaml(config, resolve=True))
         return
-    theirs = {k: v for k, v in _leaves(plain(OmegaConf.load(stored))) if not _may_change(k)}
+    theirs = {k: v for k, v in _leaves(read_stored(stored)) if not _may_change(k)}
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise UserError(

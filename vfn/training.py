@@ -1,5 +1,6 @@
 """`train.py`: from a config to a run folder with a trained model."""
 
+import copy
 import logging
 import netrc
 import os
@@ -27,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vfn import __version__
 from vfn.averaging import checked_decay
-from vfn.callbacks import Budget, Checkpoints, EpochTable, ModelCard, Samples
+from vfn.callbacks import Budget, Checkpoints, EpochTable, Finite, ModelCard, OnceStarted, Samples
 from vfn.card import About, make_card
 from vfn.checkpoint import (
     BEST,
@@ -42,7 +43,6 @@ from vfn.checkpoint import (
 )
 from vfn.cli import (
     MULTIRUN,
-    explicit,
     known_tasks,
     make_task,
     plain,
@@ -64,15 +64,18 @@ from vfn.nets.generator import AUTO, STARTS
 from vfn.nets.sync import share_norms
 from vfn.paths import is_path
 from vfn.precision import has_fast_bf16
+from vfn.resuming import check_fields, check_networks, check_whole, merged
 from vfn.schedule import Schedule, ScheduleSettings
-from vfn.settings import settings_lines
+from vfn.settings import check_settings, settings_lines
 from vfn.signals import ignore_signals
 from vfn.slurm import processes
+from vfn.stored import read_stored
 
 log = logging.getLogger(__name__)
 MOST = 0.5  # share of the targets' variance
 FEW = 1000  # patches from which a network that starts at nothing has learnt little
 PARTS = ("checkpoints", "samples")  # of a run folder
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 SAMPLE_ROWS = 4  # patches on a sheet of samples
 SEARCH = "search.yaml"  # our record of a search, in its folder
 WANDB_TAG, WANDB_GROUP = 64, 128  # characters that W&B takes
@@ -170,8 +173,13 @@ def _fit(
     if config.init:
         fresh = _initialise(*parts, Path(config.init), task)
     _freeze(parts[0], config)
+    before = None if resumed is None else read_raw(resumed, mapped=True)
+    if before is not None:
+        check_networks(before, *parts, folder)
     with _new_parts(folder) if _is_first() else nullcontext():
         data.setup()
+    if before is not None:
+        check_fields(before[RECIPE], data.recipe(), folder)
     set_up_logging(folder / "log.txt" if _is_first() else None, quiet or not _is_first())
     if resumed is not None and resumed.name != LAST:
         log.warning(
@@ -191,13 +199,16 @@ def _fit(
     )  # fmt: skip
     if settings.get("sync_batchnorm") and trainer_args["accelerator"] == "cpu":
         share_norms(module)
-    if _is_first():
+
+    def record() -> None:
         data.record_refocusing(folder / "refocus.csv")
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    trainer = L.Trainer(
+
+    trainer = _trainer(
         **trainer_args,
         logger=_logger(folder, config, parts) or False,
         callbacks=[
+            OnceStarted(record),
             *callbacks,
             *_schedule(schedule),
             *_callbacks(settings, folder, data, task, quiet),
@@ -239,14 +250,47 @@ def _fit(
                 logger.experiment.finish()
     best = folder / "checkpoints" / BEST
     log.info("best validation MAE %.5f; checkpoint: %s", _best(trainer), best)
+    more = _ended(trainer, settings, folder)
     seen = trainer.global_step // len(trainer.optimizers) * data.config.batch_size * data.world
     if seen < FEW:
         log.info(
-            "it learnt from %d patches: too few to judge by; let it train longer (trainer.max_time, "
-            "resume=%s), on a GPU, or make it faster (model=best data.patch_size=128)",
-            seen, folder,
+            "it learnt from %d patches: too few to judge by; let it train longer (%s), on a GPU, or make it "
+            "faster (model=best data.patch_size=128)",
+            seen, more,
         )  # fmt: skip
     return best
+
+
+def _trainer(**arguments: Any) -> L.Trainer:
+    """Lightning's, which finds out what the devices cannot do.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        return L.Trainer(**arguments)
+    except (MisconfigurationException, ValueError) as exc:
+        raise UserError(
+            f"trainer.devices={arguments['devices']}, trainer.strategy={arguments['strategy']}: {exc}"
+        ) from exc
+
+
+def _ended(trainer: L.Trainer, settings: dict[str, Any], folder: Path) -> str:
+    """Say what ended the training.
+
+    Returns:
+        The settings with which it goes on.
+    """
+    epochs = int(settings["max_epochs"])
+    if trainer.current_epoch >= epochs:
+        more = f"resume={folder} trainer.max_epochs={2 * epochs}"
+        log.info("trainer.max_epochs=%d is reached; for more epochs give %s", epochs, more)
+    elif any(isinstance(c, Budget) and c.is_over for c in trainer.callbacks):  # type: ignore[attr-defined]
+        more = f"resume={folder} trainer.max_time=DD:HH:MM:SS"
+        log.info("trainer.max_time=%s is over; go on by %s", settings["max_time"], more)
+    else:  # a search that has seen enough
+        more = f"resume={folder}"
+    return more
 
 
 def _leave_to_first(trainer: L.Trainer) -> None:
@@ -323,12 +367,12 @@ def _run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
                 f"resume={folder}: holds no run (config.yaml and checkpoints/{LAST}); "
                 "give the folder of a run, outputs/NAME"
             )
-        before = OmegaConf.load(stored)
+        before = OmegaConf.create(read_stored(stored))
         refuse_code(OmegaConf.to_container(before), str(stored))
+        check_settings(before, "train", str(stored))
+        check_whole(before, stored)
         read_raw(_resumed(folder / "checkpoints"))  # refused before anything is written
-        merged = explicit(before, config, skip=("run",))  # type: ignore[arg-type]
-        merged.resume, merged.init = str(folder), None
-        return folder, merged
+        return folder, merged(before, config, folder)
     folder = folder_of(config)
     # What failed before it learnt anything may be started anew.
     if _is_begun(folder) or (folder / "checkpoints" / BEST).exists():
@@ -397,10 +441,31 @@ def _networks(
             f"data.patch_size={patch}: the generator halves the image {generator.stride.bit_length() - 1} "
             f"times, so give a multiple of {generator.stride} or lower model.generator.depth"
         )
+    _check_norms(generator, inputs, data.config)
     if not objective.adversarial:
         return generator, None
     spec = plain(config.model.discriminator)
     return generator, make_discriminator(spec, inputs + targets, patch)
+
+
+def _check_norms(generator: Generator, inputs: int, config: DataConfig) -> None:
+    """Refuse a batch norm that would see one pixel: there is no spread to divide by.
+
+    Raises:
+        UserError: it would.
+    """
+    patch = config.patch_size
+    if config.batch_size * (patch // generator.stride) ** 2 > 1:
+        return
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            copy.deepcopy(generator).train()(torch.zeros(1, inputs, patch, patch))
+    except ValueError as exc:
+        depth = generator.stride.bit_length() - 1
+        raise UserError(
+            f"data.batch_size=1 with data.patch_size={patch}: at depth {depth} one pixel is left, and a batch norm "
+            f"needs more; give data.batch_size=2, data.patch_size={2 * patch} or model.generator.depth={depth - 1}"
+        ) from exc
 
 
 def _start_of(path: Path) -> str:
@@ -531,6 +596,11 @@ def _trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
     for key in ("max_epochs", "val_every_n_epochs", "sample_every_n_epochs", "log_every_n_steps"):
         if settings[key] < 1:
             raise UserError(f"trainer.{key}={settings[key]}: give 1 or more")
+    if settings["strategy"] not in STRATEGIES:
+        raise UserError(
+            f"trainer.strategy={settings['strategy']}: choose one of {', '.join(STRATEGIES)}; two networks take "
+            "turns, which the others cannot split"
+        )
     devices, environment = processes(settings, accelerator == "gpu")
     return {
         "accelerator": accelerator,
@@ -569,6 +639,7 @@ def _callbacks(
     count = min(SAMPLE_ROWS, len(patches))
     batch = data.normaliser(patches.__getitems__([i * len(patches) // count for i in range(count)]))
     callbacks: list[L.Callback] = [
+        Finite(folder / "checkpoints"),
         ModelCard(data),
         EpochTable(folder / "metrics.csv"),
         Samples(

@@ -206,6 +206,30 @@ def test_to_dtype_rounds_and_clips() -> None:
             assert to_dtype(beyond, dtype).tolist() == [limits.min, 8, 0, limits.max]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_what_is_no_number_is_never_cast(value: float, dtype: str) -> None:
+    with pytest.raises(UserError, match="1 of 3 values are NaN or infinite"):
+        to_dtype(np.array([1.0, value, 2.0]), dtype)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"low": 9.0},
+        {"high": 0.0},
+        {"low": np.nan},
+        {"knots": [0.0, 9.0, 3.0]},
+        {"knots": [np.nan, 1.0]},
+    ],
+)
+def test_a_stored_range_that_is_none(changed: dict[str, object]) -> None:
+    stored = Intensity(0.0, 9.0, "uint8").to_dict()
+    assert Intensity.from_dict(stored) == Intensity(0.0, 9.0, "uint8")
+    with pytest.raises(ValueError, match=r"range from|curve"):
+        Intensity.from_dict({**stored, **changed})
+
+
 def test_knots_rise() -> None:
     fitted = Intensity.fit(histogram(draw("uint8", "few")), "full", (0, 100), True)
     assert fitted.knots is not None

@@ -453,6 +453,15 @@ def test_whole_fields_to_ome(images: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(image.array, predictor.predict([grey(i, (37 + i, 45))]))
 
 
+def test_predictions_that_are_no_numbers_are_not_written(images: Path, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint()
+    next(checkpoint.generator.parameters()).data.fill_(torch.nan)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"^field A0: \d+ of \d+ values are NaN or infinite"):
+        run(make_predictor(checkpoint), images, out)
+    assert list(out.glob("*.tif*")) == []
+
+
 def test_what_is_there_and_whole_is_kept(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predictor = make_predictor(make_checkpoint())

@@ -214,6 +214,8 @@ class Envelope:
             {name: (float(low), float(high)) for name, (low, high) in data[key].items()}
             for key in ("seen", "allowed")
         )
+        if any(low > high for part in (seen, allowed) for low, high in part.values()):
+            raise ValueError("a range whose low end is above its high end")
         return cls(seen, allowed, {name: float(unit) for name, unit in data["units"].items()})
 
 

@@ -166,16 +166,27 @@ class Intensity:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Intensity":
         """The inverse of `to_dict`."""
-        knots = data["knots"]
-        return cls(
-            float(data["low"]), float(data["high"]), str(data["dtype"]),
-            None if knots is None else tuple(float(v) for v in knots),
-        )  # fmt: skip
+        low, high = float(data["low"]), float(data["high"])
+        knots = None if data["knots"] is None else tuple(float(v) for v in data["knots"])
+        if not low < high:
+            raise ValueError(f"a range from {low:g} to {high:g}")
+        if knots is not None and (len(knots) < 2 or not np.all(np.diff(knots) >= 0)):
+            raise ValueError("an equalising curve that falls")
+        return cls(low, high, str(data["dtype"]), knots)
 
 
 def to_dtype(grey: np.ndarray, dtype: str) -> np.ndarray:
-    """Real-valued grey values as `dtype`: rounded and clipped to its range if it is an integer."""
+    """Real-valued grey values as `dtype`: rounded and clipped to its range if it is an integer.
+
+    Raises:
+        UserError: some are NaN or infinite; nothing is cast then.
+    """
     kind = np.dtype(dtype)
+    if wrong := grey.size - np.count_nonzero(np.isfinite(grey)):
+        raise UserError(
+            f"{wrong} of {grey.size} values are NaN or infinite: the training diverged, or the file is "
+            "damaged; use another checkpoint, or train anew with a lower learning rate"
+        )
     if kind.kind == "f":
         return grey.astype(kind)
     limits = np.iinfo(kind)

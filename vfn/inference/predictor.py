@@ -4,7 +4,7 @@ import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
@@ -172,15 +172,18 @@ class Predictor:
         network = self._stain if self.coverage is None else self._stain_and_score
         for field, top, y in self._raw(fields, network):
             region = field.rows(top, top + y.shape[1])
-            if self.coverage is None:
-                yield field, top, self._restored(y, region)
-                continue
-            stain, scores = self._scored(y, region)
-            widths = [
-                halfwidth(score, multiplier, stain.dtype.name)
-                for score, multiplier in zip(scores, self.multipliers, strict=True)
-            ]
-            yield field, top, np.concatenate([stain, np.stack(widths)])
+            with named(field.view) if isinstance(field, _Job) else nullcontext():
+                band = self._restored(y, region) if self.coverage is None else self._both(y, region)
+            yield field, top, band
+
+    def _both(self, y: np.ndarray, region: Region) -> np.ndarray:
+        """Stains, and the half-widths of their intervals."""
+        stain, scores = self._scored(y, region)
+        widths = [
+            halfwidth(score, multiplier, stain.dtype.name)
+            for score, multiplier in zip(scores, self.multipliers, strict=True)
+        ]
+        return np.concatenate([stain, np.stack(widths)])
 
     def predict_scored(
         self, inputs: Sequence[np.ndarray], region: Region | None = None
