@@ -11,6 +11,7 @@ import pytest
 from tests.odd_files import write_odd_files
 from vfn.data.base import DataConfig
 from vfn.data.discovery import Field, FilePlane
+from vfn.data.proposal import Proposal
 from vfn.data.simulated import Specimen
 from vfn.data.views import Task
 from vfn.data.wells import with_wells
@@ -203,6 +204,17 @@ def test_wells_that_only_names_tell_may_not_be_shared(clean: Planes) -> None:
     whole = look(named, test_fields=["A02_s1", "A02_s2"], val_fraction=0.01)
     assert all(part == ("test",) for n, part in whole.parts.items() if n.startswith("A02"))
     assert look(named, split="auto").verdict == "ready"
+
+
+def test_names_that_pair_nothing_are_told_with_a_pattern_and_not_as_damage(clean: Planes) -> None:
+    apart = {f"{name}_{c}": {c: p} for name, stack in clean.items() for c, p in stack.items()}
+    stats = list(read_fields(fields_of(apart), TASK))
+    proposal = Proposal("PATTERN", "REASON", 9)
+    case = judge(stats, TASK, DataConfig("folder"), proposal=proposal)
+    assert case.verdict.startswith("do not train: by their names no field has all of ")
+    assert case.verdict.endswith("""REASON; 'data.pattern="PATTERN"' pairs 9 fields.""")
+    assert kinds(case) == {"names"}
+    assert case.excluded == {}
 
 
 def test_known_wells_that_are_split_by_field_leak(clean: Planes) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from vfn.data.discovery import (
     Field,
+    FilePlane,
     Layout,
     Words,
     check_channels,
@@ -21,6 +22,7 @@ from vfn.data.discovery import (
     is_number,
     left_out,
 )
+from vfn.data.formats import ContainerPlane
 from vfn.data.illumination import FlatField
 from vfn.data.images import EXACT
 from vfn.data.intensity import Intensity
@@ -38,10 +40,20 @@ from vfn.data.patches import (
     share_by_name,
 )  # fmt: skip
 from vfn.data.pixels import view_shape
+from vfn.data.proposal import Proposal, propose
 from vfn.data.shifts import Shifts
 from vfn.data.store import PlaneStore, cache_folder, store_name
 from vfn.data.survey import LinearMap, Survey, mean_images, survey
-from vfn.data.views import Split, SplitRule, Task, View, make_views, split_spatial, split_views
+from vfn.data.views import (
+    NothingPairs,
+    Split,
+    SplitRule,
+    Task,
+    View,
+    make_views,
+    split_spatial,
+    split_views,
+)  # fmt: skip
 from vfn.data.wells import with_wells
 from vfn.deconvolution import Deconvolution
 from vfn.errors import UserError
@@ -276,8 +288,36 @@ class StainData(L.LightningDataModule):
         return left_out(fields, Path(self.config.exclude))
 
     def views(self) -> list[View]:
-        """Every field as the task sees it."""
-        return make_views(self.find(), self.task, unpaired=self.config.unpaired)
+        """Every field as the task sees it.
+
+        Raises:
+            UserError: see `make_views`; where names pair nothing, with a pattern that does, if there is one.
+        """
+        fields = self.find()
+        try:
+            return make_views(fields, self.task, unpaired=self.config.unpaired)
+        except NothingPairs as exc:
+            proposal = self.proposal(fields)
+            if proposal is None:
+                raise
+            found = str(exc).partition("; ")[0]
+            raise UserError(
+                f"{found}; {proposal.reason}: {proposal.setting} pairs {proposal.complete} fields"
+            ) from exc
+
+    def proposal(self, fields: Sequence[Field]) -> Proposal | None:
+        """A `data.pattern` that pairs the files of `fields`; None where the user says how they pair, or
+        nothing does."""
+        root = self.root
+        if root is None or self.layout.pattern or self.layout.manifest:
+            return None
+        planes = [(c, plane) for entry in fields for (c, _), plane in entry.planes.items()]
+        files = {
+            plane.path.relative_to(root).as_posix(): channel
+            for channel, plane in planes
+            if isinstance(plane, FilePlane | ContainerPlane)
+        }
+        return propose(files, self.layout.words) if len(files) > 1 else None
 
     def divide(self) -> Split:
         """Find and split; with `data.register` or a spatial split images are read, too."""

@@ -102,6 +102,10 @@ class View:
         return self.inputs + tuple(plane for plane in self.targets if plane is not None)
 
 
+class NothingPairs(UserError):  # noqa: N818 - as NothingMatches
+    """No field has all channels."""
+
+
 def make_views(
     fields: Sequence[Field],
     task: Task,
@@ -120,6 +124,7 @@ def make_views(
         prefix: of the settings in messages, see `Layout`.
 
     Raises:
+        NothingPairs: each channel makes fields of its own.
         UserError: a field lacks a channel that the task needs; none is complete.
     """
     if unpaired not in ("error", "skip"):
@@ -134,7 +139,7 @@ def make_views(
     if skipped and unpaired == "error":
         raise (None if views else _apart(fields, task, prefix)) or skipped[0]
     if not views:
-        raise UserError(
+        raise NothingPairs(
             f"none of {len(fields)} field(s) has all of the channels {', '.join(task.channels)}; "
             "check that the files of one field differ in the channel alone"
         )
@@ -146,14 +151,14 @@ def make_views(
     return views
 
 
-def _apart(fields: Sequence[Field], task: Task, prefix: str) -> UserError | None:
+def _apart(fields: Sequence[Field], task: Task, prefix: str) -> NothingPairs | None:
     """What is said where each channel makes fields of its own; None where it does not."""
     has = {entry.name: sorted({channel for channel, _ in entry.planes}) for entry in fields}
     one, *others = has
     other = next((name for name in others if not set(has[name]) <= set(has[one])), None)
     if other is None:
         return None
-    return UserError(
+    return NothingPairs(
         f"none of {len(fields)} fields has all of {', '.join(task.channels)}: {one} has "
         f"{', '.join(has[one])}, {other} has {', '.join(has[other])}; the paths of one field must "
         f"differ in the channel alone, else pair them by {prefix}pattern or {prefix}manifest"

@@ -9,13 +9,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vfn.cli import known_tasks, plain, set_up_logging, trainable_task
-from vfn.data.base import DataConfig
+from vfn.data.base import DataConfig, StainData
 from vfn.data.discovery import Field
+from vfn.data.proposal import Proposal
 from vfn.data.sets import make_data
 from vfn.data.views import Task
 from vfn.doctor import tables
 from vfn.doctor.case import Case
-from vfn.doctor.findings import LOOK, REPLACE, Finding, examine, in_order
+from vfn.doctor.findings import LOOK, OF_NAMES, REPLACE, Finding, examine, in_order, unpaired
 from vfn.doctor.leakage import divide, leaks, parts_of
 from vfn.doctor.page import render
 from vfn.doctor.reading import FieldStats, read_fields
@@ -45,18 +46,15 @@ def diagnose(config: DictConfig) -> Case:
     damaged: list[UserError] = []
     fields = data.find(damaged)
     with claimed(folder):
-        return _diagnose(fields, task, data_config, damaged, folder)
+        return _diagnose(data, fields, damaged, folder)
 
 
 def _diagnose(
-    fields: Sequence[Field],
-    task: Task,
-    data_config: DataConfig,
-    damaged: Sequence[UserError],
-    folder: Path,
+    data: StainData, fields: Sequence[Field], damaged: Sequence[UserError], folder: Path
 ) -> Case:
-    stats = list(read_fields(fields, task))
-    case = judge(stats, task, data_config, damaged, _overrides())
+    stats = list(read_fields(fields, data.task))
+    proposal = None if any(f.views for f in stats) else data.proposal(fields)
+    case = judge(stats, data.task, data.config, damaged, _overrides(), proposal)
     exclude = folder / "exclude.csv"
     tables.write_doctor(folder / "doctor.csv", case)
     tables.write_exclude(exclude, case)
@@ -75,15 +73,19 @@ def judge(
     config: DataConfig,
     damaged: Sequence[UserError] = (),
     overrides: Sequence[str] = (),
+    proposal: Proposal | None = None,
 ) -> Case:
     """All that is known of a data set once its images were read.
 
     Args:
         damaged: files that could not be read when fields were looked for.
+        proposal: pattern that pairs the files, where their names pair no field.
     """
     split, refused = divide(stats, config)
     lost = [Finding("unreadable", LOOK, str(exc), REPLACE) for exc in damaged]
     found = [*refused, *lost, *examine(stats, task, config), *leaks(stats, split, config)]
+    if proposal is not None:
+        found = [unpaired(proposal, task), *(f for f in found if f.kind not in OF_NAMES)]
     return Case(stats, task, config, in_order(found), parts_of(split), tuple(overrides))
 
 

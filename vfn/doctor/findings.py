@@ -10,6 +10,7 @@ import numpy as np
 from vfn.data.base import DataConfig
 from vfn.data.discovery import split_plane
 from vfn.data.images import EXACT
+from vfn.data.proposal import Proposal
 from vfn.data.views import Task
 from vfn.doctor.likeness import swaps
 from vfn.doctor.measure import PlaneStats
@@ -18,6 +19,7 @@ from vfn.doctor.reading import FieldStats, Key
 FATAL, LOOK, NOTE = "fatal", "look", "note"
 SEVERITIES = (FATAL, LOOK, NOTE)
 
+OF_NAMES = ("unpaired", "damaged", "split", "labels")  # follow where names pair no field
 REPLACE = "replace the file, or leave the field out"
 DAMAGED = 0.5  # share of the fields; with more of them there is nothing to train on
 CLIPPED_NOTE, CLIPPED, CLIPPED_AWAY = 0.0005, 0.01, 0.5  # share of the pixels
@@ -85,6 +87,17 @@ def examine(fields: Sequence[FieldStats], task: Task, config: DataConfig) -> lis
     found += _swapped(fields, names)
     found += _too_little(fields, found, task)
     return in_order(found)
+
+
+def unpaired(proposal: Proposal, task: Task) -> Finding:
+    """The names of the files pair no field, and a pattern does."""
+    return Finding(
+        "names", FATAL,
+        f"by their names no field has all of {', '.join(task.channels)}: {proposal.reason}; "
+        f"{proposal.setting} pairs {proposal.complete} fields.",
+        "give that setting to the doctor and to train.py, or pair the files by data.manifest",
+        setting=proposal.setting,
+    )  # fmt: skip
 
 
 def in_order(found: Iterable[Finding]) -> list[Finding]:

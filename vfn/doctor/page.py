@@ -31,6 +31,7 @@ SENTENCES = 4  # of one kind before "and N more"
 WORDS = {FATAL: "do not train", LOOK: "look", NOTE: "note"}
 TITLES = {
     "unreadable": "Files that cannot be read",
+    "names": "Names that pair no field",
     "unpaired": "Fields that lack a channel",
     "labels": "Targets that some fields lack",
     "size": "Sizes that differ",
@@ -148,7 +149,10 @@ def _commands(case: Case, exclude: Path) -> list[tuple[str, str]]:
     if case.excluded:
         settings.insert(0, f"data.exclude={exclude}")
     train = " ".join(filter(None, ["python train.py", same, *settings]))
-    again = " ".join(filter(None, ["python -m vfn.doctor", same, f"output={exclude.parent}"]))
+    mended = [f.setting for f in case.of_severity(FATAL)]  # without them there is no training
+    again = " ".join(
+        filter(None, ["python -m vfn.doctor", same, *mended, f"output={exclude.parent}"])
+    )
     if case.of_severity(FATAL):
         return [("When the data are mended, look again", again)]
     commands = [("Train as it is advised here" if settings else "Train", train)]
