@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,23 @@ def _matching(views: list[View], pattern: str | None, key: str) -> list[View]:
     return found
 
 
+def _treated(control: DataConfig, second: Mapping[str, Any]) -> DataConfig:
+    """The config of the control fields with the keys `data2` on top.
+
+    Raises:
+        UserError: a key that the data set does not have.
+    """
+    unknown = set(second) - set(control.to_dict()) - set(control.extra)
+    if unknown:
+        raise UserError(
+            f"data2.{min(unknown)}: data={control.name} has no such setting; see conf/data"
+        )
+    # A manifest lists the files of one folder: whoever names the one does not mean the other's.
+    moved = {"root": None, "manifest": None} if {"root", "manifest"} & set(second) else {}
+    node = {**control.to_dict(), **control.extra, **moved, **second}
+    return DataConfig.from_dict({**node, "extra": {key: node[key] for key in control.extra}})
+
+
 def _conditions(
     config: DictConfig,
     second: dict[str, Any],
@@ -228,16 +246,9 @@ def _conditions(
             "control: one field alone is there; two are needed, or the validation fields"
         )
     match = second.pop("match", None)
-    node = {**data.config.to_dict(), **data.config.extra, **second}
-    unknown = set(second) - set(data.config.to_dict()) - set(data.config.extra)
-    if unknown:
-        raise UserError(
-            f"data2.{min(unknown)}: data={data.config.name} has no such setting; see conf/data"
-        )
-    node["extra"] = {k: v for k, v in node.items() if k in data.config.extra}
-    treated = make_data(checkpoint.task, DataConfig.from_dict(node), known_tasks())
+    treated = make_data(checkpoint.task, _treated(data.config, second), known_tasks())
     others = _matching(treated.registered(treated.views()), match, "data2.match")
-    if "root" not in second and "first_seed" not in second:
+    if not {"root", "manifest", "first_seed"} & set(second):
         split = checkpoint.recipe["split"]
         seen = overlap(others, [*split["train"], *split["val"]])
         if seen:
