@@ -16,6 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from vfn.archive import check_entries, check_pickle, is_whole
 from vfn.card import card_of, updated
 from vfn.data.discovery import Layout
+from vfn.data.grid import Binning
 from vfn.data.illumination import FlatField
 from vfn.data.images import DTYPES
 from vfn.data.input_shift import Envelope
@@ -129,6 +130,12 @@ class Checkpoint:
         """Micrometres a pixel of the training images; None where they did not say."""
         size = self.recipe.get("pixel_size")  # checkpoints of earlier versions have none
         return None if size is None else float(size)
+
+    @property
+    def binning(self) -> Binning:
+        """Size of each channel's pixels in those of the first input."""
+        counts = len(self.task.inputs), len(self.task.targets)
+        return Binning.from_dict(self.recipe.get("binning"), *counts)
 
 
 def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
@@ -257,6 +264,7 @@ def _from_recipe(
     unknown = {str(d["dtype"]) for d in (*recipe["inputs"], *recipe["targets"])} - set(DTYPES)
     if unknown:
         raise ValueError(f"dtype {min(unknown)}")
+    Binning.from_dict(recipe.get("binning"), len(task.inputs), len(task.targets))
     calibrated, focus = recipe.get("uncertainty"), recipe.get("focus")
     classical = recipe.get("deconvolution")
     return Checkpoint(

@@ -20,6 +20,7 @@ from vfn.cli import known_tasks, plain, set_up_logging
 from vfn.comparing import compare
 from vfn.conditions.compare import compare_conditions
 from vfn.data.base import DataConfig, StainData, overlap
+from vfn.data.grid import over_true_pixels
 from vfn.data.pixels import present, read_view
 from vfn.data.sets import make_data
 from vfn.data.views import View
@@ -79,6 +80,7 @@ class CheckpointPairs:
             path = self.folder / f"{view.name}.ome.tif"
             predicted = self.predictor.predict_to_file(view, inputs, path, alarms)
         prediction, halfwidth = np.split(predicted, [len(checkpoint.task.targets)])
+        prediction = self._over_true_pixels(prediction, view)
         baselines = checkpoint.baselines.predict(inputs, [m.dtype for m in checkpoint.targets])
         if checkpoint.deconvolution is not None:  # refocusing: one channel, in and out
             baselines["input"] = inputs[0][None]
@@ -90,7 +92,7 @@ class CheckpointPairs:
             prediction[there],
             np.stack([array.astype(np.float32) for array in inputs]),
             checkpoint.task.inputs,
-            {name: images[there] for name, images in baselines.items()},
+            {name: self._over_true_pixels(b, view)[there] for name, b in baselines.items()},
             view.inputs[0].pixel_size,
             halfwidth[there].astype(np.float32) if len(halfwidth) else None,
             self.predictor.coverage,
@@ -99,6 +101,19 @@ class CheckpointPairs:
             self._unrefocused(view)[there] if is_refocused(view) else None,
             alarms,
         )
+
+    def _over_true_pixels(self, prediction: np.ndarray, view: View) -> np.ndarray:
+        """Of a target with larger pixels than the prediction's, means over these."""
+        sizes = self.data.binning.targets if self.data.binning is not None else ()
+        if max(sizes, default=1.0) <= 1:
+            return prediction
+        region = view.region or (slice(0, None), slice(0, None))
+        starts = [
+            (region[0].start + round(dy), region[1].start + round(dx))
+            for dy, dx in view.offsets or [(0.0, 0.0)] * len(sizes)
+        ]
+        means = zip(prediction, sizes, starts, strict=True)
+        return np.stack([over_true_pixels(image, size, start) for image, size, start in means])
 
     def _unrefocused(self, view: View) -> np.ndarray:
         """What the model makes of the view's inputs as they lie on the disk."""
@@ -247,7 +262,7 @@ def _conditions(
         )
     match = second.pop("match", None)
     treated = make_data(checkpoint.task, _treated(data.config, second), known_tasks())
-    others = _matching(treated.registered(treated.views()), match, "data2.match")
+    others = _matching(treated.aligned(treated.views()), match, "data2.match")
     if not {"root", "manifest", "first_seed"} & set(second):
         split = checkpoint.recipe["split"]
         seen = overlap(others, [*split["train"], *split["val"]])

@@ -52,6 +52,7 @@ def trained_data(config: DictConfig, checkpoint: Checkpoint) -> TrainedData:
     kept = same and data.config.rule() == DataConfig.from_dict(checkpoint.recipe["data"]).rule()
     if same:  # shifts as they were measured then
         data.shifts = Shifts.from_dict(checkpoint.recipe["shifts"])
+        data.binning = checkpoint.binning
     return TrainedData(data, same, kept)
 
 
@@ -64,7 +65,7 @@ def recorded(data: StainData, checkpoint: Checkpoint, part: str) -> list[View]:
         log.warning(
             "%d of the %d %s fields of the training are here", len(views), len(regions), part
         )
-    cut = [_cut(view, regions[view.name]) for view in data.registered(views)]
+    cut = [_cut(view, regions[view.name]) for view in data.aligned(views)]
     return refocused(checkpoint, cut, data.store)
 
 

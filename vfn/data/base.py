@@ -23,6 +23,7 @@ from vfn.data.discovery import (
     left_out,
 )
 from vfn.data.formats import ContainerPlane
+from vfn.data.grid import Binning
 from vfn.data.illumination import FlatField
 from vfn.data.images import EXACT
 from vfn.data.intensity import Intensity
@@ -235,6 +236,7 @@ class StainData(L.LightningDataModule):
             )
         self.store = PlaneStore()
         self.shifts = Shifts()
+        self.binning: Binning | None = None  # not known yet
         self.focus: FocusScale | None = None
         self.refocusing: Refocusing | None = None
         self.deconvolution: Deconvolution | None = None
@@ -323,13 +325,20 @@ class StainData(L.LightningDataModule):
         """Find and split; with `data.register` or a spatial split images are read, too."""
         views, rule = self.views(), self.config.rule()
         self.store.prepare(plane for view in views for plane in view.planes)
-        views = self.registered(views)
+        views = self.aligned(views)
+        self.store.prepare(plane for view in views for plane in view.planes)
         if rule.by == "spatial":
             return split_spatial(views, [view_shape(view, self.store) for view in views], rule)
         return split_views(views, rule)
 
-    def registered(self, views: list[View]) -> list[View]:
-        """The views with their targets moved onto the first input, if `data.register` says so."""
+    def aligned(self, views: list[View]) -> list[View]:
+        """The views with all channels on the grid of the first input, their targets moved onto it if
+        `data.register` says so."""
+        if not views:
+            return views
+        if self.binning is None:
+            self.binning = Binning.measure(views, self.store)
+        views = [self.binning.apply(view) for view in views]
         if not self.config.register:
             return views
         self.shifts = self.shifts.measured(views, self.store)
@@ -415,6 +424,9 @@ class StainData(L.LightningDataModule):
         if min(self.measured.fields) < len(self.split.train):
             have = zip(self.task.targets, self.measured.fields, strict=True)
             text += "; training views with " + ", ".join(f"{c}: {n}" for c, n in have)
+        assert self.binning is not None
+        if binned := self.binning.summary(self.task.inputs + self.task.targets):
+            text += f"; {binned}"
         if self.config.register:
             text += f"; {self.shifts.summary(self.task.targets)}"
         losses = [
@@ -639,6 +651,7 @@ class StainData(L.LightningDataModule):
             "flats": [None if flat is None else flat.to_dict() for flat in self.flats],
             "envelopes": [envelope.to_dict() for envelope in self.measured.envelopes],
             "shifts": self.shifts.to_dict(),
+            "binning": None if self.binning is None else self.binning.to_dict(),
             "refocus": None if self.refocusing is None else self.refocusing.to_dict(),
             "focus": None if self.focus is None else self.focus.to_dict(),
             "deconvolution": None if self.deconvolution is None else self.deconvolution.to_dict(),

@@ -45,7 +45,8 @@ def read_view(
         if array is not None and array.shape != first.shape:
             raise UserError(
                 f"field {view.name}: {named} is {_size(first)} pixels and {plane} is "
-                f"{_size(array)}; channels of one field must have one size"
+                f"{_size(array)}; channels of one field must have one size, or each "
+                "pixel of one cover 2x2, 3x3, ... of the other in every field; crop or scale one of them"
             )
     region = view.region or (slice(0, first.shape[0]), slice(0, first.shape[1]))
     if window is not None:

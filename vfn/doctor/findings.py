@@ -9,6 +9,7 @@ import numpy as np
 
 from vfn.data.base import DataConfig
 from vfn.data.discovery import split_plane
+from vfn.data.grid import relative_size
 from vfn.data.images import EXACT
 from vfn.data.proposal import Proposal
 from vfn.data.views import Task
@@ -157,9 +158,17 @@ def _missing(
 
 def _sizes(fields: Sequence[FieldStats]) -> Iterator[Finding]:
     sizes: Counter[tuple[int, int]] = Counter()
+    binned: Counter[str] = Counter()
     for entry in fields:
         shapes = {key: p.shape for key, p in entry.planes.items()}
-        if len(set(shapes.values())) > 1:
+        grid = shapes.get(entry.inputs[0], (0, 0))
+        apart = {
+            key: relative_size(grid, s) for key, s in shapes.items() if s != grid and all(grid)
+        }
+        if apart and 1.0 not in apart.values():
+            binned[", ".join(f"{key[0]} {size:g}" for key, size in apart.items())] += 1
+            sizes[grid] += 1
+        elif len(set(shapes.values())) > 1:
             listed = ", ".join(f"{key[0]} {h}x{w}" for key, (h, w) in shapes.items())
             yield Finding(
                 "size", LOOK, f"{entry.name}: its channels differ in size ({listed} pixels).",
@@ -168,6 +177,17 @@ def _sizes(fields: Sequence[FieldStats]) -> Iterator[Finding]:
             )  # fmt: skip
         else:
             sizes.update(set(shapes.values()))
+    if len(binned) == 1 and binned.total() == len(fields):
+        yield Finding(
+            "size", NOTE, f"Pixels in those of the first input: {next(iter(binned))}.",
+            "nothing: training brings the channels onto the first input's grid, by repeating and averaging",
+        )  # fmt: skip
+    elif binned:
+        listed = "; ".join(f"{n} of {len(fields)}: {what}" for what, n in binned.most_common())
+        yield Finding(
+            "size", LOOK, f"Fields differ in how channels are binned against the first input ({listed}).",
+            "export each channel with one binning throughout",
+        )  # fmt: skip
     if len(sizes) > 1:
         listed = ", ".join(f"{n} of {h}x{w}" for (h, w), n in sizes.most_common())
         yield Finding(

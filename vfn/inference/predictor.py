@@ -16,6 +16,7 @@ import torch
 from vfn.checkpoint import Checkpoint, digest
 from vfn.csv_files import write_csv
 from vfn.data.discovery import (
+    Field,
     Layout,
     NothingMatches,
     check_root,
@@ -527,7 +528,7 @@ def find_views(
             continue
         if given.manifest and source is not None and holding is None:
             check_root(fields, root, given.manifest, "input")
-        return make_views(fields, task, targets=False, prefix=given.prefix)
+        return _views(fields, checkpoint, given.prefix)
     # A container has its channels inside, whatever pattern the paths of training had.
     reason = reasons[-1 if is_container(root) else 0]
     if source is None or given != Layout():
@@ -547,7 +548,12 @@ def find_views(
         "input=%s: no channel names in the paths, so each image is taken as %s",
         source, " + ".join(task.inputs),
     )  # fmt: skip
-    return make_views(fields, task, targets=False)
+    return _views(fields, checkpoint, given.prefix)
+
+
+def _views(fields: Sequence[Field], checkpoint: Checkpoint, prefix: str) -> list[View]:
+    views = make_views(fields, checkpoint.task, targets=False, prefix=prefix)
+    return [checkpoint.binning.apply(view) for view in views]
 
 
 def _positions(task: Task) -> str:
