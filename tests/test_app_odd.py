@@ -407,7 +407,7 @@ def test_it_ends_whatever_hangs(runs: Path, tmp_path: Path, number: signal.Signa
         result = finish(process)
     hanging.join()
     assert (result.code, result.err) == (130, "interrupted\n")
-    assert time.monotonic() - began < 15  # 3 s on an idle machine
+    assert time.monotonic() - began < 15  # 3 s, and what other work on the machine adds
     assert list(tmp_path.glob(f"{PREFIX}*")) == []
 
 

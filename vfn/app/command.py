@@ -33,11 +33,10 @@ log = logging.getLogger(__name__)
 
 
 def serve(config: DictConfig) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C, which ends the process, with exit code 130.
 
     Raises:
         UserError: no such folders, a port that is taken, bounds that are none, packages missing.
-        KeyboardInterrupt: at the end.
     """
     set_up_logging()
     for package in ("starlette", "uvicorn"):
@@ -76,20 +75,21 @@ def serve(config: DictConfig) -> None:
         while not ended.wait(1.0):
             pass
         raise RuntimeError("the page has ended by itself")
-    finally:
+    except BaseException as exc:
         hurry(SOON)
         server.should_exit = True
-        _leave(site, ended)
+        _clean_up(site, ended)
+        if isinstance(exc, KeyboardInterrupt):
+            leave_at_once()  # Python would wait for what hangs, and takes seconds to unload the rest
+        raise
 
 
-def _leave(site: "Site", ended: threading.Event) -> None:
-    """Clean up; where a request or a prediction hangs, end the process without waiting for it."""
+def _clean_up(site: "Site", ended: threading.Event) -> None:
+    """Delete what was dropped and predicted, once requests and the prediction have ended or hang."""
     until = time.monotonic() + PATIENCE
-    idle = site.queue.close(PATIENCE)
-    idle = ended.wait(max(0.0, until - time.monotonic())) and idle
+    site.queue.close(PATIENCE)
+    ended.wait(max(0.0, until - time.monotonic()))
     site.workspace.close()
-    if not idle:
-        leave_at_once()
 
 
 def listen(port: int) -> socket.socket:
