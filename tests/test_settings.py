@@ -1,9 +1,11 @@
 """A setting that no code reads is refused, however it came into the config."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tests.cli import run
@@ -11,7 +13,10 @@ from vfn.data.base import DataConfig
 from vfn.data.sets import make_data
 from vfn.data.views import Task
 from vfn.errors import UserError
-from vfn.settings import check_settings
+from vfn.evaluation import evaluate
+from vfn.export.command import export
+from vfn.focus.command import focus
+from vfn.settings import check_settings, idle
 from vfn.usage import CONF, check_words
 
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -97,6 +102,22 @@ def test_nothing_is_taken_out(word: str) -> None:
     check_words(["~hydra.sweeper.x"], "train")
 
 
+def test_settings_without_effect_are_told() -> None:
+    typed = [
+        "loss.r1",
+        "model.discriminator.width",
+        "loss.tolerance_beta2",
+        "loss.mae",
+        "data.refocus",
+    ]
+    assert idle(compose("train", overrides=["loss=mae"]), typed) == [
+        "loss.r1: has no effect, since loss.adversarial is 0.0",
+        "model.discriminator.width: has no effect, since loss.adversarial is 0.0",
+        "loss.tolerance_beta2: has no effect, since loss.tolerance is 0.0",
+    ]
+    assert idle(compose("train", overrides=["loss=tolerance"]), typed) == []
+
+
 def test_a_data_set_takes_its_own_keys_alone() -> None:
     task = Task("t", ("phase",), ("dapi",))
     sound = DataConfig.from_dict({"name": "simulated", "fields": 4, "treated": 0.5})
@@ -104,6 +125,34 @@ def test_a_data_set_takes_its_own_keys_alone() -> None:
     for name in ("folder", "simulated"):
         with pytest.raises(UserError, match=rf"data\.na=1\.0: data={name} has no such setting"):
             make_data(task, DataConfig.from_dict({"name": name, "na": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["pred=a", "truth=b", "data.root=c"], "data.root: is read with ckpt=... alone"),
+        (["pred=a", "truth=b", "tile=64"], "tile: is read with ckpt=... alone"),
+        (["ckpt=a", "channels=[dna]"], "channels: is read with pred=... alone"),
+        (["ckpt=a", "unit=well"], "unit: is read with compare=... alone"),
+        (["export", "ckpt=a", "license=MIT"], "license: is read with format=bioimage alone"),
+        (
+            ["focus", "ckpt=a", "input=b", "data.root=c"],
+            "data.root: is read without input=... alone",
+        ),
+    ],
+)
+def test_what_another_form_reads_is_refused(words: list[str], says: str) -> None:
+    before = HydraConfig.instance().cfg
+    named = {"export": export, "focus": focus}
+    work = named.get(words[0], evaluate)
+    command, words = (words[0], words[1:]) if words[0] in named else ("evaluate", words)
+    config = compose(command, overrides=[*words, "output=o"], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    try:
+        with pytest.raises(UserError, match=f"^{re.escape(says)}"):
+            work(config)
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def test_one_line_and_nothing_written(tmp_path) -> None:  # type: ignore[no-untyped-def]

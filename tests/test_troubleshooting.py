@@ -78,6 +78,10 @@ PROVOKED: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "Patches and depth": (nothing, ["train.py", *SIMULATED, *TINY, "data.patch_size=100"]),
     "Images unlike those of the training": (inverted, PREDICT),
     "A checkpoint that is none": (text, ["predict.py", "ckpt=x.ckpt", "input=.", "output=p"]),
+    "A training that diverged": (
+        nothing,
+        ["train.py", *SIMULATED, *TINY, "model.adam.lr_generator=1e30", "trainer.max_epochs=3", "run=r"],
+    ),
     "Trained too little": (lambda f: images(4, f), TRAIN),
 }  # fmt: skip
 TOLD = ("Images unlike those of the training", "Trained too little")  # they end no command

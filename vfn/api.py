@@ -226,6 +226,8 @@ class Model:
         widest = np.result_type(*self.input_dtypes)
         if channel.dtype != widest or dtype == widest:
             return channel
+        if not np.isfinite(channel).all():
+            raise UserError(f"channel {self.inputs[number]}: some pixels are NaN or infinite")
         narrow = channel.astype(dtype)
         if not np.array_equal(narrow, channel):
             raise UserError(

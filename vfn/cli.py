@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -110,6 +110,28 @@ def varied() -> list[str]:
     parsed = OverridesParser.create().parse_overrides(typed)
     keys = {override.key_or_group for override in parsed if override.is_sweep_override()}
     return [text for text in config.overrides.task if text.split("=")[0].lstrip("+") in keys]
+
+
+def typed_keys() -> list[str]:
+    """The settings that the command line of this job gives."""
+    typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    return [override.key_or_group for override in typed]
+
+
+def refuse_unread(read: Mapping[str, Sequence[str]], given: Container[str]) -> None:
+    """Refuse settings that this form of the command would ignore.
+
+    Args:
+        read: settings, or tables of them, by the form that reads them, as "with ckpt=...".
+        given: the form that it is.
+
+    Raises:
+        UserError: one was typed that another form reads.
+    """
+    for key in typed_keys():
+        for form, keys in read.items():
+            if key.partition(".")[0] in keys and form not in given:
+                raise UserError(f"{key}: is read {form} alone; leave it out")
 
 
 def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig
 from vfn import __version__
 from vfn.card import scores_of
 from vfn.checkpoint import load_checkpoint, store_test_scores
-from vfn.cli import known_tasks, plain, set_up_logging
+from vfn.cli import known_tasks, plain, refuse_unread, set_up_logging
 from vfn.comparing import compare
 from vfn.conditions.compare import compare_conditions
 from vfn.data.base import DataConfig, StainData, overlap
@@ -43,6 +43,21 @@ PARTS = (
     "predictions", "figures", "maps",
     *(f"predictions/{group}" for group in ("reference", "control", "treated")),
 )  # fmt: skip
+
+# Settings that one form of the command reads; others say so themselves.
+READ = {
+    "with ckpt=...": (
+        "data",
+        "device",
+        "precision",
+        "tile",
+        "overlap",
+        "batch_size",
+        "uncertainty",
+    ),
+    "with pred=...": ("channels", "inputs", "wells"),
+    "with compare=...": ("unit",),
+}
 
 log = logging.getLogger(__name__)
 
@@ -304,6 +319,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             f"{' and '.join(given) or 'nothing'} given: say ckpt=CKPT for a model, "
             "pred=DIR truth=DIR for images, or compare=[A,B] for evaluations that are there"
         )
+    refuse_unread(READ, {f"with {form}=..." for form in given})
     settings = _settings(config)
     provenance = {
         "command": "python evaluate.py " + " ".join(HydraConfig.get().overrides.task),

@@ -30,7 +30,7 @@ def info(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     args = parser.parse_args(argv)
-    card = card_of(load_checkpoint(args.ckpt).recipe)
+    card = card_of(load_checkpoint(args.ckpt.expanduser()).recipe)
     if args.json:
         print(json.dumps(card, indent=2))
     elif sys.stdout.isatty():

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hydra import compose
@@ -15,6 +15,29 @@ from vfn.usage import CONF, WIDTH, choices, groups_of, no_such
 # Tables whose entries are checked by who reads them; so are those that are null by default.
 OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2")
 ANY_KIND = ("trainer.devices",)  # a number, a list of them, or auto
+
+
+# What begins so has no effect where the setting beside it is 0 or null.
+RESTS_ON = {
+    "loss.adversarial_kind": "loss.adversarial",
+    "loss.discriminator": "loss.adversarial",
+    "loss.feature_matching": "loss.adversarial",
+    "loss.r1": "loss.adversarial",
+    "model.discriminator": "loss.adversarial",
+    "model.adam.lr_discriminator": "loss.adversarial",
+    "loss.tolerance_": "loss.tolerance",
+    "data.refocus_": "data.refocus",
+}
+
+
+def idle(config: DictConfig, typed: Iterable[str]) -> list[str]:
+    """A line for each setting of `typed` that has no effect beside the others of `config`."""
+    return [
+        f"{key}: has no effect, since {other} is {_text(OmegaConf.select(config, other))}"
+        for key in typed
+        for start, other in RESTS_ON.items()
+        if key.startswith(start) and not OmegaConf.select(config, other)
+    ]
 
 
 def check_settings(config: DictConfig, command: str, where: str | None = None) -> None:

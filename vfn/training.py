@@ -48,6 +48,7 @@ from vfn.cli import (
     plain,
     set_up_logging,
     trainable_task,
+    typed_keys,
     varied,
 )
 from vfn.csv_files import read_epochs
@@ -66,7 +67,7 @@ from vfn.paths import is_path
 from vfn.precision import has_fast_bf16
 from vfn.resuming import check_fields, check_networks, check_whole, merged
 from vfn.schedule import Schedule, ScheduleSettings
-from vfn.settings import check_settings, settings_lines
+from vfn.settings import check_settings, idle, settings_lines
 from vfn.signals import ignore_signals
 from vfn.slurm import processes
 from vfn.stored import read_stored
@@ -117,6 +118,8 @@ def _show(config: DictConfig) -> None:
         return
     for line in settings_lines(config, "train"):
         log.info("%s", line)
+    for line in idle(config, typed_keys()):
+        log.warning("%s", line)
 
 
 def fit(

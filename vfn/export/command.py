@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from vfn.card import NOT_STATED, card_of, markdown
 from vfn.checkpoint import Checkpoint, load_checkpoint
-from vfn.cli import plain, set_up_logging
+from vfn.cli import plain, refuse_unread, set_up_logging
 from vfn.errors import UserError
 from vfn.export.bioimage import Label, write_bioimage
 from vfn.export.programs import facts, write_onnx, write_torch
@@ -35,6 +35,8 @@ def export(config: DictConfig) -> None:
     output = required(config, "output", "DIR")
     if config.format not in FORMATS:
         raise UserError(f"format={config.format}: unknown; choose one of {', '.join(FORMATS)}")
+    package = ("name", "description", "authors", "license", "pixel_size")
+    refuse_unread({"with format=bioimage": package}, {f"with format={config.format}"})
     checkpoint = load_checkpoint(ckpt)
     card = card_of(checkpoint.recipe)
     label = _label(config, card)

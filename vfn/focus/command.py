@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from vfn.checkpoint import load_checkpoint
-from vfn.cli import plain, set_up_logging, trainable_task
+from vfn.cli import plain, refuse_unread, set_up_logging, trainable_task
 from vfn.csv_files import write_csv
 from vfn.data.discovery import (
     Layout,
@@ -69,6 +69,8 @@ def focus(config: DictConfig) -> None:
     """
     set_up_logging()
     output = required(config, "output", "DIR")
+    given = "without" if config.input is None else "with"
+    refuse_unread({"without input=...": ("data",)}, {f"{given} input=..."})
     if config.input is None:
         if config.ckpt is not None or config.scale is not None:
             raise UserError("input: which images are to be scored? give input=DIR")
