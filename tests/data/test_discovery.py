@@ -265,6 +265,34 @@ def test_pattern_with_all_groups(tmp_path: Path) -> None:
     assert [(f.plate, f.well, f.site) for f in found] == [("P1", "A01", "1"), ("P2", "A01", "1")]
 
 
+NUMBERED = r"(?P<field>f\d)(?:_z(?P<z>[\d.]+))?_(?P<channel>\w+)\.tif$"
+
+
+def depths(root: Path, **layout: float) -> dict[str, list[float]]:
+    fields = discover(root, Layout({}, NUMBERED, **layout), ["bf"])
+    return {field.name: sorted(z for _, z in field.planes) for field in fields}
+
+
+def test_planes_that_are_numbered_from_one(tmp_path: Path) -> None:
+    fill(tmp_path, "f1_z1_bf.tif", "f1_z2_bf.tif", "f1_z3_bf.tif")
+    assert depths(tmp_path) == {"f1": [1, 2, 3]}
+    assert depths(tmp_path, z_zero=2) == {"f1": [-1, 0, 1]}
+    assert depths(tmp_path, z_zero=2, z_step=0.3) == {"f1": [-0.3, 0, 0.3]}
+
+
+def test_one_plane_throughout_is_in_focus_whatever_its_number(tmp_path: Path) -> None:
+    fill(tmp_path, "f1_z7_bf.tif", "f2_z7_bf.tif", "f3_bf.tif")
+    assert depths(tmp_path) == {"f1": [0], "f2": [0], "f3": [0]}
+    assert depths(tmp_path, z_zero=5) == {"f1": [2], "f2": [2], "f3": [0]}
+    fill(tmp_path, "f4_z8_bf.tif")
+    assert depths(tmp_path) == {"f1": [7], "f2": [7], "f3": [0], "f4": [8]}
+
+
+def test_depths_are_the_decimals_that_a_task_names(tmp_path: Path) -> None:
+    fill(tmp_path, "f1_z1341.95_bf.tif", "f1_z1352.25_bf.tif")
+    assert depths(tmp_path, z_zero=1352.25) == {"f1": [-10.3, 0]}
+
+
 def test_a_field_is_at_one_place(tmp_path: Path) -> None:
     # The name alone would pair phase of one plate with dapi of another.
     fill(tmp_path, "P1/f1_phase.tif", "P2/f1_dapi.tif")

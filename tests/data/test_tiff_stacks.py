@@ -270,3 +270,35 @@ def test_a_changed_stack_is_read_anew(tmp_path: Path) -> None:
     assert plane.key != before[0]
     np.testing.assert_array_equal(plane.read(), anew[1])
     assert TiffPlane(path, 0, 0, 0, None).key != plane.key
+
+
+def test_a_part_of_an_acquisition_in_several_files(tmp_path: Path) -> None:
+    # Micro-Manager writes a file for each channel, or position, of all time points.
+    array = pixels(3)
+    for c, name in enumerate(("rna", "dna")):
+        data = "".join(
+            f'<TiffData FirstT="{t}" FirstC="{d}" IFD="{2 - t}" PlaneCount="1">'
+            f'<UUID FileName="{other}.ome.tif">urn:uuid:{d}</UUID></TiffData>'
+            for d, other in enumerate(("rna", "dna"))
+            for t in range(3)
+        )
+        xml = (
+            '<?xml version="1.0" encoding="UTF-8"?>'
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{c}">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="7" '
+            'SizeY="9" SizeC="2" SizeZ="1" SizeT="3"><Channel ID="C:0" Name="RNA"/>'
+            f'<Channel ID="C:1" Name="DNA"/>{data}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(
+            tmp_path / f"a_{name}.ome.tif",
+            array + c,
+            description=xml,
+            metadata=None,
+            photometric="minisblack",
+        )
+    assert is_stack(tmp_path / "a_dna.ome.tif")
+    fields = found(tmp_path, ["rna", "dna"])
+    assert list(fields) == ["a_t1", "a_t2", "a_t3"]
+    for entry, frame in zip(fields.values(), array[::-1], strict=True):  # as the pages say
+        np.testing.assert_array_equal(read(entry, "rna"), frame)
+        np.testing.assert_array_equal(read(entry, "dna"), frame + 1)

@@ -707,7 +707,9 @@ def _from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable
     zero, step = _focus(layout, [(path, groups.get("z", "")) for path, groups, _ in matched])
     for path, groups, channel in matched:
         z = groups.pop("z", "")
-        z_um = (float(z) - zero) * step if z else 0.0
+        z_um = (
+            round((float(z) - zero) * step, 6) if z else 0.0
+        )  # so that 1.1 - 0.9 is the 0.2 of a task
         name = "_".join(tokenize(groups.pop("field", "")))
         where: Where = {key: groups[key] for key in ("plate", "well", "site") if groups.get(key)}
         site = f"s{where['site']}" if "site" in where else ""

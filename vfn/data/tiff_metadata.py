@@ -113,6 +113,23 @@ class Ome:
         names = [c.get("Name", "") for c in self.images[held[0].image].findall("{*}Channel")]
         return [names[p.c] for p in held] if max(p.c for p in held) < len(names) else []
 
+    def part(self) -> tuple[dict[str, int], list[int], list[str]] | None:
+        """What this file holds of an acquisition that lies in several files: lengths of T, C and Z, its
+        pages in this order, names of the channels; None where that is no part of one image, whole in
+        itself, with several time points or z planes."""
+        held = None if self.is_of_this_file else self.positions()
+        if held is None or len({p.image for p in held}) > 1:
+            return None
+        times, channels, depths = (sorted({getattr(p, axis) for p in held}) for axis in "tcz")
+        sizes = {"T": len(times), "C": len(channels), "Z": len(depths)}
+        page = {(p.t, p.c, p.z): number for number, p in enumerate(held)}
+        if len(times) * len(depths) == 1 or not len(page) == len(held) == math.prod(sizes.values()):
+            return None
+        named = self.images[held[0].image].findall("{*}Channel")
+        names = [named[c].get("Name", "") if c < len(named) else "" for c in channels]
+        order = [page[t, c, z] for t in times for c in channels for z in depths]
+        return sizes, order, names
+
     def acquisition(self) -> str | None:
         """Name of the first file of the image that this file holds channels of, if they lie in several
         files; None where it has been renamed, or has several planes or time points."""

@@ -136,7 +136,7 @@ def _described(path: Path, _mtime: int, _size: int) -> TiffStack:
         order = "".join(axis if axis in "TZ" else "C" for axis in axes[:-2])
         sizes = {"T": 1, "C": 1, "Z": 1, **dict(zip(order, shape, strict=False))}
         ome = Ome(tif)
-        planes, names = prod(shape[:-2]), channel_names(tif, ome)
+        planes, names = prod(shape[:-2]), list(channel_names(tif, ome))
         pages = tuple(int(page.offset) for page in series.pages if page is not None)
         offset = 0 if series.dataoffset is None else int(series.dataoffset)
         if len(pages) != planes:
@@ -146,8 +146,12 @@ def _described(path: Path, _mtime: int, _size: int) -> TiffStack:
                     f"{path}: is truncated (its metadata state {planes} planes, they are not all there); "
                     "copy it anew from the microscope or leave it out"
                 )
+        elif part := ome.part():
+            sizes, numbers, names = part
+            order, pages = "TCZ", tuple(pages[number] for number in numbers)
+        known = all(names) and len(set(names)) == sizes["C"] == len(names)
         return TiffStack(
-            sizes, order, names if len(names) == sizes["C"] else (),
+            sizes, order, tuple(names) if known else (),
             pixel_size(tif, ome), z_step(tif, ome), time_step(tif, ome), pages, offset, shape[-2:],
             np.dtype(series.dtype).newbyteorder(tif.byteorder),
         )  # fmt: skip

@@ -196,7 +196,8 @@ def _views_of(entry: Field, task: Task, targets: bool, prefix: str) -> list[View
             remedy = (
                 "leave such fields out by data.unpaired=skip" if targets else "take its files away"
             )
-            if 0.0 not in {depth for _, depth in entry.planes}:
+            channels = {channel for channel, _ in entry.planes}
+            if any(channel in channels and not depth for channel, depth in missing):
                 remedy += f"; {prefix}z_zero=NUMBER says which plane is in focus (0 um)"
             raise UserError(
                 f"field {entry.name}: no file for {', '.join(named)} (it has {_present(entry)}); add the "
