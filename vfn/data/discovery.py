@@ -534,7 +534,8 @@ def _from_scene(
         named = _by_name(stack.planes[0][0].path, stack.channels, tokens, layout)
         planes = dict(_placed(stack, positions, layout))
         planes |= {key: stack.planes[index] for key, index in named.items()}
-        if not planes and len(hits) == len(stack.planes) == 1:
+        alone = len(hits) == len(stack.planes) == 1
+        if alone and {channel for channel, _ in planes} <= set(hits):
             ((channel, name),) = hits.items()
             stem = name, stem[1]
             planes = {(channel, 0.0): stack.planes[0]}
