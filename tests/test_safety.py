@@ -2,15 +2,17 @@
 
 import io
 import json
+import math
 import os
 import pickle
+import random
 import resource
 import stat
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,14 +28,17 @@ from hypothesis import strategies as st
 import vfn
 from tests.cli import run
 from tests.conftest import HEIGHT, WIDTH, make_image, write, write_tokens, write_zarr_image
+from vfn.card import card_of
 from vfn.checkpoint import AtomicCheckpointIO, load_checkpoint, read_raw, refuse_code
 from vfn.data import images
+from vfn.data.discovery import Layout
 from vfn.data.formats import scenes
 from vfn.data.images import check_promise, read_image
 from vfn.download import DamagedError, unpack
 from vfn.errors import UserError
 from vfn.module import RECIPE
 from vfn.nets import make_generator, with_weights
+from vfn.recipe import check_recipe
 
 TINY = [
     "data=simulated", "data.fields=4", f"data.height={HEIGHT}", f"data.width={WIDTH}",
@@ -244,6 +249,85 @@ def test_looking_at_sizes_draws_no_random_numbers() -> None:
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(found.state_dict()[k], v) for k, v in weights.items())
     assert not any(p.is_meta for p in found.parameters())
+
+
+def parts_of(data: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Places in plain data; of lists the first item stands for all, weights are left out."""
+    items = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data[:1])
+        if isinstance(data, list)
+        else ()
+    )
+    for key, value in items:
+        if key != "head":
+            yield (*where, key)
+            yield from parts_of(value, (*where, key))
+
+
+def with_part(data: Any, where: tuple[Any, ...], value: Any) -> Any:
+    if not where:
+        return value
+    copy = dict(data) if isinstance(data, dict) else list(data)
+    copy[where[0]] = with_part(data[where[0]], where[1:], value)
+    return copy
+
+
+WRONG = (
+    None,
+    "x",
+    [],
+    {},
+    [None],
+    {"a": 1},
+    -1,
+    10**30,
+    math.nan,
+    True,
+    "${oc.env:HOME}",
+    torch.zeros(2),
+)
+
+
+def test_a_recipe_of_wrong_types_ends_in_a_line(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every part in turn holds something else; all that reads a model takes it or refuses it."""
+    loaded, raw = load_checkpoint(good / BEST), read_raw(good / BEST)
+    monkeypatch.setattr(
+        "vfn.checkpoint.with_weights", lambda *_: loaded.generator
+    )  # takes its time
+    monkeypatch.setattr("vfn.checkpoint.digest", lambda _: "0" * 12)
+    monkeypatch.setattr("vfn.checkpoint.torch.load", lambda *_, **__: raw)
+    recipe = raw[RECIPE]
+    cases = [(where, value) for where in parts_of(recipe) for value in WRONG]
+    refused = 0
+    for where, value in random.Random(0).sample(cases, 150):
+        raw[RECIPE] = with_part(recipe, where, value)
+        try:
+            checkpoint = load_checkpoint(good / BEST)
+            card = card_of(checkpoint.recipe)
+        except UserError:
+            refused += 1
+            continue
+        json.dumps(card)
+        assert checkpoint.patch_size > 0
+        assert checkpoint.pixel_size is None or checkpoint.pixel_size > 0
+        Layout(**checkpoint.recipe["layout"])
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    "where", ["data.name", "data.patch_size", "split.test", "layout.pattern", "task"]
+)
+def test_a_part_that_is_asked_for_late_is_missed_at_once(good: Path, where: str) -> None:
+    recipe = read_raw(good / BEST)[RECIPE]
+    first, _, second = where.partition(".")
+    spoiled = with_part(recipe, (first, second) if second else (first,), -7)
+    with pytest.raises(ValueError, match=f"^{where} is '-7'"):
+        check_recipe(spoiled)
+    check_recipe(recipe)
 
 
 def test_a_compressed_checkpoint_is_refused(folder: Path) -> None:

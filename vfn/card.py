@@ -172,7 +172,7 @@ def card_of(recipe: Mapping[str, Any]) -> Card:
         fields = None if calibrated is None else [int(n) for n in calibrated["fields"]]
         card = {**card, "intervals": fields}
         markdown(card)  # says whether all of it is there
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
         raise UserError(
             f"its model card is damaged ({type(exc).__name__}: {exc}); train anew"
         ) from exc

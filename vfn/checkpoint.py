@@ -29,6 +29,7 @@ from vfn.files import replacing
 from vfn.focus.scale import FocusScale
 from vfn.module import RECIPE, settled
 from vfn.nets import Generator, make_generator, with_weights
+from vfn.recipe import check_recipe
 from vfn.uncertainty import Uncertainty
 
 FORMAT = 2  # of the recipe; raised when a reader must know
@@ -174,12 +175,19 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
     recipe = raw.get(RECIPE) if isinstance(raw, dict) else None
     if not isinstance(recipe, dict) or "state_dict" not in raw:
         raise UserError(f"ckpt={path}: is not a checkpoint of vfn; give one that train.py wrote")
-    if recipe.get("format") != FORMAT:
+    stated = recipe.get("format")
+    if type(stated) is not int or stated != FORMAT:
         raise UserError(
-            f"ckpt={path}: format {recipe.get('format')}, this version reads {FORMAT}; "
+            f"ckpt={path}: format {str(stated)[:40]}, this version reads {FORMAT}; "
             "use the version of vfn that wrote it"
         )
     refuse_code(recipe, f"ckpt={path}")
+    try:
+        check_recipe(recipe)
+    except ValueError as exc:
+        raise UserError(
+            f"ckpt={path}: its recipe is damaged ({exc}); train anew or copy it again"
+        ) from exc
     return raw
 
 
@@ -236,7 +244,7 @@ def from_recipe(
     """
     try:
         return _from_recipe(recipe, weights, path)
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as exc:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
         raise UserError(
             f"ckpt={path}: its recipe is damaged ({type(exc).__name__}: {exc}); train anew or copy it again"
         ) from exc
