@@ -10,7 +10,7 @@ import pytest
 
 from tests.odd_files import write_odd_files
 from vfn.data.base import DataConfig
-from vfn.data.discovery import Field, FilePlane
+from vfn.data.discovery import Field, FilePlane, Time
 from vfn.data.proposal import Proposal
 from vfn.data.simulated import Specimen
 from vfn.data.views import Task
@@ -169,6 +169,11 @@ def test_copies_are_found_with_other_grey_values_too(clean: Planes) -> None:
     }
     (finding,) = look({**clean, "g9": altered}).findings
     assert "nearly the same" in finding.text
+    # Time points of one position are alike, and are no copies.
+    fields = fields_of({**clean, "g9": altered})
+    fields = [replace(f, time=Time("p")) if f.name in ("f2", "g9") else f for f in fields]
+    config = DataConfig.from_dict({"name": "folder", "split": "field"})
+    assert not judge(list(read_fields(fields, TASK)), TASK, config, ()).findings
 
 
 def test_one_channel_copied_from_another_field(clean: Planes) -> None:
