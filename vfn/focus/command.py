@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from vfn.checkpoint import load_checkpoint
-from vfn.cli import plain, refuse_unread, set_up_logging, trainable_task
+from vfn.cli import refuse_unread, set_up_logging, trainable_task
 from vfn.csv_files import write_csv
 from vfn.data.discovery import (
     Layout,
     NothingMatches,
-    check_channels,
     discover,
     split_plane,
     whole_images,
@@ -93,18 +92,13 @@ def focus(config: DictConfig) -> None:
 
 
 def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list[View]]:
-    data = plain(config.data)
-    layout = Layout(
-        data["channels"] or {}, *(data[k] for k in ("pattern", "manifest", "z_zero", "z_step"))
-    )
-    check_channels(layout.channels, "data.channels")
     if config.ckpt is not None:
         checkpoint = load_checkpoint(Path(str(config.ckpt)))
         if checkpoint.focus is None:
             raise UserError(
                 f"ckpt={config.ckpt}: carries no scale of focus; give a model of task=refocus"
             )
-        return checkpoint.focus, find_views(checkpoint, source, layout)
+        return checkpoint.focus, find_views(checkpoint, source)
     path = Path(str(config.scale))
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -118,10 +112,8 @@ def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list
     alone = Task(task.name, task.inputs[:1], ())
     channel = split_plane(task.inputs[0])[0]
     try:
-        fields = discover(source, layout, (channel,))
+        fields = discover(source, Layout(), (channel,))
     except NothingMatches:
-        if layout != Layout():
-            raise
         log.warning(
             "input=%s: no %s in the paths, so each image is taken as it is", source, channel
         )
