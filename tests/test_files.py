@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from vfn.errors import DiskFull, UserError
-from vfn.files import clear_leftovers, make_folder, replacing, replacing_folder, write_text
+from vfn.files import (
+    NAME_BYTES,
+    check_name,
+    clear_leftovers,
+    make_folder,
+    replacing,
+    replacing_folder,
+    write_text,
+)
 
 
 def test_make_folder_makes_parents_and_leaves_nothing(tmp_path: Path) -> None:
@@ -120,6 +128,25 @@ def test_a_full_disk_is_told_and_changes_nothing(tmp_path: Path, number: int) ->
     with pytest.raises(OSError, match="broken"), replacing(tmp_path / "a.csv"):
         raise OSError(errno.EIO, "broken")  # no question of room
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("letter", ["x", "µ"])
+def test_the_longest_names_can_be_written_and_their_leftovers_go(
+    tmp_path: Path, letter: str
+) -> None:
+    path = tmp_path / (letter * ((NAME_BYTES - 8) // len(letter.encode())) + ".ome.tif")
+    with replacing(path) as temporary:
+        temporary.write_text("pixels")
+        assert temporary.name.endswith(".ome.tif")
+        (tmp_path / f"{temporary.name[:5]}01234567-{temporary.name[14:]}").touch()  # a killed one's
+    assert path.read_text() == "pixels"
+    clear_leftovers(tmp_path, {path.name})
+    assert list(tmp_path.iterdir()) == [path]
+    check_name(path)
+    with pytest.raises(
+        UserError, match=r"x{5}.*\.ome\.tif: is a file name of 2\d\d bytes, 255 is the most"
+    ):
+        check_name(path.with_name("xxxxxxxxx" + path.name))
 
 
 def test_leftovers_of_killed_writes_go(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vfn.errors import UserError
+from vfn.files import write_text
 from vfn.stored import MOST_BYTES, MOST_VALUES, read_stored
 
 
@@ -49,7 +50,7 @@ def test_references_are_refused_or_kept_as_text(
         (b"a: 1\nb: *x\n", "line 2: holds an anchor or alias"),
         (b"a: !!python/object/apply:os.system [ls]\n", "line 1: holds a tag"),
         (b"a: " + b"[" * 50 + b"]" * 50, "nested too deep"),
-        (b"a: " + b"[" * 5000, "is no config, or a damaged one"),
+        (b"a: " + b"[" * 5000, "nested too deep"),
         (b"a:\n" + b"".join(b" " * (2 * i + 1) + b"a:\n" for i in range(60)), "nested too deep"),
         (b"a: " + b"9" * 5000, "a number of 5000 signs"),
         (b"x" * (MOST_BYTES + 1), "has more than 256 kB"),
@@ -86,3 +87,9 @@ def test_a_large_one_takes_a_bounded_time(tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_stored(tmp_path / "gone.yaml")
+
+
+def test_names_that_are_not_utf8_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_text(path, OmegaConf.to_yaml({"root": "ro\udcffot"}))
+    assert read_stored(path) == {"root": "ro\udcffot"}

@@ -1,6 +1,7 @@
 """`evaluate.py`: score a checkpoint on the test split, or any program's images; compare evaluations."""
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from vfn.data.pixels import present, read_view
 from vfn.data.sets import make_data
 from vfn.data.views import View
 from vfn.errors import UserError
-from vfn.files import clear_leftovers, make_folder
+from vfn.files import NAME_BYTES, clear_leftovers, make_folder
 from vfn.inference.predictor import Predictor
 from vfn.locks import claimed
 from vfn.metrics.pairs import FieldPair, FolderPairs
@@ -89,10 +90,10 @@ class CheckpointPairs:
         channels, truth = true_targets(checkpoint, view, arrays[count:], self.data.store)
         there = [checkpoint.task.targets.index(channel) for channel in channels]
         alarms = self.predictor.alarms(inputs, view.inputs[0].pixel_size)
-        if self.folder is None:
+        path = None if self.folder is None else self.folder / f"{view.name}.ome.tif"
+        if path is None or len(os.fsencode(path.name)) > NAME_BYTES:  # it is scored all the same
             predicted = self.predictor.predict(inputs, view.region)
         else:
-            path = self.folder / f"{view.name}.ome.tif"
             predicted = self.predictor.predict_to_file(view, inputs, path, alarms)
         prediction, halfwidth = np.split(predicted, [len(checkpoint.task.targets)])
         prediction = self._over_true_pixels(prediction, view)

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Container, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from vfn.errors import DiskFull, UserError
 
 # No space, no quota, the limit on the size of a file (ulimit -f).
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NAME_BYTES = 255  # of a file, on the usual file systems
 LEFTOVER = re.compile(r"\.(?:tmp|old)-[0-9a-f]{8}-(.+)")  # of a write that was killed
 
 
@@ -36,7 +37,28 @@ def make_folder(path: Path) -> Path:
 
 def _beside(path: Path, kind: str) -> Path:
     """A name in the folder of `path` that no other process has, nor the same one on another host."""
-    return path.with_name(f".{kind}-{uuid.uuid4().hex[:8]}-{path.name}")
+    return path.with_name(f".{kind}-{uuid.uuid4().hex[:8]}-{_end(path.name)}")
+
+
+def _end(name: str) -> str:
+    """As much of the end of `name` as leaves room for what a temporary name begins with."""
+    while len(os.fsencode(name)) > NAME_BYTES - len(".tmp-01234567-"):
+        name = name[1:]
+    return name
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that no file can have.
+
+    Raises:
+        UserError: it is too long.
+    """
+    size = len(os.fsencode(path.name))
+    if size > NAME_BYTES:
+        raise UserError(
+            f"{path.name[:40]}...{path.name[-20:]}: is a file name of {size} bytes, {NAME_BYTES} is the most; shorten the "
+            "names of the image's file or folders"
+        )
 
 
 @contextmanager
@@ -101,7 +123,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
+def clear_leftovers(folder: Path, names: Iterable[str] | None = None) -> None:
     """Remove what writes that were killed left in `folder` under temporary names.
 
     Args:
@@ -109,9 +131,10 @@ def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
         names: of the targets whose leftovers go, where others write into the folder, too; None takes
             all. Nobody else may be writing these.
     """
+    ends = None if names is None else set(map(_end, names))
     for left in folder.glob(".*"):
         found = LEFTOVER.fullmatch(left.name)
-        if not found or (names is not None and found[1] not in names):
+        if not found or (ends is not None and found[1] not in ends):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

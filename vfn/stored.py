@@ -52,7 +52,8 @@ def read_stored(path: Path, references: bool = False) -> dict[str, Any]:
 def _check_events(text: str, path: Path, references: bool) -> None:
     """Refuse what makes a small file large, deep or a question to this machine."""
     depth, values = 0, 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    # The loader in C refuses file names that are not UTF-8, which we write as escapes.
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = f"{path}, line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise UserError(f"{line}: holds an anchor or alias of YAML; write the values out")

@@ -445,6 +445,7 @@ def test_where_stores_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert cache_folder(None) == tmp_path / "xdg" / "vfn"
     assert store_name(tmp_path / "a") != store_name(tmp_path / "b" / "a")
     assert store_name(tmp_path / "a").startswith("a-")
+    assert store_name(tmp_path / "\udcff") != store_name(tmp_path / "\udcfe")  # not UTF-8
 
 
 # --- in_parallel ---

@@ -517,6 +517,19 @@ def test_a_field_that_cannot_be_predicted_stops_no_other(images: Path, tmp_path:
     assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == ["A0.ome.tif", "A2.ome.tif"]
 
 
+def test_a_name_that_no_file_can_have_stops_no_other(images: Path, tmp_path: Path) -> None:
+    deep = images / ("x" * 130) / ("y" * 130)  # folders are part of a field's name
+    deep.mkdir(parents=True)
+    (images / "A1_phase.ome.tif").rename(deep / "A1_phase.ome.tif")
+    longest = "z" * (255 - len("_phase.ome.tif"))
+    (images / "A2_phase.ome.tif").rename(images / f"{longest}_phase.ome.tif")
+    words = r"^1 of 3 fields were not predicted.*_A1\.ome\.tif: is a file name of 272 bytes"
+    with pytest.raises(UserError, match=words):
+        run(make_predictor(make_checkpoint()), images, tmp_path / "out")
+    found = sorted(p.name for p in (tmp_path / "out").glob("*.tif"))
+    assert found == ["A0.ome.tif", f"{longest}.ome.tif"]
+
+
 def test_whoever_watches_hears_how_far_it_is_and_may_end_it(images: Path, tmp_path: Path) -> None:
     predictor = make_predictor(make_checkpoint())
     views = find_views(predictor.checkpoint, images)

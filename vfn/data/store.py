@@ -79,7 +79,7 @@ def cache_folder(chosen: str | None) -> Path:
 
 def store_name(root: Path) -> str:
     """Folder name of the store of a data set: readable, and different for different roots."""
-    digest = hashlib.blake2b(str(root.resolve()).encode(), digest_size=5).hexdigest()
+    digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=5).hexdigest()
     return f"{root.resolve().name or 'root'}-{digest}"
 
 

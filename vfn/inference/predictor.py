@@ -31,7 +31,7 @@ from vfn.data.pixels import present, read_view
 from vfn.data.store import PlaneStore
 from vfn.data.views import Region, Task, View, make_views, within
 from vfn.errors import UserError
-from vfn.files import clear_leftovers
+from vfn.files import check_name, clear_leftovers
 from vfn.inference.backends import make_network, pick_arithmetic
 from vfn.inference.lanes import share_cores
 from vfn.inference.ome import SHIFT, gathered, is_whole, write_ome
@@ -783,8 +783,10 @@ class _Folder:
         """What is to be written, and the inputs of its last view.
 
         Raises:
-            UserError: an image that cannot be read, or that the model does not take.
+            UserError: an image that cannot be read, or that the model does not take; a name that no file
+                can have.
         """
+        check_name(self.paths[target.name])
         predictor, digests = self.predictor, []
         alarms: dict[str, list[str]] = {}
         for view in target.views:
