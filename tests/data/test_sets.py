@@ -269,7 +269,7 @@ def test_targets_of_two_dtypes_are_refused(tmp_path: Path) -> None:
     [
         ("f1_dapi.tif", np.zeros((41, 56), np.uint16), "41x57.*41x56"),
         ("f1_dapi.tif", np.zeros((41, 57), np.uint8), r"is uint(8|16), but .* is uint(8|16)"),
-        ("f1_dapi.tif", np.zeros((41, 57, 3), np.uint8), "RGB"),
+        ("f1_dapi.tif", np.arange(41 * 57 * 3).reshape(41, 57, 3).astype(np.uint8), "RGB"),
         ("f1_dapi.tif", np.full((41, 57), np.nan, np.float32), "NaN"),
         ("f9_dapi.tif", np.zeros((41, 57), np.uint16), "field plate_f9: no file for phase"),
     ],
