@@ -148,3 +148,15 @@ def test_thumbnails_are_no_fields(tmp_path: Path) -> None:
     by_pattern = discover(tmp_path, Layout(pattern=pattern), ["phase", "dapi"])
     assert [field.name for field in by_token] == ["A01"]
     assert [field.name for field in by_pattern] == ["A01"]
+
+
+def test_a_folder_that_lies_too_deep_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.tif")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(22):  # longer than a path may be
+        Path("d" * 200).mkdir()
+        monkeypatch.chdir("d" * 200)
+    monkeypatch.undo()
+    assert found(tmp_path) == ["a.tif"]

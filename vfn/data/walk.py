@@ -97,7 +97,9 @@ def walk(root: Path) -> Iterator[Path]:
             with os.scandir(folder) as listed:
                 entries = sorted(listed, key=lambda entry: entry.name)
         except OSError as exc:
-            if folder.is_dir():  # else the caller says so
+            if not isinstance(
+                exc, FileNotFoundError | NotADirectoryError
+            ):  # of which the caller tells
                 _warn_once(
                     f"{folder}: cannot be listed ({exc.strerror}), so its images are left out"
                 )
