@@ -50,6 +50,7 @@ def recipe() -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": "0",
+        "model": "unet",
         "generator": SPEC,
         "task": TASK.to_dict(),
         "layout": LAYOUT.to_dict(),
@@ -58,7 +59,9 @@ def recipe() -> dict[str, Any]:
         "flats": [None, FLAT.to_dict(), None],
         "envelopes": [envelope.to_dict() for envelope in ENVELOPES],
         "baselines": BASELINES.to_dict(),
-        "data": {"patch_size": 64},
+        "data": {"name": "folder", "root": None, "patch_size": 64},
+        "shifts": {"by_view": {}, "usual": []},
+        "split": {"by": "field", "train": [], "val": [], "test": []},
     }
 
 

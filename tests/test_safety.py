@@ -330,6 +330,19 @@ def test_a_part_that_is_asked_for_late_is_missed_at_once(good: Path, where: str)
     check_recipe(recipe)
 
 
+@pytest.mark.parametrize("where", ["model", "data.name", "split.test", "shifts.usual"])
+def test_a_part_that_is_not_there_is_missed_at_once(good: Path, where: str) -> None:
+    recipe = read_raw(good / BEST)[RECIPE]
+    first, _, second = where.partition(".")
+    spoiled = (
+        {**recipe, first: {k: v for k, v in recipe[first].items() if k != second}}
+        if second
+        else {key: value for key, value in recipe.items() if key != first}
+    )
+    with pytest.raises(ValueError, match=f"lacks {where}"):
+        check_recipe(spoiled)
+
+
 def test_a_compressed_checkpoint_is_refused(folder: Path) -> None:
     """It could grow a thousandfold when it is read."""
     packed = io.BytesIO()

@@ -84,6 +84,7 @@ def test_half_widths_are_rounded_up_and_saturate() -> None:
     np.testing.assert_array_equal(halfwidth(score, 1.0, "uint8"), np.array([1, 1, 2, 255], "u1"))
     np.testing.assert_array_equal(halfwidth(score, np.inf, "uint16"), np.full(4, 65535, "u2"))
     assert halfwidth(score, 0.5, "float32").dtype == np.float32
+    assert np.isfinite(halfwidth(score, np.inf, "float32")).all()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,11 @@ from typing import Any
 
 Check = Callable[[Any], bool]
 PARTS = ("train", "val", "test")
-_ASKED_LATE = ("data.patch_size",)
+# Parts that a command asks for long after the checkpoint was loaded.
+_ASKED_LATE = (
+    "version", "model", "data.name", "data.root", "data.patch_size", "shifts.by_view", "shifts.usual",
+    "split.by", *(f"split.{part}" for part in PARTS),
+)  # fmt: skip
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> None:

@@ -112,13 +112,16 @@ def missed(prediction: np.ndarray, truth: np.ndarray, score: np.ndarray) -> NDAr
 
 
 def halfwidth(score: np.ndarray, multiplier: float, dtype: str) -> np.ndarray:
-    """Half-widths in the target's dtype: rounded up and cut at its maximum if it is an integer.
+    """Half-widths in the target's dtype: cut at its maximum, and rounded up if it is an integer.
 
     Args:
         score: any shape, in grey values.
+        multiplier: infinite where no finite one reaches the coverage.
     """
-    width = multiplier * score
-    return to_dtype(width if np.dtype(dtype).kind == "f" else np.ceil(width), dtype)
+    is_float = np.dtype(dtype).kind == "f"
+    largest = np.finfo(dtype).max if is_float else np.iinfo(dtype).max
+    width = np.minimum(multiplier * score, largest)
+    return to_dtype(width if is_float else np.ceil(width), dtype)
 
 
 @dataclass(frozen=True, eq=False)
