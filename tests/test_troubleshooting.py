@@ -37,7 +37,9 @@ def one_less(folder: Path) -> None:
 def colour(folder: Path) -> None:
     images(3, folder)
     (folder / "images" / "f02_phase.tif").unlink()
-    data = imagecodecs.png_encode(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    colours[..., 0] = 200  # alike they would be grey
+    data = imagecodecs.png_encode(colours)
     (folder / "images" / "f02_phase.png").write_bytes(data)
 
 
