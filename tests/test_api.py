@@ -238,7 +238,7 @@ def test_score_refuses_what_cannot_be_compared() -> None:
     for pred, truth, data_range, says in (
         (grey, grey[1:], None, r"pred is \(70, 91\), truth is \(69, 91\)"),
         (grey, grey.astype(float), None, "data_range: float32 has no range"),
-        (grey, grey.astype(np.int32), None, "truth: pixels are int32"),
+        (grey, grey.astype(np.int64), None, "truth: pixels are int64"),
         (grey > 9, grey, None, "pred is bool"),
         (grey, grey, 0, "data_range=0"),
         (grey, grey, (5, 5), "data_range="),

@@ -65,14 +65,20 @@ UNUSABLE: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "circle": (best(lambda path: path.symlink_to(path)), "cannot be read"),
     "nowhere": (best(lambda path: path.symlink_to("none")), "cannot be read"),
     "huge": (best(sparse), "no checkpoint"),
-    "no_task": (changed(task=None), "lacks something"),
-    "texts": (changed(task={"name": "x", "inputs": "phase", "targets": ["dapi"]}), "no names"),
-    "numbers": (changed(task={"name": "x", "inputs": [1], "targets": [2]}), "no names"),
+    "no_task": (changed(task=None), "(task is 'None')"),
+    "texts": (
+        changed(task={"name": "x", "inputs": "phase", "targets": ["dapi"]}),
+        "(task.inputs is",
+    ),
+    "numbers": (changed(task={"name": "x", "inputs": [1], "targets": [2]}), "(task.inputs is"),
     "short": (changed(inputs=[]), "lacks something"),
-    "not_finite": (changed(pixel_size=float("nan")), "lacks something"),
-    "tensor": (changed(pixel_size=torch.ones(3)), "lacks something"),
-    "no_split": (changed(split={"train": 5, "by": "x"}), "lacks something"),
-    "long": (changed(data={"name": "x" * 10**6, "root": ""}), "absurd"),
+    "not_finite": (changed(pixel_size=float("nan")), "(pixel_size is"),
+    "tensor": (changed(pixel_size=torch.ones(3)), "(pixel_size is"),
+    "no_split": (changed(split={"train": 5, "by": "x"}), "(split.train is"),
+    "long": (
+        changed(data={"name": "x" * 10**6, "root": "", "patch_size": 16}),
+        "absurd",
+    ),
     "no_uncertainty": (changed(uncertainty={"fields": []}), "lacks something"),
 }
 

@@ -84,9 +84,13 @@ def floats(folder: Path) -> None:
     write(folder / "images" / "f02_dapi.tif", image)
 
 
+COLOURS = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+COLOURS[..., 0] = 200  # alike they would be grey
+
+
 def rgb_png(folder: Path) -> None:
     (folder / "images" / "f02_phase.tif").unlink()
-    data = imagecodecs.png_encode(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    data = imagecodecs.png_encode(COLOURS)
     (folder / "images" / "f02_phase.png").write_bytes(data)
 
 
@@ -194,7 +198,7 @@ CASES = {
     ),
     "RGB TIFF": train(
         says=("f02_phase.tif", "RGB", "grey"),
-        prepare=put("f02_phase.tif", np.zeros((HEIGHT, WIDTH, 3), np.uint8)),
+        prepare=put("f02_phase.tif", COLOURS),
     ),
     "RGB PNG": train(says=("f02_phase.png", "RGB", "grey"), prepare=rgb_png),
     "empty folder": train(says=("images", "no image in it"), prepare=no_images),

@@ -143,10 +143,14 @@ def test_a_strangers_card_is_printed_not_obeyed(folder: Path, tmp_path: Path) ->
     assert "\x1b" not in page
     assert r"\<script\>" in page
     assert "\n# Licence" not in page
-    for damage in ([], {"task": 5}, {**raw[RECIPE]["card"], "limits": 5}):
+    for damage, says in (
+        ([], "recipe is damaged (card is '[]')"),
+        ({"task": 5}, "model card is damaged"),
+        ({**raw[RECIPE]["card"], "limits": 5}, "model card is damaged"),
+    ):
         raw[RECIPE]["card"] = damage
         torch.save(raw, tmp_path / "odd.ckpt")
-        run("vfn.info", "odd.ckpt", cwd=tmp_path).refused("model card is damaged")
+        run("vfn.info", "odd.ckpt", cwd=tmp_path).refused(says)
 
 
 def test_info_refuses_in_one_line(folder: Path) -> None:

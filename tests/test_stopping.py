@@ -106,7 +106,7 @@ def leave_forever(seconds: float) -> None:
     from vfn.doctor import command
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signals.PATIENCE = 0.5
+    signals.hurry(0.5)
 
     def stuck(*_: Any) -> Any:
         try:

@@ -101,6 +101,8 @@ def test_help_tells_every_choice_and_true_defaults(command: str) -> None:
     ("command", "words", "says"),
     [
         ("train", ["dta=folder"], "did you mean data?"),
+        ("train", ["model.adam.lr=1"], "did you mean model.adam.lr_generator?"),
+        ("evaluate", ["channels={dapi: dapi}"], "channels={dapi: dapi}: this setting takes another kind"),
         ("train", ["data=foldr"], "did you mean folder?"),
         ("train", ["loss=virflonet"], "did you mean virfluonet?"),
         ("train", ["data.chanels=x"], "did you mean data.channels?"),

@@ -125,7 +125,7 @@ class Finite(Callback):
         kept = f"; {best} is as it was before" if best.is_file() else ""
         raise UserError(
             f"the training diverged: {name} is not finite by step {module.steps} (epoch "
-            f"{module.current_epoch}); lower the learning rate ({rates}), give model.warmup=0.05 or "
+            f"{module.current_epoch}); lower the learning rate (it is {rates}), give model.warmup=0.05 or "
             f"trainer.precision=32-true, and start anew with another run=NAME{kept}"
         )
 

@@ -148,6 +148,10 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
     Raises:
         UserError: missing, unreadable, or no checkpoint of vfn.
     """
+    if path.is_dir():
+        raise UserError(
+            f"ckpt={path}: is a folder; give a file, as outputs/NAME/checkpoints/best.ckpt"
+        )
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file; give outputs/NAME/checkpoints/best.ckpt")
     try:

@@ -254,6 +254,8 @@ def _config_message(exc: Exception, command: str) -> str:
         near = nearest(choice, names)
         hint = f"did you mean {near}? " if near else ""
         return f"{group}={choice}: unknown; {hint}choose one of {', '.join(names)}"
+    if merging := re.search(r"Error merging override (.+)", text):
+        return f"{merging[1]}: this setting takes another kind of value; --help shows an example"
     return text
 
 

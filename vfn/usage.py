@@ -89,10 +89,17 @@ def help_text(command: str) -> str:
 def nearest(key: str, names: Sequence[str]) -> str | None:
     """Of `names` the one that `key` was meant to be; None if none is like it.
 
-    The last part of a name counts most: `max_time` is `trainer.max_time`.
+    The last part of a name counts most: `max_time` is `trainer.max_time`, and `lr` begins `lr_generator`.
     """
     last = _last(key)
-    alike = [(_likeness(last, _last(name)), _likeness(key, name), name) for name in names]
+    alike = [
+        (
+            max(_likeness(last, _last(name)), LIKE * _last(name).startswith(f"{last}_")),
+            _likeness(key, name),
+            name,
+        )
+        for name in names
+    ]
     best = max(alike, key=lambda found: found[0] + 0.5 * found[1], default=(0.0, 0.0, ""))
     return best[2] if best[0] >= LIKE else None
 

@@ -561,6 +561,12 @@ def test_names_that_look_like_formulas_come_back(tmp_path: Path) -> None:
     assert [field.name for field in kept] == ["b"]
 
 
+def test_a_table_that_leaves_out_every_field_is_named(tmp_path: Path) -> None:
+    fields = two_channel_fields("a", "b")
+    with pytest.raises(UserError, match=r"exclude\.csv: leaves out all 2 field"):
+        excluded(tmp_path, "field\na\nb\n", fields)
+
+
 def test_excluded_names_as_a_spreadsheet_leaves_them(tmp_path: Path) -> None:
     kept = excluded(tmp_path, "Field;Channel;\nA-1;;\nb;DAPI;\n", two_channel_fields("a_1", "b"))
     assert [(f.name, [c for c, _ in f.planes]) for f in kept] == [("b", ["phase"])]

@@ -178,7 +178,7 @@ def test_the_middle_plane_is_focal_and_that_is_said(
         np.testing.assert_array_equal(plane.read(), expected)
     refused(
         lambda: make_views([entry], Task("t", ("rna@-4",), ("dna",))),
-        "no file for rna at -4 um", "rna at -0.6, -0.3, 0, 0.3, 0.6 um", "dna at 0 um",
+        "no plane for rna at -4 um", "rna at -0.6, -0.3, 0, 0.3, 0.6 um", "dna at 0 um",
     )  # fmt: skip
     caplog.clear()
     (named,) = found(tmp_path, ["rna", "dna"], z_zero=0, z_step=2).values()

@@ -395,7 +395,7 @@ def test_planes_of_a_stack_are_inputs_side_by_side() -> None:
     assert [str(p) for p in view.targets] == ["f_dna.tif"]
     (new,) = make_views([stacked("f", (-4.0, 0.0, 4.0))], task, targets=False)
     assert new.inputs == view.inputs
-    with pytest.raises(UserError, match="no file for phase at 4 um"):
+    with pytest.raises(UserError, match=r"no plane for phase at 4 um.*data\.z_step=MICROMETRES"):
         make_views([stacked("f", (-4.0, 0.0), "dna")], task)
 
 

@@ -142,7 +142,7 @@ def _card(path: Path) -> dict[str, Any]:
     try:
         recipe = read_raw(path, mapped=True)[RECIPE]
         task, calibrated, size = recipe["task"], recipe.get("uncertainty"), recipe.get("pixel_size")
-        inputs, targets = _texts(task["inputs"]), _texts(task["targets"])
+        inputs, targets = list(task["inputs"]), list(task["targets"])
         card = {
             "task": str(task["name"]),
             "inputs": inputs,
@@ -164,12 +164,6 @@ def _card(path: Path) -> dict[str, Any]:
     except Exception as exc:  # noqa: BLE001  # a stranger's file: it must take no other model with it
         return _problem(path, exc)
     return card
-
-
-def _texts(names: Any) -> list[str]:
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise TypeError("channels that are no names")
-    return list(names)
 
 
 def _figures(run: Path) -> dict[str, Any]:

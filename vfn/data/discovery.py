@@ -624,7 +624,8 @@ def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
     a line without channel means the whole field.
 
     Raises:
-        UserError: an unreadable table; a field that is not there, which may be a misspelt one.
+        UserError: an unreadable table; a field that is not there, which may be a misspelt one; no field
+            is left.
     """
     rows = read_table(table, "data.exclude", ("field",))
     names = Names(entry.name for entry in fields)
@@ -640,8 +641,7 @@ def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
             channels.add((name, row["channel"].casefold()))
         else:
             whole.add(name)
-    kept = [entry for entry in fields if entry.name not in whole]
-    return [
+    kept = [
         replace(
             entry,
             planes={
@@ -650,8 +650,15 @@ def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
                 if (entry.name, channel.casefold()) not in channels
             },
         )
-        for entry in kept
+        for entry in fields
+        if entry.name not in whole
     ]
+    if not any(entry.planes for entry in kept):
+        raise UserError(
+            f"data.exclude={table}: leaves out all {len(fields)} field(s); remove the lines of those that "
+            "are to be used"
+        )
+    return kept
 
 
 def _by_word(layout: Layout, wanted: Sequence[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a task asks of the data: views, each one field with the input and target planes chosen."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -191,18 +192,7 @@ def _views_of(entry: Field, task: Task, targets: bool, prefix: str) -> list[View
         if not any(key in entry.planes for key in truths):
             missing += truths
         if missing:
-            stack = any(depth for _, depth in entry.planes) or any(depth for _, depth in wanted)
-            named = [f"{c} at {depth:g} um" if stack else c for c, depth in missing]
-            remedy = (
-                "leave such fields out by data.unpaired=skip" if targets else "take its files away"
-            )
-            channels = {channel for channel, _ in entry.planes}
-            if any(channel in channels and not depth for channel, depth in missing):
-                remedy += f"; {prefix}z_zero=NUMBER says which plane is in focus (0 um)"
-            raise UserError(
-                f"field {entry.name}: no file for {', '.join(named)} (it has {_present(entry)}); add the "
-                f"file, or {remedy}"
-            )
+            raise _lacking(entry, missing, targets, prefix)
         name = f"{entry.name}_z{z:g}" if task.input_z and len(depths) > 1 else entry.name
         views.append(
             View(
@@ -213,6 +203,26 @@ def _views_of(entry: Field, task: Task, targets: bool, prefix: str) -> list[View
             )
         )  # fmt: skip
     return views
+
+
+def _lacking(
+    entry: Field, missing: Sequence[tuple[str, float]], targets: bool, prefix: str
+) -> UserError:
+    """What is said of a field without some of the channels, or planes (um), that it must have."""
+    counts = Counter(channel for channel, _ in entry.planes)
+    stack = any(depth for _, depth in (*entry.planes, *missing))
+    named = ", ".join(f"{c} at {depth:g} um" if stack else c for c, depth in missing)
+    lacks = f"{named} (it has {_present(entry)})"
+    zero = f"{prefix}z_zero=NUMBER says which plane is in focus (0 um)"
+    if all(counts[channel] > 1 for channel, _ in missing):  # of these, planes are there
+        return UserError(
+            f"field {entry.name}: no plane for {lacks}; name planes that are there, or say how far apart they "
+            f"lie by {prefix}z_step=MICROMETRES; {zero}"
+        )
+    remedy = "leave such fields out by data.unpaired=skip" if targets else "take its files away"
+    if any(counts[channel] and not depth for channel, depth in missing):
+        remedy += f"; {zero}"
+    return UserError(f"field {entry.name}: no file for {lacks}; add the file, or {remedy}")
 
 
 def _present(entry: Field) -> str:

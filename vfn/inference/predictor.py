@@ -545,7 +545,8 @@ def find_views(
         raise reason from exc
     _refuse_targets(task, root, layouts)
     log.warning(
-        "input=%s: no channel names in the paths, so each image is taken as %s",
+        "input=%s: no path holds a word for a channel of the model, so each image is taken as %s; if there are other "
+        "stains among them, say which word means which channel by channels={CHANNEL: WORD}",
         source, " + ".join(task.inputs),
     )  # fmt: skip
     return _views(fields, checkpoint, given.prefix)
