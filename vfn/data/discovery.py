@@ -879,7 +879,7 @@ def whole_images(root: Path, channels: Sequence[str]) -> list[Field]:
         else:
             planes = [FilePlane(path, i) for i in range(len(read_image(path).array))]
             found.append(whole_field(stem, channels, planes))
-    _say_focal(found, Layout())
+    _say_focal(found, Layout(prefix=""))
     return found
 
 
