@@ -195,7 +195,7 @@ def planes(cache: Path) -> list[str]:
     found = {}
     for index in cache.rglob("*.json"):
         raw = index.with_suffix(".planes").read_bytes()
-        for key, offset, height, width, dtype in json.loads(text(index))["planes"]:
+        for key, offset, height, width, dtype, _ in json.loads(text(index))["planes"]:
             size = height * width * np.dtype(dtype).itemsize
             found[key] = hashlib.sha256(raw[offset : offset + size]).hexdigest()
     return sorted(found.values())
