@@ -353,15 +353,17 @@ def vanishing(setting: Setting, name: str, how: str) -> Case:
         os.kill(command.pid, signal.SIGCONT)
         result = command.wait()
         done = len(list((folder / "out").glob("*.ome.tif")))
+        halves = [f"{name}: half: {text}" for text in half_files(folder) if victim.name not in text]
+        left = len(list(own.glob("*.tif"))) - (how != "deleted")
+        victim.write_bytes(saved)
+        shutil.copystat(source / victim.name, victim)
         if result is not None and result.code == 0:  # it was read before
             wrong = setting.judge(name, folder, result)
         else:
             wrong = _refused(name, result, (victim.name.split("_")[0],))
-        wrong += [f"{name}: half: {text}" for text in half_files(folder) if victim.name not in text]
-        if name == "predicting" and done != len(list(own.glob("*.tif"))) - (how != "deleted"):
+        wrong += halves
+        if name == "predicting" and done != left:
             wrong.append(f"{name}: {done} fields were predicted")
-        victim.write_bytes(saved)
-        shutil.copystat(source / victim.name, victim)
         case.outcome(wrong or setting.finish(name, folder, *changed))
         case.note = "one line, exit code 2; done once it is back"
     return case

@@ -66,7 +66,7 @@ class Job:
         """Wait until `command` has claimed its output; False where it ended before."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not command.is_over():
-            for lock in folder.glob(f"{self.output}/{LOCK}"):
+            for lock in folder.glob(f"{self.output}/{Path(LOCK).stem}*.lock"):
                 try:
                     if f"process {command.pid} " in lock.read_text(encoding="utf-8"):
                         return True
