@@ -3,13 +3,15 @@
 import hydra
 from omegaconf import DictConfig
 
-from vfn.cli import guarded, run_cli
+from vfn.cli.entry import guarded, run_cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
     """Hydra's entry point."""
-    from vfn.evaluation import evaluate  # here: --help and a misspelt key need not wait for it
+    from vfn.commands.evaluate import (
+        evaluate,  # here: --help and a misspelt key need not wait for it
+    )
 
     guarded(evaluate, config, "evaluate", show=True)
 

@@ -3,13 +3,13 @@
 import hydra
 from omegaconf import DictConfig
 
-from vfn.cli import guarded, run_cli
+from vfn.cli.entry import guarded, run_cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(config: DictConfig) -> None:
     """Hydra's entry point."""
-    from vfn.prediction import predict  # here: --help and a misspelt key need not wait for it
+    from vfn.commands.predict import predict  # here: --help and a misspelt key need not wait for it
 
     guarded(predict, config, "predict", show=True)
 

@@ -3,14 +3,14 @@
 import hydra
 from omegaconf import DictConfig
 
-from vfn.cli import guarded, run_cli
-from vfn.usage import DEMO
+from vfn.cli.entry import guarded, run_cli
+from vfn.cli.help import DEMO
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
     """Hydra's entry point."""
-    from vfn.training import train  # here: --help and a misspelt key need not wait for it
+    from vfn.training.fit import train  # here: --help and a misspelt key need not wait for it
 
     guarded(train, config, "train")
 

@@ -20,14 +20,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
 from vfn.inference.backends import make_network
-from vfn.nets import UNetGenerator, make_generator
-from vfn.precision import autocast
+from vfn.models.nets import UNetGenerator, make_generator
+from vfn.models.precision import autocast
 
 SIDE, BATCH, INPUTS, TARGETS = 512, 4, 2, 1
 CPU = torch.device("cpu")
 
 
-def settled(width: int, depth: int) -> UNetGenerator:
+def ema_state_dict(width: int, depth: int) -> UNetGenerator:
     """A generator whose norms know their inputs and whose stain is dark with bright spots, as real ones."""
     torch.manual_seed(0)
     generator = make_generator({"name": "unet", "width": width, "depth": depth}, INPUTS, TARGETS)
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    generator = settled(args.width, args.depth)
+    generator = ema_state_dict(args.width, args.depth)
     networks, made = {}, {}
     for name in ("onnx float32", "openvino float32", "openvino bf16"):
         start = time.perf_counter()

@@ -19,8 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
-from vfn.files import replacing
 from vfn.metrics.quality import BRISQUE_MODEL
+from vfn.system.files import replacing
 
 
 class PlainUnpickler(pickle.Unpickler):

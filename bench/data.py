@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
+from vfn.data.cache import ImageCache
 from vfn.data.discovery import Layout, discover
 from vfn.data.patches import (
     TURNS,
@@ -41,9 +42,8 @@ from vfn.data.patches import (
     d4,
     share_by_name,
 )
+from vfn.data.samples import Sample, Task, make_samples
 from vfn.data.simulated import Specimen
-from vfn.data.store import PlaneStore
-from vfn.data.views import Task, View, make_views
 
 SIDE, BATCH = 256, 4
 CHANNELS = ("dna", "er", "rna", "golgi_actin", "mito")
@@ -100,9 +100,9 @@ def write_lzw(root: Path, fields: int) -> None:
             tifffile.imwrite(root / f"sim{seed:04d}_{channel}.tif", image, compression="lzw")
 
 
-def find(root: Path) -> list[View]:
-    """The views of the fields below `root`."""
-    return make_views(discover(root, Layout(), CHANNELS), TASK)
+def find(root: Path) -> list[Sample]:
+    """The samples of the fields below `root`."""
+    return make_samples(discover(root, Layout(), CHANNELS), TASK)
 
 
 def resident(kind: str) -> float:
@@ -113,24 +113,24 @@ def resident(kind: str) -> float:
 
 def memory(root: Path, store: Path, share: float) -> None:
     """Decode a share of the fields into a new store and draw from it; print the memory that it took."""
-    views = find(root)
-    views = views[: max(1, round(share * len(views)))]
+    samples = find(root)
+    samples = samples[: max(1, round(share * len(samples)))]
     before = resident("RssAnon")
-    planes = PlaneStore(store)
-    planes.prepare(plane for view in views for plane in view.planes)
-    data = random_patches(views, planes)
+    planes = ImageCache(store)
+    planes.prepare(plane for sample in samples for plane in sample.planes)
+    data = random_patches(samples, planes)
     peak = 0.0
     for index in range(0, 400, BATCH):
         data.__getitems__(range(index, index + BATCH))
         peak = max(peak, resident("RssAnon"))
-    print(len(views), peak - before, resident("VmRSS"))
+    print(len(samples), peak - before, resident("VmRSS"))
 
 
-def random_patches(views: list[View], store: PlaneStore) -> RandomPatches:
+def random_patches(samples: list[Sample], store: ImageCache) -> RandomPatches:
     """As training draws them."""
-    shape = store.read(views[0].inputs[0]).shape
+    shape = store.read(samples[0].inputs[0]).shape
     reader = PatchReader(store, [None] * 5, 4, SIDE, np.dtype(np.uint16))
-    return RandomPatches(views, [shape] * len(views), reader, True, 0)
+    return RandomPatches(samples, [shape] * len(samples), reader, True, 0)
 
 
 def main() -> None:
@@ -157,21 +157,21 @@ def main() -> None:
 
 def measure(root: Path, scratch: Path, patches: int, repeats: int, workers: list[int]) -> None:
     """Print the tables and the ratios."""
-    views = find(root)
-    store = PlaneStore(scratch / "store")
+    samples = find(root)
+    store = ImageCache(scratch / "store")
     start = time.perf_counter()
-    store.prepare(plane for view in views for plane in view.planes)
+    store.prepare(plane for sample in samples for plane in sample.planes)
     built = time.perf_counter() - start
-    pixels = sum(store.read(plane).size for view in views for plane in view.planes)
-    print(f"{len(views)} fields x 5 channels, {pixels / 1e6:.0f} Mpx; decoded in {built:.1f} s")
-    array = np.stack([np.stack([store.read(p) for p in view.planes]) for view in views])
+    pixels = sum(store.read(plane).size for sample in samples for plane in sample.planes)
+    print(f"{len(samples)} fields x 5 channels, {pixels / 1e6:.0f} Mpx; decoded in {built:.1f} s")
+    array = np.stack([np.stack([store.read(p) for p in sample.planes]) for sample in samples])
     few = max(2 * BATCH, patches // 20)  # files are slow: fewer patches take as long
     ratios: list[str] = []
     for count in workers:
         ways: dict[str, Callable[[], float]] = {}
         for name, data, drawn in (
-            ("store", random_patches(views, store), patches),
-            ("files", random_patches(views, PlaneStore()), few),
+            ("store", random_patches(samples, store), patches),
+            ("files", random_patches(samples, ImageCache()), few),
             ("ram", InMemory(array, False), patches),
             ("ram, turned", InMemory(array, True), patches),
         ):

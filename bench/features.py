@@ -29,8 +29,8 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
+from vfn.evaluation.pairs import FieldPair
 from vfn.metrics.features import ObjectChannels, compare_features, grey_scales, measure, segment
-from vfn.metrics.pairs import FieldPair
 
 FILES = {
     "golgi_actin": "Ph_golgi",

@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
 from vfn.data.images import read_image
-from vfn.data.input_shift import Envelope, field_statistics
+from vfn.data.input_shift import TrainingDistribution, field_statistics
 from vfn.data.intensity import to_dtype
 from vfn.data.simulated import simulate_field
 from vfn.data.walk import find_images
@@ -117,7 +117,7 @@ def main() -> None:
             alarms: dict[str, list[bool]] = {column: [] for column in columns}
             for i, field in enumerate(fields):
                 own = figures[channel]
-                envelope = Envelope.fit(own[:i] + own[i + 1 :])
+                envelope = TrainingDistribution.fit(own[:i] + own[i + 1 :])
                 phrases = envelope.judge(own[i])
                 alarms["as_it_is"].append(bool(phrases))
                 if args.verbose and phrases:

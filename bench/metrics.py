@@ -34,8 +34,8 @@ from skimage import metrics as reference
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
-from vfn.metrics.ranges import ChannelRanges, Range
-from vfn.metrics.rows import pixel_figures, score_image
+from vfn.evaluation.ranges import ChannelRanges, Range
+from vfn.evaluation.rows import pixel_figures, score_image
 
 WORKERS = 2
 FULL, SIGNAL = 65535.0, 3000.0

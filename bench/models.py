@@ -34,7 +34,7 @@ import matplotlib.pyplot as plt
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 from bench.real_images import DAOY, JUMP, REPOSITORY, RUNS, SPATIAL, call
 from vfn import __version__
-from vfn.files import write_text
+from vfn.system.files import write_text
 
 FROM_TWO = ["task.inputs=[golgi_actin,rna]", "task.targets=[dna,er,mito]"]
 # name -> folder below --data, overrides of train.py

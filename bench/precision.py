@@ -19,9 +19,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
 from vfn.data.patches import Batch
-from vfn.losses import Objective
-from vfn.module import AdamSettings, VirtualStain
-from vfn.nets import make_discriminator, make_generator
+from vfn.models.gan import AdamSettings, VirtualStain
+from vfn.models.losses import LossWeights
+from vfn.models.nets import make_discriminator, make_generator
 
 SIDE, BATCH, INPUTS, TARGETS = 256, 4, 2, 1
 PAPER = {"float32": False, "bf16": True}  # name -> channels_last with bf16
@@ -35,7 +35,7 @@ def make_module(width: int, fast: bool) -> VirtualStain:
         {"name": "conditional", "width": width}, INPUTS + TARGETS, SIDE
     )
     return VirtualStain(
-        generator, discriminator, Objective(), AdamSettings(), {}, channels_last=fast
+        generator, discriminator, LossWeights(), AdamSettings(), {}, channels_last=fast
     )
 
 

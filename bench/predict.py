@@ -44,11 +44,11 @@ from plain import plain_layers
 from real_images import call
 from sections import Tee, machine, write_section
 
-from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.data.simulated import Specimen
-from vfn.heap import keep_freed_memory
 from vfn.inference.predictor import Predictor, run
 from vfn.inference.tiles import blend_weights, tile_starts
+from vfn.models.checkpoint import Checkpoint, load_checkpoint
+from vfn.system.memory import keep_freed_memory
 
 SHAPE, TILE, OVERLAP = (520, 696), 256, 64
 say = Tee()

@@ -29,11 +29,11 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "bench")]  # run from a clone,
 
 from real_images import call
 
-from vfn.checkpoint import load_checkpoint
 from vfn.data.images import read_image
-from vfn.focus.measures import normalised_variance, power_log_log_slope, variance_of_laplacian
 from vfn.inference.predictor import Predictor
 from vfn.metrics.quality import quality
+from vfn.models.checkpoint import load_checkpoint
+from vfn.refocus.measures import normalised_variance, power_log_log_slope, variance_of_laplacian
 
 SHARP = ("u2os_af/bbbc006_zaligned10_w1", "u2os_cps/bbbc022_w1")
 BLURRED = "u2os_af/bbbc006_z00_w1"

@@ -13,7 +13,7 @@ import torch
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from vfn.files import write_text
+from vfn.system.files import write_text
 
 
 def machine() -> str:

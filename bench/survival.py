@@ -22,11 +22,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tests.cli import Running, run, spawn
-from vfn.checkpoint import is_whole
 from vfn.data.simulated import write_fields
-from vfn.files import LEFTOVER
-from vfn.locks import LOCK
-from vfn.module import RECIPE
+from vfn.models.checkpoint import is_whole
+from vfn.models.gan import RECIPE
+from vfn.system.files import LEFTOVER
+from vfn.system.locks import LOCK
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # half files are looked for on purpose
 CHANNELS = ("phase", "dapi", "actin")

@@ -20,11 +20,11 @@ import tifffile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.real_images import RUNS, call
-from vfn.checkpoint import read_raw
-from vfn.files import write_text
-from vfn.metrics.ranges import SIGNAL_PERCENTILES
+from vfn.evaluation.ranges import SIGNAL_PERCENTILES
 from vfn.metrics.tolerance import error_mask, tolerance_level
-from vfn.module import RECIPE
+from vfn.models.checkpoint import read_raw
+from vfn.models.gan import RECIPE
+from vfn.system.files import write_text
 
 SMALL = [
     "model.generator.width=16", "model.discriminator.width=16", "model.adam.lr_generator=1e-3",

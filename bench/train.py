@@ -40,12 +40,12 @@ from plain import plain_layers
 from real_images import call
 from sections import Tee, machine, write_section
 
-from vfn.cli import plain, trainable_task
+from vfn.cli.entry import plain, trainable_task
 from vfn.data.patches import RandomPatches, RawBatch, as_it_is, d4
-from vfn.data.pixels import view_shape
-from vfn.data.views import View
-from vfn.losses import Objective
-from vfn.training import _networks, stain_data
+from vfn.data.pixels import sample_shape
+from vfn.data.samples import Sample
+from vfn.models.losses import LossWeights
+from vfn.training.fit import _networks, stain_data
 
 say = Tee()
 TOLERANCE = 0.03  # of the MAE: bf16 rounds, and a GAN magnifies
@@ -58,12 +58,15 @@ class Decoding:
         self.inputs, self.size = inputs, size
 
     def batch(
-        self, corners: Sequence[tuple[View, int, int]], turns: Sequence[str], jitter: object = None
+        self,
+        corners: Sequence[tuple[Sample, int, int]],
+        turns: Sequence[str],
+        jitter: object = None,
     ) -> RawBatch:
-        """One patch for each (view, top, left)."""
+        """One patch for each (sample, top, left)."""
         patches = []
-        for (view, top, left), turn in zip(corners, turns, strict=True):
-            images = [tifffile.imread(plane.path) for plane in view.planes]
+        for (sample, top, left), turn in zip(corners, turns, strict=True):
+            images = [tifffile.imread(plane.path) for plane in sample.planes]
             window = (slice(top, top + self.size), slice(left, left + self.size))
             patches.append(np.stack([d4(image[window], turn) for image in images]))
         return RawBatch(torch.from_numpy(np.stack(patches)))
@@ -77,7 +80,7 @@ class Reference:
         task = trainable_task(config.task)
         self.data = stain_data(config, task)
         weights = {k: v for k, v in plain(config.loss).items() if k != "name"}
-        self.objective = Objective(**weights)
+        self.objective = LossWeights(**weights)
         g, d = _networks(config, task, self.objective, self.data)
         self.data.setup()
         g.start_at(self.data.target_level())
@@ -88,10 +91,10 @@ class Reference:
         self.adam_g = torch.optim.Adam(g.parameters(), adam.lr_generator, betas)
         self.adam_d = torch.optim.Adam(d.parameters(), adam.lr_discriminator, betas)
         assert self.data.split is not None
-        views = self.data.split.train
+        samples = self.data.split.train
         patches = RandomPatches(
-            views,
-            [view_shape(view, self.data.store) for view in views],
+            samples,
+            [sample_shape(sample, self.data.store) for sample in samples],
             Decoding(len(task.inputs), config.data.patch_size),  # type: ignore[arg-type]
             True,
             config.seed,

@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 180.0  # s; far more than any command needs, so that a hang fails instead of staying
 PRELOAD = [
-    "vfn.training", "vfn.prediction", "vfn.evaluation", "vfn.doctor.command", "vfn.calibration", "vfn.panel.command", "vfn.export.command", "vfn.app.server", "uvicorn", "vfn.cli", "hydra", "tensorboard",
+    "vfn.training.fit", "vfn.commands.predict", "vfn.commands.evaluate", "vfn.doctor.command", "vfn.uncertainty.calibrate", "vfn.panel.command", "vfn.export.command", "vfn.app.server", "uvicorn", "vfn.cli.entry", "hydra", "tensorboard",
     "hydra._internal.hydra", "hydra.core.override_parser.overrides_parser", "torch._dynamo", "torch.onnx", "onnxscript", "onnxruntime",
 ]  # fmt: skip
 
@@ -188,7 +188,7 @@ def finish(process: subprocess.Popen[str]) -> Result:
 def interrupt_in_step(batch: int, number: int = signal.SIGINT, times: int = 1) -> None:
     """Ctrl-C, or another signal, in the middle of a training step, when D has moved and G has not;
     for `prepare`."""
-    from vfn.module import VirtualStain
+    from vfn.models.gan import VirtualStain
 
     step, calls = VirtualStain.generator_step, 0
 
@@ -207,7 +207,7 @@ def interrupt_in_step(batch: int, number: int = signal.SIGINT, times: int = 1) -
 
 def run_out_of_time(batch: int) -> None:
     """Let `trainer.max_time` end with batch number `batch`; for `prepare`."""
-    from vfn.callbacks import Budget
+    from vfn.training.callbacks import Budget
 
     calls = 0
 

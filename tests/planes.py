@@ -1,11 +1,11 @@
-"""Planes and views in memory, for tests that need no files."""
+"""Planes and samples in memory, for tests that need no files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from vfn.data.views import View
+from vfn.data.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Memory:
         return self.name
 
 
-def make_view(
+def make_sample(
     name: str,
     inputs: Sequence[np.ndarray],
     targets: Sequence[np.ndarray | None],
     **rest: object,
-) -> View:
-    """A view of arrays; None is a target that the field lacks."""
-    return View(
+) -> Sample:
+    """A sample of arrays; None is a target that the field lacks."""
+    return Sample(
         name,
         name,
         tuple(Memory(f"{name}/input{i}", a) for i, a in enumerate(inputs)),

@@ -34,11 +34,11 @@ from vfn.app.pixels import SIDE, measure, part
 from vfn.app.queue import LONGEST, Job, Queue, State
 from vfn.app.server import Site
 from vfn.app.workspace import KEPT, Refused, Workspace, safe_name
-from vfn.checkpoint import read_raw
 from vfn.data.images import DTYPES, read_image
 from vfn.data.simulated import Specimen
 from vfn.errors import UserError
-from vfn.module import RECIPE
+from vfn.models.checkpoint import read_raw
+from vfn.models.gan import RECIPE
 
 KEY = "the-key-of-this-test"
 SHAPE = (70, 91)
@@ -462,7 +462,7 @@ def test_a_full_disk_is_a_line(serve: Callable[..., Page], monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr("vfn.files._reach_disk", full)
+        disk.setattr("vfn.system.files._reach_disk", full)
         page.put(drop, "a.tif", b"x").refused(507, "a.tif", "TMPDIR=")
     assert page.put(drop, "a.tif", b"x").status == 200
 

@@ -24,8 +24,8 @@ from vfn.app import connections, queue, workspace
 from vfn.app.models import Models
 from vfn.app.queue import Job, Queue, State
 from vfn.app.workspace import KEPT, LOCK, PREFIX, UPLOADS, Workspace
-from vfn.checkpoint import read_raw
-from vfn.module import RECIPE
+from vfn.models.checkpoint import read_raw
+from vfn.models.gan import RECIPE
 
 __all__ = ["runs", "serve"]  # fixtures
 
@@ -380,7 +380,7 @@ for where in {where}:
     setattr(vfn.app.server, where, lambda *_, **__: threading.Event().wait())
 sys.argv = ["app", *sys.argv[1:]]
 from vfn.app.__main__ import main
-from vfn.cli import run_module
+from vfn.cli.entry import run_module
 run_module("app", main)
 """
 

@@ -89,7 +89,7 @@ def test_partial_labels(images: Path, tmp_path: Path) -> None:
         (images / f"{field}_tubulin.tif").unlink()
     run("train.py", *TRAIN, *targets, cwd=tmp_path).ok()
     log = (tmp_path / "outputs" / "r" / "log.txt").read_text()
-    assert "training views with dapi: 3, tubulin: 2" in log
+    assert "training samples with dapi: 3, tubulin: 2" in log
     (epoch,) = rows(tmp_path / "outputs" / "r" / "metrics.csv")
     assert all(math.isfinite(float(value)) for value in epoch.values())
     run("evaluate.py", CKPT, "output=scored", cwd=tmp_path).ok()

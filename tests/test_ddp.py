@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.cli import ROOT, clean_environment, finish, run, start
-from vfn.callbacks import AGREE_EVERY
+from vfn.training.callbacks import AGREE_EVERY
 
 RUN = [
     "data=simulated", "data.fields=4", "data.height=64", "data.width=96", "data.patch_size=32",
@@ -85,7 +85,7 @@ STOPPED = """
 import os, runpy, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
 from tests.cli import ROOT
-from vfn.module import VirtualStain
+from vfn.models.gan import VirtualStain
 whom, step, calls = sys.argv.pop(1), VirtualStain.generator_step, 0
 def stopped(*args):
     global calls

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from vfn.conditions.expect import Expectation, departures
-from vfn.conditions.statistics import cliffs_delta, hedges_g, two_groups
+from vfn.evaluation.expect import Expectation, departures
+from vfn.evaluation.statistics import cliffs_delta, hedges_g, two_groups
 
 
 def field(seed: int, more: float = 0.0) -> tuple[np.ndarray, np.ndarray, float]:

@@ -15,11 +15,11 @@ import torch
 
 from tests.cli import refuse_network, run
 from tests.conftest import make_image, write_tokens
-from vfn.card import card_of, markdown
-from vfn.checkpoint import Checkpoint, load_checkpoint
 from vfn.errors import UserError
 from vfn.export.bioimage import Label, write_bioimage
 from vfn.inference.predictor import Predictor
+from vfn.models.card import card_of, markdown
+from vfn.models.checkpoint import Checkpoint, load_checkpoint
 
 TINY = [
     "data.patch_size=32", "data.batch_size=2", "data.patches_per_epoch=4", "trainer.max_epochs=1",

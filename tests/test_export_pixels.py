@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vfn.data.intensity import Intensity
+from vfn.data.intensity import IntensityNormaliser
 from vfn.export.bioimage import _restoration
 
 
@@ -28,7 +28,7 @@ def computed(operations: list[dict[str, Any]], x: np.ndarray) -> np.ndarray:
      ("int32", -70_000, 90_000), ("uint32", 10, 90_000)],
 )  # fmt: skip
 def test_grey_values_are_those_of_predict(dtype: str, low: float, high: float) -> None:
-    fitted = Intensity(low, high, dtype)
+    fitted = IntensityNormaliser(low, high, dtype)
     x = np.random.default_rng(0).uniform(-1.3, 1.2, (1, 5000))
     expected, found = fitted.restore(x), computed(_restoration([fitted]), x)
     assert found.dtype == expected.dtype

@@ -23,8 +23,8 @@ SMALL = [
 
 def test_what_the_page_says_works(tmp_path: Path) -> None:
     assert set(FILES) == {
-        "conf/task/tubulin.yaml", "conf/data/opera.yaml", "conf/loss/sharp.yaml", "vfn/terms/edges.py",
-        "vfn/nets/flat.py",
+        "conf/task/tubulin.yaml", "conf/data/opera.yaml", "conf/loss/sharp.yaml", "vfn/models/terms/edges.py",
+        "vfn/models/nets/flat.py",
     }  # fmt: skip
     for name in ("vfn", "conf"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -66,7 +66,7 @@ def command(folder: Path, script: str, *words: str, code: int = 0) -> str:
 
 def test_terms_that_are_none(tmp_path: Path) -> None:
     train = ("train.py", *SIMULATED, *SMALL)
-    run(*train, "loss.terms={edgy: 1}", cwd=tmp_path).refused("vfn/terms/edgy.py", "none")
+    run(*train, "loss.terms={edgy: 1}", cwd=tmp_path).refused("vfn/models/terms/edgy.py", "none")
     run(*train, "loss.terms=[edges]", cwd=tmp_path).refused("{NAME: WEIGHT}")
     run(*train, "model=own", cwd=tmp_path).refused("model.generator.name=None", "unet")
     run(*train, "model.generator.name=sync", cwd=tmp_path).refused("model.generator.name=sync")

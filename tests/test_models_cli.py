@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from tests.cli import interrupt_in_step, run, run_out_of_time
 from tests.test_cli import SIMULATED, TINY
 from tests.test_resume import RUN, assert_same, last
-from vfn.checkpoint import load_checkpoint
+from vfn.models.checkpoint import load_checkpoint
 
 BASE = [*SIMULATED, *TINY, "logger=csv", "data.augment=false", "trainer.precision=32-true"]
 RESUMED = [key for key in RUN if "dropout" not in key]

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from vfn.cli.help import CONF, settings_of
+from vfn.cli.paths import PATHS, TEXTS, expand, is_path, readable
 from vfn.errors import UserError
-from vfn.paths import PATHS, TEXTS, expand, is_path, readable
-from vfn.usage import CONF, settings_of
 
 SIGNS = "ab 1.()[]{}'\",#=;&!<>|\\~/:$%"
 PATH_WORDS = re.compile(

@@ -28,17 +28,17 @@ from hypothesis import strategies as st
 import vfn
 from tests.cli import run
 from tests.conftest import HEIGHT, WIDTH, make_image, write, write_tokens, write_zarr_image
-from vfn.card import card_of
-from vfn.checkpoint import AtomicCheckpointIO, load_checkpoint, read_raw, refuse_code
+from vfn.commands.download import DamagedError, unpack
 from vfn.data import images
 from vfn.data.discovery import Layout
 from vfn.data.formats import scenes
 from vfn.data.images import check_promise, read_image
-from vfn.download import DamagedError, unpack
 from vfn.errors import UserError
-from vfn.module import RECIPE
-from vfn.nets import make_generator, with_weights
-from vfn.recipe import check_recipe
+from vfn.models.card import card_of
+from vfn.models.checkpoint import AtomicCheckpointIO, load_checkpoint, read_raw, refuse_code
+from vfn.models.gan import RECIPE
+from vfn.models.nets import make_generator, with_weights
+from vfn.models.recipe import check_recipe
 
 TINY = [
     "data=simulated", "data.fields=4", f"data.height={HEIGHT}", f"data.width={WIDTH}",
@@ -296,10 +296,10 @@ def test_a_recipe_of_wrong_types_ends_in_a_line(
     """Every part in turn holds something else; all that reads a model takes it or refuses it."""
     loaded, raw = load_checkpoint(good / BEST), read_raw(good / BEST)
     monkeypatch.setattr(
-        "vfn.checkpoint.with_weights", lambda *_: loaded.generator
+        "vfn.models.checkpoint.with_weights", lambda *_: loaded.generator
     )  # takes its time
-    monkeypatch.setattr("vfn.checkpoint.digest", lambda _: "0" * 12)
-    monkeypatch.setattr("vfn.checkpoint.torch.load", lambda *_, **__: raw)
+    monkeypatch.setattr("vfn.models.checkpoint.digest", lambda _: "0" * 12)
+    monkeypatch.setattr("vfn.models.checkpoint.torch.load", lambda *_, **__: raw)
     recipe = raw[RECIPE]
     cases = [(where, value) for where in parts_of(recipe) for value in WRONG]
     refused = 0
@@ -486,7 +486,7 @@ def test_an_array_outside_of_its_folder_is_not_read(tmp_path: Path, name: str) -
         scene.load()
 
 
-# --- archives; tests/test_download.py has those whose paths lead out of the folder ---
+# --- archives; tests/commands/test_download.py has those whose paths lead out of the folder ---
 
 
 def test_a_link_in_an_archive_leads_nowhere(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tests.cli import run
+from vfn.cli.help import CONF, check_words
+from vfn.cli.settings import check_settings, idle
+from vfn.commands.evaluate import evaluate
 from vfn.data.base import DataConfig
+from vfn.data.samples import Task
 from vfn.data.sets import make_data
-from vfn.data.views import Task
 from vfn.errors import UserError
-from vfn.evaluation import evaluate
 from vfn.export.command import export
 from vfn.focus.command import focus
-from vfn.settings import check_settings, idle
-from vfn.usage import CONF, check_words
 
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
 

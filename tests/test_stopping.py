@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli import run
 from tests.conftest import write_tokens
-from vfn.cli import set_up_logging
+from vfn.cli.entry import set_up_logging
 from vfn.errors import UserError
 
 DOCTOR = ["data=folder", "data.root=images", "task.inputs=[phase]", "task.targets=[dapi]"]
@@ -102,8 +102,8 @@ def test_an_error_that_comes_of_the_interrupt_is_no_news(tmp_path: Path, refused
 
 def leave_forever(seconds: float) -> None:
     """Ctrl-C, and again after so many seconds, of a command that does not get away; for `prepare`."""
-    from vfn import signals
     from vfn.doctor import command
+    from vfn.system import signals
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signals.hurry(0.5)
@@ -131,7 +131,7 @@ def test_a_command_that_does_not_get_away(tmp_path: Path, seconds: float, in_pea
 def hang_up_and_fail(refused: bool) -> None:
     """The terminal is closed, and what is written to it fails; for `prepare`."""
     from vfn.doctor import command
-    from vfn.signals import hang_up
+    from vfn.system.signals import hang_up
 
     def failing(*_: Any) -> Any:
         hang_up()

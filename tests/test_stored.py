@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from vfn.cli.stored import MOST_BYTES, MOST_VALUES, read_stored
 from vfn.errors import UserError
-from vfn.files import write_text
-from vfn.stored import MOST_BYTES, MOST_VALUES, read_stored
+from vfn.system.files import write_text
 
 
 def test_what_omegaconf_writes(tmp_path: Path) -> None:

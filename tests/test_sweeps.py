@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from tests.cli import ROOT, Result, finish, interrupt_in_step, run, start
 from tests.conftest import write_tokens
-from vfn.cli import _config_message, _lost_job
+from vfn.cli.entry import _config_message, _lost_job
 from vfn.errors import UserError
-from vfn.sweep import _dimension
+from vfn.training.search import _dimension
 
 TINY = [
     "data.patch_size=64", "data.batch_size=2", "data.patches_per_epoch=4", "trainer=cpu",

@@ -7,7 +7,7 @@ import torch
 
 from tests.cli import run
 from tests.test_cli import SIMULATED, TINY
-from vfn.checkpoint import load_checkpoint, submodule
+from vfn.models.checkpoint import load_checkpoint, submodule
 
 PHASE = ["task.inputs=[phase]", "task.targets=[dapi]"]
 FIRST = "outputs/first/checkpoints/best.ckpt"

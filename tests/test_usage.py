@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.cli import ROOT, finish, run, start
 from tests.test_cli import SIMULATED, TINY
-from vfn.usage import CONF, DEMO, WIDTH, choices, groups_of, help_text, settings_of
+from vfn.cli.help import CONF, DEMO, WIDTH, choices, groups_of, help_text, settings_of
 
 SCRIPTS = ("train", "predict", "evaluate")
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))

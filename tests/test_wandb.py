@@ -11,8 +11,8 @@ import yaml
 
 from tests import wandb_file
 from tests.cli import run
-from vfn.callbacks import EpochTable
-from vfn.checkpoint import load_checkpoint
+from vfn.models.checkpoint import load_checkpoint
+from vfn.training.callbacks import EpochTable
 
 RUN = [
     "data=simulated", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",

@@ -30,7 +30,7 @@ for name in ("fork", "register_at_fork", "killpg", "sysconf", "getuid", "mkfifo"
     delattr(os, name)
 for name in names:
     importlib.import_module(name)
-from vfn.signals import TERMINATING, end_by_signals
+from vfn.system.signals import TERMINATING, end_by_signals
 end_by_signals()
 print(len(names), [number.name for number in TERMINATING], end="")
 """

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vfn.card import Card, card_of
-from vfn.checkpoint import load_checkpoint
+from vfn.data.cache import ImageCache
 from vfn.data.images import as_pixels
 from vfn.data.input_shift import judge_pixel_size
-from vfn.data.pixels import present, read_view
-from vfn.data.store import PlaneStore
-from vfn.data.views import View
+from vfn.data.pixels import present, read_sample
+from vfn.data.samples import Sample
 from vfn.errors import UserError
+from vfn.evaluation.ranges import FULL_RANGES, ChannelRanges, Range
+from vfn.evaluation.rows import COLUMNS, score_image
 from vfn.inference.predictor import TILE, Predictor
-from vfn.metrics.ranges import FULL_RANGES, ChannelRanges, Range
-from vfn.metrics.rows import COLUMNS, score_image
-from vfn.refocusing import refocusing_of
+from vfn.models.card import Card, card_of
+from vfn.models.checkpoint import load_checkpoint
+from vfn.refocus.step import refocusing_of
 
 ARRAY = "array"  # what messages call the user's pixels
 LEADING = "TZS"  # axes over which fields are predicted one by one
@@ -208,17 +208,17 @@ class Model:
             array, axes = array[np.newaxis], "C" + axes
         first = [axis for axis in axes if axis in LEADING]
         array = np.transpose(array, [axes.index(axis) for axis in [*first, *"CYX"]])
-        store = PlaneStore()
+        store = ImageCache()
         for place in np.ndindex(leading):
             planes = tuple(
                 _ArrayPlane(self._as_trained(i, channel), pixel_size)
                 for i, channel in enumerate(array[place])
             )
-            view = View(ARRAY, ARRAY, planes, ())
+            sample = Sample(ARRAY, ARRAY, planes, ())
             if self._refocusing is not None:
-                (view,) = self._refocusing.apply([view], store)
+                (sample,) = self._refocusing.apply([sample], store)
             where = " ".join(f"{axis}={i}" for axis, i in zip(first, place, strict=True))
-            yield f"{where}: " if where else "", present(read_view(view, store))
+            yield f"{where}: " if where else "", present(read_sample(sample, store))
 
     def _as_trained(self, number: int, channel: NDArray[Any]) -> NDArray[Any]:
         """One channel (H, W) of an array that holds channels of several dtypes in the widest."""

@@ -2,12 +2,12 @@
 
 from omegaconf import DictConfig
 
-from vfn.cli import run_module
+from vfn.cli.entry import run_module
 
 
 def main(config: DictConfig) -> None:
     """The work, imported once the command line has proved sound."""
-    from vfn.calibration import calibrate
+    from vfn.uncertainty.calibrate import calibrate
 
     calibrate(config)
 

@@ -1,43 +1,10 @@
-"""What a checkpoint says of itself: python -m vfn.info CKPT"""
+"""Print the model card of a checkpoint: python -m vfn.info CKPT"""
 
-import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from rich.console import Console
-from rich.markdown import Markdown
-
-from vfn.card import card_of, markdown
-from vfn.checkpoint import load_checkpoint
-from vfn.cli import LineParser, run_parsed
-from vfn.signals import end_by_signals
-
-
-def info(argv: Sequence[str] | None = None) -> None:
-    """Print the model card of a checkpoint.
-
-    Raises:
-        UserError: a wrong command line; see `load_checkpoint`, `card_of`.
-    """
-    parser = LineParser(
-        "python -m vfn.info",
-        description="Print the model card of a checkpoint: task, data, training, scores, limits, "
-        "licence. The file is read as data; it can run no code.",
-    )
-    parser.add_argument(
-        "ckpt", type=Path, metavar="CKPT", help="outputs/NAME/checkpoints/best.ckpt"
-    )
-    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
-    args = parser.parse_args(argv)
-    card = card_of(load_checkpoint(args.ckpt.expanduser()).recipe)
-    if args.json:
-        print(json.dumps(card, indent=2))
-    elif sys.stdout.isatty():
-        Console().print(Markdown(markdown(card)))
-    else:
-        print(markdown(card), end="")
-
+from vfn.cli.entry import run_parsed
+from vfn.commands.info import info
+from vfn.system.signals import end_by_signals
 
 if __name__ == "__main__":
     end_by_signals()

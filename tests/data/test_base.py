@@ -4,8 +4,8 @@ import numpy as np
 import tifffile
 
 from vfn.data.base import DataConfig
+from vfn.data.samples import Task
 from vfn.data.sets import FolderData
-from vfn.data.views import Task
 
 
 def remarks(tmp_path: Path, **options: object) -> list[str]:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ome_set import ome_set, page
-from vfn.csv_files import write_csv
 from vfn.data.discovery import (
     Field,
     FilePlane,
@@ -29,6 +28,7 @@ from vfn.data.discovery import (
 )  # fmt: skip
 from vfn.data.sets import U2OSAF, U2OSCPS
 from vfn.errors import UserError
+from vfn.system.csv_files import write_csv
 
 
 def fill(root: Path, *names: str) -> Path:

@@ -18,7 +18,7 @@ from tests.conftest import write, write_zarr_image, write_zarr_plate
 from vfn.data import formats
 from vfn.data.discovery import Field, Layout, discover, whole_images
 from vfn.data.formats import BioioPlane, Stack, ZarrPlane
-from vfn.data.views import Task, make_views
+from vfn.data.samples import Task, make_samples
 from vfn.data.walk import find_images, find_sources
 from vfn.errors import UserError
 
@@ -156,9 +156,9 @@ def test_z_stacks(tmp_path: Path, version: str, count: int, depths: tuple[float,
     assert sorted(z for c, z in entry.planes if c == "dapi") == list(depths)
     for i, z in enumerate(depths):
         np.testing.assert_array_equal(read(entry, "dapi", z), array[0, i])
-    (view,) = make_views([entry], Task("t", ("phase",), ("dapi",)))
-    np.testing.assert_array_equal(view.inputs[0].read(), array[1, count // 2])
-    blurred, focal = make_views([entry], Task("t", ("phase",), ("dapi",), (-0.9, 0.9)))[0], view
+    (sample,) = make_samples([entry], Task("t", ("phase",), ("dapi",)))
+    np.testing.assert_array_equal(sample.inputs[0].read(), array[1, count // 2])
+    blurred, focal = make_samples([entry], Task("t", ("phase",), ("dapi",), (-0.9, 0.9)))[0], sample
     np.testing.assert_array_equal(blurred.inputs[0].read(), array[1, depths.index(-0.9)])
     assert blurred.targets == focal.targets
     assert entry.planes["dapi", 0.0].pixel_size == pytest.approx(0.65e-3)

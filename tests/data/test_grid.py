@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from vfn.data.base import DataConfig
 from vfn.data.discovery import FilePlane
 from vfn.data.grid import Binning, Regridded, over_true_pixels, relative_size
+from vfn.data.samples import Task
 from vfn.data.sets import FolderData
-from vfn.data.views import Task
 from vfn.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -98,13 +98,13 @@ def test_a_data_set_comes_onto_the_grid_of_its_first_input(tmp_path: Path) -> No
     assert "on the grid of rna: er averaged 2x2, dna repeated 2x2" in data.summary()
     assert data.recipe()["binning"] == {"inputs": [1.0, 0.5], "targets": [2.0]}
     assert data.split is not None
-    for view in data.split.train:
-        fine, finest, coarse = fields[view.name]
-        np.testing.assert_array_equal(data.store.read(view.inputs[0]), fine)
+    for sample in data.split.train:
+        fine, finest, coarse = fields[sample.name]
+        np.testing.assert_array_equal(data.store.read(sample.inputs[0]), fine)
         means = np.rint(finest.reshape(40, 2, 48, 2).mean((1, 3)))
-        np.testing.assert_array_equal(data.store.read(view.inputs[1]), means)
-        assert view.targets[0] is not None
-        repeated = data.store.read(view.targets[0])
+        np.testing.assert_array_equal(data.store.read(sample.inputs[1]), means)
+        assert sample.targets[0] is not None
+        repeated = data.store.read(sample.targets[0])
         np.testing.assert_array_equal(repeated[::2, ::2], coarse)
         np.testing.assert_array_equal(repeated[1::2, 1::2], coarse)
 

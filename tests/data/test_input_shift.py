@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from vfn.data.input_shift import CORE, STATISTICS, Envelope, field_statistics
+from vfn.data.input_shift import CORE, STATISTICS, TrainingDistribution, field_statistics
 from vfn.data.intensity import to_dtype
 from vfn.data.simulated import simulate_field
 from vfn.errors import UserError
@@ -22,9 +22,11 @@ def field(seed: int) -> np.ndarray:
 
 
 @cache
-def envelope(channel: str, count: int = len(TRAINING)) -> Envelope:
+def envelope(channel: str, count: int = len(TRAINING)) -> TrainingDistribution:
     index = CHANNELS.index(channel)
-    return Envelope.fit([field_statistics(field(seed)[index]) for seed in TRAINING[:count]])
+    return TrainingDistribution.fit(
+        [field_statistics(field(seed)[index]) for seed in TRAINING[:count]]
+    )
 
 
 def empty(x: np.ndarray) -> np.ndarray:
@@ -83,7 +85,7 @@ def test_the_training_fields_themselves_pass(count: int) -> None:
 
 def test_the_phrase() -> None:
     training = [dict.fromkeys(STATISTICS, 100.0) | {"mean": m} for m in (1200.0, 1500.0, 2100.0)]
-    fitted = Envelope.fit(training)
+    fitted = TrainingDistribution.fit(training)
     assert fitted.judge(training[0] | {"mean": 32000.0}) == [
         "mean 32000 (training 1200 to 2100): brighter than in training"
     ]
@@ -126,7 +128,7 @@ def test_a_large_field_is_measured_in_its_middle() -> None:
 def test_constant_fields_of_any_size(dtype: str, shape: tuple[int, int]) -> None:
     figures = field_statistics(np.full(shape, 7, dtype))
     assert np.isfinite(list(figures.values())).all()
-    fitted = Envelope.fit([figures, figures])
+    fitted = TrainingDistribution.fit([figures, figures])
     assert fitted.judge(figures) == []
     assert fitted.judge(field_statistics(np.zeros(shape, dtype)))
 
@@ -134,16 +136,18 @@ def test_constant_fields_of_any_size(dtype: str, shape: tuple[int, int]) -> None
 def test_float_images_of_any_range_are_judged_alike() -> None:
     fields = [field(seed)[1].astype(np.float32) for seed in FRESH]
     for scale, offset in ((1 / 65535, 0.0), (1.0, -240.0)):  # the background was subtracted
-        fitted = Envelope.fit([field_statistics(f * scale + offset) for f in fields[:6]])
+        fitted = TrainingDistribution.fit(
+            [field_statistics(f * scale + offset) for f in fields[:6]]
+        )
         assert fitted.judge(field_statistics(fields[6] * scale + offset)) == []
         assert fitted.judge(field_statistics(fields[6] * scale * 1.7 + offset))
 
 
 def test_plain_data_round_trip() -> None:
     fitted = envelope("dna")
-    assert Envelope.from_dict(json.loads(json.dumps(fitted.to_dict()))) == fitted
+    assert TrainingDistribution.from_dict(json.loads(json.dumps(fitted.to_dict()))) == fitted
 
 
 def test_no_training_field() -> None:
     with pytest.raises(UserError, match="no training field"):
-        Envelope.fit([])
+        TrainingDistribution.fit([])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vfn.data.images import DTYPES
-from vfn.data.intensity import RANGE_MODES, Histogram, Intensity, to_dtype
+from vfn.data.intensity import RANGE_MODES, Histogram, IntensityNormaliser, to_dtype
 from vfn.errors import UserError
 
 
@@ -39,7 +39,7 @@ def draw(dtype: str, kind: str) -> np.ndarray:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_round_trip(dtype: str, kind: str, mode: str, equalise: bool) -> None:
     array = draw(dtype, kind)
-    fitted = Intensity.fit(histogram(array), mode, (0.5, 99.0), equalise)
+    fitted = IntensityNormaliser.fit(histogram(array), mode, (0.5, 99.0), equalise)
     scaled = fitted.normalise(array)
     assert scaled.dtype == np.float32
     assert scaled.shape == array.shape
@@ -65,19 +65,19 @@ def test_round_trip(dtype: str, kind: str, mode: str, equalise: bool) -> None:
 def test_full_range_is_exact_for_every_grey_value(dtype: str) -> None:
     bottom, top = np.iinfo(dtype).min, np.iinfo(dtype).max
     grey = np.arange(bottom, top + 1).astype(dtype)
-    fitted = Intensity.fit(histogram(grey[5:9]), "full", (0, 100), False)
+    fitted = IntensityNormaliser.fit(histogram(grey[5:9]), "full", (0, 100), False)
     assert (fitted.low, fitted.high) == (bottom, top)
     assert fitted.normalise(grey[[0, -1]]).tolist() == [-1, 1]
     linear = (grey.astype(float) - bottom) / (top - bottom) * 2 - 1
     np.testing.assert_allclose(fitted.normalise(grey), linear, atol=1e-6)
     np.testing.assert_array_equal(fitted.restore(fitted.normalise(grey)), grey)
     # Equalised over what is there, every grey value must survive too.
-    curve = Intensity.fit(histogram(draw(dtype, "dark")), "full", (0, 100), True)
+    curve = IntensityNormaliser.fit(histogram(draw(dtype, "dark")), "full", (0, 100), True)
     np.testing.assert_array_equal(curve.restore(curve.normalise(grey)), grey)
 
 
 def test_beyond_the_range_is_clipped() -> None:
-    fitted = Intensity(100, 200, "uint16")
+    fitted = IntensityNormaliser(100, 200, "uint16")
     assert fitted.normalise(np.array([0, 100, 150, 200, 65535], np.uint16)).tolist() == [
         -1, -1, 0, 1, 1,
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def test_extremes_of_sampled_values_are_kept_from_large_images(dtype: str) -> No
     array = (np.random.default_rng(0).normal(0, scale, (400, 400))).astype(dtype)
     array[13, 17], array[311, 5] = -50 * scale, 60 * scale
     for mode in ("minmax", "full"):
-        fitted = Intensity.fit(histogram(array), mode, (0, 100), False)
+        fitted = IntensityNormaliser.fit(histogram(array), mode, (0, 100), False)
         limits = (-(2.0**31), 2.0**31 - 1)
         whole = mode == "full" and dtype == "int32"
         assert (fitted.low, fitted.high) == (limits if whole else (-50 * scale, 60 * scale))
@@ -137,14 +137,14 @@ def test_the_cut_off_top_of_a_rare_bright_stain_is_found(dtype: str) -> None:
     # One bright cell of 2.5 px in each of eight fields: 0.02 % of the pixels are bright.
     fields = [stain(seed, 12_000, 1, 2.5, dtype) for seed in range(8)]
     values = histogram(*fields)
-    fitted = Intensity.fit(values, "percentile", (0.1, 99.99), False)
+    fitted = IntensityNormaliser.fit(values, "percentile", (0.1, 99.99), False)
     cut = fitted.cut_off(values)
     assert cut is not None
     share, top = cut
     pixels = np.stack(fields)
     assert top == pixels.max() > 1.2 * fitted.high
     assert share == pytest.approx((pixels > fitted.high).mean())
-    whole = Intensity.fit(values, "percentile", (0.1, 100), False)
+    whole = IntensityNormaliser.fit(values, "percentile", (0.1, 100), False)
     assert (whole.high, whole.cut_off(values)) == (top, None)
 
 
@@ -154,15 +154,15 @@ def test_an_ordinary_stain_and_its_hot_pixels_are_not_said_to_be_cut_off(dtype: 
     for field in fields:
         field[7, 9:12] = 60_000  # three hot pixels each
     values = histogram(*fields)
-    fitted = Intensity.fit(values, "percentile", (0.1, 99.99), False)
+    fitted = IntensityNormaliser.fit(values, "percentile", (0.1, 99.99), False)
     assert fitted.high < 30_000
     assert fitted.cut_off(values) is None
 
 
 def test_equalising_fills_the_range_evenly() -> None:
     array = draw("uint16", "dark")
-    flat = Intensity.fit(histogram(array), "minmax", (0, 100), False).normalise(array)
-    even = Intensity.fit(histogram(array), "minmax", (0, 100), True).normalise(array)
+    flat = IntensityNormaliser.fit(histogram(array), "minmax", (0, 100), False).normalise(array)
+    even = IntensityNormaliser.fit(histogram(array), "minmax", (0, 100), True).normalise(array)
     counts = np.histogram(even, 8, (-1, 1))[0]
     # Not exactly: a part of the straight line is mixed in.
     assert counts.min() > array.size / 8 / 2
@@ -171,15 +171,17 @@ def test_equalising_fills_the_range_evenly() -> None:
 
 @pytest.mark.parametrize("equalise", [False, True])
 def test_plain_data_round_trip(equalise: bool) -> None:
-    fitted = Intensity.fit(histogram(draw("uint16", "dark")), "percentile", (1, 99), equalise)
-    assert Intensity.from_dict(fitted.to_dict()) == fitted
+    fitted = IntensityNormaliser.fit(
+        histogram(draw("uint16", "dark")), "percentile", (1, 99), equalise
+    )
+    assert IntensityNormaliser.from_dict(fitted.to_dict()) == fitted
 
 
 @pytest.mark.parametrize("mode", ["percentile", "minmax"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_a_constant_channel_is_refused(dtype: str, mode: str) -> None:
     with pytest.raises(UserError, match="all training pixels are 7"):
-        Intensity.fit(histogram(np.full((4, 5), 7, dtype)), mode, (0.1, 99.9), False)
+        IntensityNormaliser.fit(histogram(np.full((4, 5), 7, dtype)), mode, (0.1, 99.9), False)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_a_constant_channel_is_refused(dtype: str, mode: str) -> None:
 )
 def test_wrong_settings(mode: str, percentiles: tuple[float, float], match: str) -> None:
     with pytest.raises(UserError, match=match):
-        Intensity.fit(histogram(draw("uint8", "even")), mode, percentiles, False)
+        IntensityNormaliser.fit(histogram(draw("uint8", "even")), mode, percentiles, False)
 
 
 def test_to_dtype_rounds_and_clips() -> None:
@@ -224,30 +226,34 @@ def test_what_is_no_number_is_never_cast(value: float, dtype: str) -> None:
     ],
 )
 def test_a_stored_range_that_is_none(changed: dict[str, object]) -> None:
-    stored = Intensity(0.0, 9.0, "uint8").to_dict()
-    assert Intensity.from_dict(stored) == Intensity(0.0, 9.0, "uint8")
+    stored = IntensityNormaliser(0.0, 9.0, "uint8").to_dict()
+    assert IntensityNormaliser.from_dict(stored) == IntensityNormaliser(0.0, 9.0, "uint8")
     with pytest.raises(ValueError, match=r"range from|curve"):
-        Intensity.from_dict({**stored, **changed})
+        IntensityNormaliser.from_dict({**stored, **changed})
 
 
 def test_knots_rise() -> None:
-    fitted = Intensity.fit(histogram(draw("uint8", "few")), "full", (0, 100), True)
+    fitted = IntensityNormaliser.fit(histogram(draw("uint8", "few")), "full", (0, 100), True)
     assert fitted.knots is not None
     assert all(a < b for a, b in pairwise(fitted.knots))
 
 
 @pytest.mark.parametrize("mode", RANGE_MODES)
 def test_a_fixed_range_goes_before_the_mode(mode: str) -> None:
-    fitted = Intensity.fit(histogram(draw("uint16", "dark")), mode, (0.5, 99.0), False, [7, 4095])
+    fitted = IntensityNormaliser.fit(
+        histogram(draw("uint16", "dark")), mode, (0.5, 99.0), False, [7, 4095]
+    )
     assert (fitted.low, fitted.high) == (7.0, 4095.0)
 
 
 @pytest.mark.parametrize("fixed", [[5], [9, 5], [5, 5], [1, 2, 3]])
 def test_a_fixed_range_is_two_grey_values(fixed: list[float]) -> None:
     with pytest.raises(UserError, match=r"data\.fixed="):
-        Intensity.fit(histogram(draw("uint8", "even")), "fixed", (0.5, 99.0), False, fixed)
+        IntensityNormaliser.fit(
+            histogram(draw("uint8", "even")), "fixed", (0.5, 99.0), False, fixed
+        )
 
 
 def test_a_fixed_range_must_be_given() -> None:
     with pytest.raises(UserError, match=r"data\.range=fixed.*data\.fixed=\{CHANNEL"):
-        Intensity.fit(histogram(draw("uint8", "even")), "fixed", (0.5, 99.0), False)
+        IntensityNormaliser.fit(histogram(draw("uint8", "even")), "fixed", (0.5, 99.0), False)

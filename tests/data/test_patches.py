@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.planes import make_view
-from vfn.data.intensity import Intensity
+from tests.planes import make_sample
+from vfn.data.cache import ImageCache
+from vfn.data.intensity import IntensityNormaliser
 from vfn.data.patches import (
     GridPatches,
     Normaliser,
@@ -19,28 +20,29 @@ from vfn.data.patches import (
     RawBatch,
     as_it_is,
 )
-from vfn.data.store import PlaneStore
-from vfn.data.views import View
+from vfn.data.samples import Sample
 
 
-def make_views(shapes: Sequence[tuple[int, int]], targets: int = 1) -> list[View]:
+def make_samples(shapes: Sequence[tuple[int, int]], targets: int = 1) -> list[Sample]:
     """Every pixel of the set has its own grey value; targets are the input plus 1, 2, ..."""
-    views, at = [], 0
+    samples, at = [], 0
     for n, (height, width) in enumerate(shapes):
         grey = np.arange(at, at + height * width, dtype=np.uint16).reshape(height, width) * 4
         at += height * width
-        views.append(make_view(str(n), [grey], [grey + np.uint16(c + 1) for c in range(targets)]))
-    return views
+        samples.append(
+            make_sample(str(n), [grey], [grey + np.uint16(c + 1) for c in range(targets)])
+        )
+    return samples
 
 
 def make_reader(size: int, targets: int = 1) -> PatchReader:
-    return PatchReader(PlaneStore(), [None] * (targets + 1), 1, size, np.dtype(np.uint16))
+    return PatchReader(ImageCache(), [None] * (targets + 1), 1, size, np.dtype(np.uint16))
 
 
 def make_data(
     shapes: Sequence[tuple[int, int]], size: int = 16, augment: bool = True, seed: int = 5
 ) -> RandomPatches:
-    return RandomPatches(make_views(shapes), shapes, make_reader(size), augment, seed)
+    return RandomPatches(make_samples(shapes), shapes, make_reader(size), augment, seed)
 
 
 def first_input(batch: RawBatch) -> np.ndarray:
@@ -85,7 +87,7 @@ def test_an_index_is_always_the_same_patch() -> None:
 @pytest.mark.parametrize("augment", [False, True])
 def test_inputs_and_targets_stay_registered(augment: bool) -> None:
     shapes = [(40, 50), (30, 90)]
-    data = RandomPatches(make_views(shapes, 3), shapes, make_reader(16, 3), augment, 0)
+    data = RandomPatches(make_samples(shapes, 3), shapes, make_reader(16, 3), augment, 0)
     for index in range(40):
         batch = data[index]
         assert batch.planes.dtype == torch.uint16
@@ -96,8 +98,8 @@ def test_inputs_and_targets_stay_registered(augment: bool) -> None:
 
 
 def test_augmentation_is_each_of_the_eight_symmetries() -> None:
-    (view,) = make_views([(16, 16)])
-    field = view.inputs[0].read().astype(int)
+    (sample,) = make_samples([(16, 16)])
+    field = sample.inputs[0].read().astype(int)
     known = [np.rot90(a, k) for a in (field, field[:, ::-1]) for k in range(4)]
     data, seen = make_data([(16, 16)]), []
     for index in range(80):
@@ -107,17 +109,17 @@ def test_augmentation_is_each_of_the_eight_symmetries() -> None:
     assert set(seen) == set(range(8))
 
 
-def test_patches_lie_within_the_view() -> None:
-    (view,) = make_views([(60, 70)])
-    view = replace(view, region=(slice(10, 40), slice(20, 61)))
-    inside = set(view.inputs[0].read()[10:40, 20:61].ravel().tolist())
-    data = RandomPatches([view], [(30, 41)], make_reader(16), True, 0)
+def test_patches_lie_within_the_sample() -> None:
+    (sample,) = make_samples([(60, 70)])
+    sample = replace(sample, region=(slice(10, 40), slice(20, 61)))
+    inside = set(sample.inputs[0].read()[10:40, 20:61].ravel().tolist())
+    data = RandomPatches([sample], [(30, 41)], make_reader(16), True, 0)
     seen: set[int] = set()
     for index in range(300):
         seen |= set(first_input(data[index]).ravel().tolist())
     assert seen <= inside
     assert len(seen) > 0.95 * len(inside)  # up to the corners, which are rarely drawn
-    grid = GridPatches([view], [(30, 41)], make_reader(16), 100)
+    grid = GridPatches([sample], [(30, 41)], make_reader(16), 100)
     every = [first_input(grid[i]).ravel() for i in range(len(grid))]
     assert set(np.concatenate(every).tolist()) == inside
 
@@ -148,7 +150,7 @@ def test_fields_smaller_than_a_patch_are_padded_and_masked(
         np.testing.assert_array_equal(targets(batch)[:, 0], first_input(batch) + 1)
     if not augment and max(shape) <= size:
         assert valid(data[0])[0, 0, : shape[0], : shape[1]].all()
-        field = make_views([shape])[0].inputs[0].read()
+        field = make_samples([shape])[0].inputs[0].read()
         np.testing.assert_array_equal(first_input(data[0])[0, : shape[0], : shape[1]], field)
 
 
@@ -158,23 +160,23 @@ def test_fields_smaller_than_a_patch_are_padded_and_masked(
     size=st.integers(4, 24),
 )
 def test_the_grid_covers_every_pixel(shapes: list[tuple[int, int]], size: int) -> None:
-    views = make_views(shapes)
-    data = GridPatches(views, shapes, make_reader(size), 10_000)
+    samples = make_samples(shapes)
+    data = GridPatches(samples, shapes, make_reader(size), 10_000)
     seen: set[int] = set()
     for i in range(len(data)):
         batch = data[i]
         seen |= set(first_input(batch)[valid(batch)[:, 0].numpy()].tolist())
-    assert seen == {int(v) for view in views for v in view.inputs[0].read().ravel()}
+    assert seen == {int(v) for sample in samples for v in sample.inputs[0].read().ravel()}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(count=st.integers(1, 12), at_most=st.integers(1, 80))
-def test_the_grid_holds_at_most_so_many_spread_over_the_views(count: int, at_most: int) -> None:
+def test_the_grid_holds_at_most_so_many_spread_over_the_samples(count: int, at_most: int) -> None:
     shapes = [(16, 64)] * count
-    data = GridPatches(make_views(shapes), shapes, make_reader(16), at_most)
+    data = GridPatches(make_samples(shapes), shapes, make_reader(16), at_most)
     assert len(data) == min(at_most, 4 * count)
     assert len(set(map(repr, data.corners))) == len(data)
-    held = {view.name for view, _, _ in data.corners}
+    held = {sample.name for sample, _, _ in data.corners}
     assert len(held) == min(count, at_most)
 
 
@@ -249,9 +251,9 @@ def test_ranks_together_are_one_larger_batch() -> None:
 
 
 def test_a_missing_target_is_never_valid() -> None:
-    views = make_views([(40, 40), (40, 40)], 2)
-    views[1] = replace(views[1], targets=(views[1].targets[0], None))
-    data = RandomPatches(views, [(40, 40)] * 2, make_reader(16, 2), True, 0)
+    samples = make_samples([(40, 40), (40, 40)], 2)
+    samples[1] = replace(samples[1], targets=(samples[1].targets[0], None))
+    data = RandomPatches(samples, [(40, 40)] * 2, make_reader(16, 2), True, 0)
     batch = data.__getitems__(range(40))
     second = (first_input(batch) >= 40 * 40 * 4).all(axis=(1, 2))  # patches of the second field
     assert 0 < second.sum() < 40
@@ -264,9 +266,9 @@ def test_a_missing_target_is_never_valid() -> None:
 
 CURVE = tuple(float(v) for v in np.sort(np.random.default_rng(3).uniform(0, 65535, 257)))
 MAPS = [
-    Intensity(0.0, 65535.0, "uint16"),
-    Intensity(113.0, 4012.5, "uint16"),
-    Intensity(CURVE[0], CURVE[-1], "uint16", CURVE),
+    IntensityNormaliser(0.0, 65535.0, "uint16"),
+    IntensityNormaliser(113.0, 4012.5, "uint16"),
+    IntensityNormaliser(CURVE[0], CURVE[-1], "uint16", CURVE),
 ]
 
 
@@ -289,10 +291,10 @@ def test_a_batch_is_normalised_as_each_channel_is(dtype: str) -> None:
 
 def test_jitter_changes_the_inputs_alone_and_keeps_their_range() -> None:
     shapes = [(40, 40)]
-    views, reader = make_views(shapes), make_reader(16)
-    plain = RandomPatches(views, shapes, reader, False, 3)
-    jittered = RandomPatches(views, shapes, reader, False, 3, jitter=0.3)
-    normalise = Normaliser([Intensity(0.0, 6400.0, "uint16")], MAPS[:1])
+    samples, reader = make_samples(shapes), make_reader(16)
+    plain = RandomPatches(samples, shapes, reader, False, 3)
+    jittered = RandomPatches(samples, shapes, reader, False, 3, jitter=0.3)
+    normalise = Normaliser([IntensityNormaliser(0.0, 6400.0, "uint16")], MAPS[:1])
     before, after = normalise(plain[7]), normalise(jittered[7])
     assert torch.equal(before.target, after.target)
     assert torch.equal(before.valid, after.valid)

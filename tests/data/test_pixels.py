@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, shift
 
-from tests.planes import make_view
-from vfn.data.pixels import present, read_view, registered, view_shape
-from vfn.data.store import PlaneStore
+from tests.planes import make_sample
+from vfn.data.cache import ImageCache
+from vfn.data.pixels import present, read_sample, registered, sample_shape
 from vfn.errors import UserError
 
-STORE = PlaneStore()
+STORE = ImageCache()
 
 
 def field(height: int = 40, width: int = 50, seed: int = 0) -> np.ndarray:
@@ -20,17 +20,17 @@ def field(height: int = 40, width: int = 50, seed: int = 0) -> np.ndarray:
     return ((smooth - smooth.min()) / np.ptp(smooth) * 60000).astype(np.uint16)
 
 
-def test_a_view_without_region_is_its_planes() -> None:
+def test_a_sample_without_region_is_its_planes() -> None:
     a, b = field(), field(seed=1)
-    view = make_view("v", [a], [b, None])
-    x, y, nothing = read_view(view, STORE)
+    sample = make_sample("v", [a], [b, None])
+    x, y, nothing = read_sample(sample, STORE)
     assert x is not None
     assert y is not None
     assert np.shares_memory(x, a)
     np.testing.assert_array_equal(y, b)
     assert nothing is None
     assert len(present([x, y, nothing])) == 2
-    assert view_shape(view, STORE) == (40, 50)
+    assert sample_shape(sample, STORE) == (40, 50)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -46,10 +46,10 @@ def test_a_window_is_that_part_of_the_region(
     region = (slice(rows[0], max(rows)), slice(columns[0], max(columns)))
     if rows[0] == max(rows) or columns[0] == max(columns):
         return
-    view = make_view("v", [a], [b], region=region)
-    whole = present(read_view(view, STORE))
-    assert view_shape(view, STORE) == whole[0].shape
-    parts = present(read_view(view, STORE, (slice(top, top + size), slice(left, left + size))))
+    sample = make_sample("v", [a], [b], region=region)
+    whole = present(read_sample(sample, STORE))
+    assert sample_shape(sample, STORE) == whole[0].shape
+    parts = present(read_sample(sample, STORE, (slice(top, top + size), slice(left, left + size))))
     for part, array, source in zip(parts, whole, (a, b), strict=True):
         np.testing.assert_array_equal(array, source[region])
         np.testing.assert_array_equal(part, array[top : top + size, left : left + size])
@@ -61,8 +61,8 @@ def test_whole_pixels_move_without_changing_a_grey_value(dy: int, dx: int, seed:
     large = field(70, 80, seed)
     reference = large[15:55, 15:65]
     target = large[15 - dy : 55 - dy, 15 - dx : 65 - dx]  # target[y + dy, x + dx] = reference[y, x]
-    view = registered(make_view("v", [reference], [target]), (40, 50), [(dy + 0.1, dx - 0.15)])
-    x, y = present(read_view(view, STORE))
+    sample = registered(make_sample("v", [reference], [target]), (40, 50), [(dy + 0.1, dx - 0.15)])
+    x, y = present(read_sample(sample, STORE))
     assert x.shape == (40 - abs(dy), 50 - abs(dx))  # as much as both have
     assert y.dtype == np.uint16
     np.testing.assert_array_equal(x, y)
@@ -71,9 +71,9 @@ def test_whole_pixels_move_without_changing_a_grey_value(dy: int, dx: int, seed:
 @pytest.mark.parametrize("offset", [(0.5, 0.0), (0.0, -0.3), (2.4, -3.6), (-0.5, 0.5)])
 def test_parts_of_a_pixel_against_scipy(offset: tuple[float, float]) -> None:
     a = field(60, 70)
-    view = registered(make_view("v", [a], [a]), a.shape, [offset])
-    _, moved = present(read_view(view, STORE))
-    rows, columns = view.region  # type: ignore[misc]
+    sample = registered(make_sample("v", [a], [a]), a.shape, [offset])
+    _, moved = present(read_sample(sample, STORE))
+    rows, columns = sample.region  # type: ignore[misc]
     reference = shift(a.astype(float), [-offset[0], -offset[1]], order=3)[rows, columns]
     assert moved.dtype == np.float32
     assert moved.shape == reference.shape
@@ -87,19 +87,19 @@ def test_a_quadratic_surface_is_moved_exactly() -> None:
     """Keys 1981: cubic convolution with a = -0.5 reproduces polynomials of second degree."""
     y, x = np.mgrid[0:20, 0:30].astype(np.float32)
     a = 3 + 2 * x - y + 0.5 * x * x + 0.25 * y * y
-    view = registered(make_view("v", [a], [a]), a.shape, [(0.4, 1.7)])
-    _, moved = present(read_view(view, STORE))
-    rows, columns = view.region  # type: ignore[misc]
+    sample = registered(make_sample("v", [a], [a]), a.shape, [(0.4, 1.7)])
+    _, moved = present(read_sample(sample, STORE))
+    rows, columns = sample.region  # type: ignore[misc]
     y, x = y[rows, columns] + 0.4, x[rows, columns] + 1.7
     np.testing.assert_allclose(moved, 3 + 2 * x - y + 0.5 * x * x + 0.25 * y * y, rtol=1e-4)
 
 
 def test_a_window_of_a_moved_target_is_the_window_of_the_whole() -> None:
     a, b, c = field(), field(seed=1), field(seed=2)
-    view = make_view("v", [a], [b, c, None])
-    view = registered(view, a.shape, [(2.0, -1.0), (-0.5, 3.3), (0.0, 0.0)])
-    whole = read_view(view, STORE)
-    part = read_view(view, STORE, (slice(4, 20), slice(7, 23)))
+    sample = make_sample("v", [a], [b, c, None])
+    sample = registered(sample, a.shape, [(2.0, -1.0), (-0.5, 3.3), (0.0, 0.0)])
+    whole = read_sample(sample, STORE)
+    part = read_sample(sample, STORE, (slice(4, 20), slice(7, 23)))
     assert whole[3] is part[3] is None
     for array, crop in zip(whole[:3], part[:3], strict=True):
         assert array is not None
@@ -108,16 +108,16 @@ def test_a_window_of_a_moved_target_is_the_window_of_the_whole() -> None:
 
 def test_a_shift_that_leaves_nothing() -> None:
     with pytest.raises(UserError, match=r"field v: shifted by .* nothing is left of 10x10"):
-        registered(make_view("v", [field(10, 10)], [field(10, 10)]), (10, 10), [(12.0, 0.0)])
+        registered(make_sample("v", [field(10, 10)], [field(10, 10)]), (10, 10), [(12.0, 0.0)])
 
 
 @pytest.mark.parametrize("where", ["input", "target"])
 def test_sizes_that_differ_are_refused(where: str) -> None:
     small, large = field(10, 12), field(10, 13)
-    view = (
-        make_view("v", [large, small], [large])
+    sample = (
+        make_sample("v", [large, small], [large])
         if where == "input"
-        else make_view("v", [large], [None, small])
+        else make_sample("v", [large], [None, small])
     )
     with pytest.raises(UserError, match=r"field v: v/input0 is 10x13 .* v/\w+1 is 10x12"):
-        read_view(replace(view, region=None), STORE)
+        read_sample(replace(sample, region=None), STORE)

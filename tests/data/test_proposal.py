@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from vfn.data.base import DataConfig
 from vfn.data.discovery import Layout, discover
 from vfn.data.proposal import propose
+from vfn.data.samples import Task
 from vfn.data.sets import make_data
-from vfn.data.views import Task
 from vfn.errors import UserError
 
 WORDS = {"dna": "DAPI", "er": "GFP"}
@@ -137,7 +137,7 @@ def test_training_and_the_doctor_say_which_pattern(tmp_path: Path) -> None:
     task = Task("t", ("er",), ("dna",))
     config = DataConfig("folder", str(tmp_path), channels=WORDS)
     with pytest.raises(UserError) as caught:
-        make_data(task, config).views()
+        make_data(task, config).samples()
     assert str(caught.value).endswith(
         "part of the name changes with the channel (0 with DAPI, 1 with GFP): "
         r"""'data.pattern="^(?P<well>[A-Z]\d+)_\d+_(?P<channel>DAPI|GFP)[\W_]"' pairs 3 fields"""

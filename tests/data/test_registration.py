@@ -15,12 +15,12 @@ from vfn.data import registration
 from vfn.data.registration import REACH, SURE, Shift, features, measure_shift
 from vfn.data.simulated import simulate_field
 
-Plane = npt.NDArray[np.float32]
+ImageSource = npt.NDArray[np.float32]
 SIZE = (256, 288)
 BORDER = 20  # drawn around, so that planes can be cut out shifted
 
 
-def nuclei(seed: int) -> Plane:
+def nuclei(seed: int) -> ImageSource:
     """Soft-edged blobs of different brightness, 0 to about 1, with a border to cut off."""
     rng = np.random.default_rng(seed)
     height, width = (n + 2 * BORDER for n in SIZE)
@@ -35,7 +35,7 @@ def nuclei(seed: int) -> Plane:
     return image
 
 
-def phase_like(image: Plane, seed: int) -> Plane:
+def phase_like(image: ImageSource, seed: int) -> ImageSource:
     """What phase contrast makes of it: dark bodies, bright rings, other structure, uneven light."""
     rng = np.random.default_rng(1000 + seed)
     body = np.sqrt(gaussian_filter(image, 1.0))
@@ -45,12 +45,12 @@ def phase_like(image: Plane, seed: int) -> Plane:
     return np.asarray(light * (shown + 0.03 * rng.standard_normal(image.shape)), np.float32)
 
 
-def noisy(image: Plane, seed: int, sigma: float = 0.03) -> Plane:
+def noisy(image: ImageSource, seed: int, sigma: float = 0.03) -> ImageSource:
     noise = np.random.default_rng(2000 + seed).standard_normal(image.shape)
     return np.asarray(image + sigma * noise, np.float32)
 
 
-def cut(image: Plane, dy: float = 0, dx: float = 0) -> Plane:
+def cut(image: ImageSource, dy: float = 0, dx: float = 0) -> ImageSource:
     """The plane in which everything lies (dy, dx) farther down and right."""
     if dy % 1 or dx % 1:
         wave = np.fft.ifft2(fourier_shift(np.fft.fft2(image), (dy, dx))).real

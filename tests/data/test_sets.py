@@ -6,9 +6,9 @@ import tifffile
 
 from vfn.data.base import DataConfig, StainData, overlap
 from vfn.data.discovery import Layout
+from vfn.data.samples import Sample, Task
 from vfn.data.sets import DATA_SETS, Simulated, make_data
 from vfn.data.simulated import CHANNELS, Specimen
-from vfn.data.views import Task, View
 from vfn.errors import UserError
 
 DNA = Task("dna", ("golgi_actin", "rna"), ("dna",))
@@ -173,9 +173,11 @@ def test_simulated_fields() -> None:
 
 
 def test_simulated_planes_out_of_focus() -> None:
-    views = simulated(REFOCUS, fields=1).views()
-    assert [view.name for view in views] == ["sim0003_z-4", "sim0003_z4"]
-    target, one, other = (p.read() for p in (*views[0].targets, *views[0].inputs, *views[1].inputs))
+    samples = simulated(REFOCUS, fields=1).samples()
+    assert [sample.name for sample in samples] == ["sim0003_z-4", "sim0003_z4"]
+    target, one, other = (
+        p.read() for p in (*samples[0].targets, *samples[0].inputs, *samples[1].inputs)
+    )
     np.testing.assert_array_equal(target, Specimen(3, (50, 61)).render("actin", 0.0, "uint16"))
     np.testing.assert_array_equal(one, Specimen(3, (50, 61)).render("actin", -4.0, "uint16"))
     np.testing.assert_array_equal(other, Specimen(3, (50, 61)).render("actin", 4.0, "uint16"))
@@ -189,7 +191,7 @@ def test_every_channel_is_there() -> None:
 @pytest.mark.parametrize("wrong", [{"fields": 0}, {"height": 0}, {"dtype": "int32"}])
 def test_simulated_keys_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError):
-        simulated(DNA, **wrong).views()[0].inputs[0].read()
+        simulated(DNA, **wrong).samples()[0].inputs[0].read()
 
 
 # --- the module from end to end ---
@@ -233,12 +235,12 @@ def test_set_up_and_draw(tmp_path: Path, split: str) -> None:
     assert recipe["pixel_size"] is None
     parts = recipe["split"]
     assert not overlap(data.split.test, [*parts["train"], *parts["val"]])
-    assert overlap(data.split.test, parts["test"]) == [view.name for view in data.split.test]
+    assert overlap(data.split.test, parts["test"]) == [sample.name for sample in data.split.test]
 
 
 def test_overlap_of_regions() -> None:
-    def cut(name: str, *region: slice) -> View:
-        return View(name, name, (), (), region if region else None)  # type: ignore[arg-type]
+    def cut(name: str, *region: slice) -> Sample:
+        return Sample(name, name, (), (), region if region else None)  # type: ignore[arg-type]
 
     used = [["a", [[0, 10], [0, 20]]], ["b", None]]
     assert overlap([cut("a", slice(0, 10), slice(20, 30))], used) == []

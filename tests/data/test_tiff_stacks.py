@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from vfn.data import tiff_stacks
 from vfn.data.discovery import Field, Layout, discover, whole_images
+from vfn.data.samples import Task, make_samples
 from vfn.data.tiff_stacks import TiffPlane, is_stack, tiff_stack
-from vfn.data.views import Task, make_views
 from vfn.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -173,11 +173,11 @@ def test_the_middle_plane_is_focal_and_that_is_said(
     np.testing.assert_array_equal(read(entry, "rna", 0.6), z[4])
     np.testing.assert_array_equal(read(entry, "dna"), flat)
     # Planes side by side, beside a flat target.
-    (view,) = make_views([entry], Task("t", ("rna@-0.3", "rna", "rna@0.3"), ("dna",)))
-    for plane, expected in zip(view.planes, [*z[1:4], flat], strict=True):
+    (sample,) = make_samples([entry], Task("t", ("rna@-0.3", "rna", "rna@0.3"), ("dna",)))
+    for plane, expected in zip(sample.planes, [*z[1:4], flat], strict=True):
         np.testing.assert_array_equal(plane.read(), expected)
     refused(
-        lambda: make_views([entry], Task("t", ("rna@-4",), ("dna",))),
+        lambda: make_samples([entry], Task("t", ("rna@-4",), ("dna",))),
         "no plane for rna at -4 um", "rna at -0.6, -0.3, 0, 0.3, 0.6 um", "dna at 0 um",
     )  # fmt: skip
     caplog.clear()

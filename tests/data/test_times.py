@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfn.data.discovery import Field, Layout, Time, discover
+from vfn.data.samples import Sample, SplitRule, Task, make_samples, split_samples
 from vfn.data.times import alike_but_for_time, time_points
-from vfn.data.views import SplitRule, Task, View, make_views, split_views
 from vfn.errors import UserError
 
 TASK = Task("t", ("bf",), ("dna",))
@@ -98,9 +98,9 @@ def test_paths_without_times_are_left_alone(paths: list[str]) -> None:
     assert [cut(path) for path in paths] == [(path, "") for path in paths]
 
 
-def views(positions: int, times: int) -> list[View]:
+def samples(positions: int, times: int) -> list[Sample]:
     return [
-        View(f"p{p}_t{t}", f"p{p}_t{t}", (), (), time=Time(f"p{p}"))
+        Sample(f"p{p}_t{t}", f"p{p}_t{t}", (), (), time=Time(f"p{p}"))
         for p in range(positions)
         for t in range(times)
     ]
@@ -109,14 +109,14 @@ def views(positions: int, times: int) -> list[View]:
 @settings(max_examples=30)
 @given(st.integers(4, 9), st.integers(1, 5), st.integers(0, 99))
 def test_a_position_is_in_one_part(positions: int, times: int, seed: int) -> None:
-    split = split_views(views(positions, times), SplitRule(seed=seed))
-    parts = [{view.position for view in part} for part in (split.train, split.val, split.test)]
+    split = split_samples(samples(positions, times), SplitRule(seed=seed))
+    parts = [{sample.position for sample in part} for part in (split.train, split.val, split.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == positions
 
 
 def test_positions_are_named_for_testing() -> None:
-    split = split_views(views(5, 3), SplitRule(test_fields=("p2",)))
-    assert [view.name for view in split.test] == ["p2_t0", "p2_t1", "p2_t2"]
+    split = split_samples(samples(5, 3), SplitRule(test_fields=("p2",)))
+    assert [sample.name for sample in split.test] == ["p2_t0", "p2_t1", "p2_t2"]
 
 
 def test_wells_stay_together_in_a_time_lapse(tmp_path: Path) -> None:
@@ -125,18 +125,18 @@ def test_wells_stay_together_in_a_time_lapse(tmp_path: Path) -> None:
         for w in range(1, 5) for s in (1, 2) for t in (1, 2) for c in (1, 2)
     ]  # fmt: skip
     fields = found(fill(tmp_path, *names), pattern=PHENIX, channels=CHANNELS)
-    split = split_views(make_views(fields, TASK), SplitRule())
-    parts = [{view.well for view in part} for part in (split.train, split.val, split.test)]
+    split = split_samples(make_samples(fields, TASK), SplitRule())
+    parts = [{sample.well for sample in part} for part in (split.train, split.val, split.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 4
     assert sum(map(len, (split.train, split.val, split.test))) == 16
 
 
 def test_names_that_look_like_times_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    plain = [View(f"a_t{t}_s1", f"a_t{t}_s1", (), ()) for t in range(1, 6)]
-    split_views(plain, SplitRule())
+    plain = [Sample(f"a_t{t}_s1", f"a_t{t}_s1", (), ()) for t in range(1, 6)]
+    split_samples(plain, SplitRule())
     assert "a_t1_s1 and a_t2_s1 differ in a time point alone" in caplog.text
     caplog.clear()
-    split_views(views(5, 2), SplitRule())
+    split_samples(samples(5, 2), SplitRule())
     assert not caplog.text
 
 

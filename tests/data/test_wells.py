@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from vfn.data.base import DataConfig
 from vfn.data.discovery import Field
+from vfn.data.samples import Sample, SplitRule, Task, split_samples
 from vfn.data.sets import make_data
-from vfn.data.views import SplitRule, Task, View, split_views
 from vfn.data.wells import wells_from_names, with_wells
 
 
@@ -47,9 +47,9 @@ def fields(*names: str) -> list[Field]:
     return [Field(name, {}) for name in names]
 
 
-def views(*names: str) -> list[View]:
+def samples(*names: str) -> list[Sample]:
     return [
-        View(f.name, f.name, (), (), well=f.well, site=f.site, well_from_name=f.well_from_name)
+        Sample(f.name, f.name, (), (), well=f.well, site=f.site, well_from_name=f.well_from_name)
         for f in with_wells(fields(*names))
     ]
 
@@ -79,8 +79,8 @@ def test_one_field_a_well_is_divided_as_without_wells(
 ) -> None:
     names = [f"x_A{column}" for column in columns]  # x_A10 comes before x_A2
     rule = SplitRule(seed=seed, test_fraction=share)
-    named = split_views(views(*names), rule)
-    bare = split_views([View(name, name, (), ()) for name in names], rule)
+    named = split_samples(samples(*names), rule)
+    bare = split_samples([Sample(name, name, (), ()) for name in names], rule)
     assert named.by == "well"
     for part in ("train", "val", "test"):
         assert [v.field for v in getattr(named, part)] == [v.field for v in getattr(bare, part)]
@@ -89,7 +89,7 @@ def test_one_field_a_well_is_divided_as_without_wells(
 @given(st.integers(3, 8), st.integers(1, 4), st.integers(0, 5))
 def test_sites_of_a_well_stay_together(wells: int, sites: int, seed: int) -> None:
     names = [f"B{w}_{s}_x" for w in range(2, 2 + wells) for s in range(sites)]
-    split = split_views(views(*names), SplitRule(seed=seed))
+    split = split_samples(samples(*names), SplitRule(seed=seed))
     parts = [{v.well for v in part} for part in (split.train, split.val, split.test)]
     assert sum(map(len, parts)) == wells == len(set.union(*parts))
 
@@ -99,8 +99,8 @@ def test_too_few_wells_are_shared_with_a_warning(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("vfn"), "propagate", True)
     names = [f"{well}_s{site}" for well in ("A01", "A02") for site in range(5)]
-    split = split_views(views(*names), SplitRule())
-    assert split == split_views(views(*names), SplitRule("field"))
+    split = split_samples(samples(*names), SplitRule())
+    assert split == split_samples(samples(*names), SplitRule("field"))
     (message,) = caplog.messages
     assert message.startswith(
         "2 well(s) found: too few to train, validate and test on different ones"
@@ -113,8 +113,8 @@ def test_named_test_fields_that_part_a_well_are_warned_of(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("vfn"), "propagate", True)
     names = [f"{well}_s{site}" for well in ("A01", "A02", "A03", "A04") for site in (1, 2)]
-    split = split_views(views(*names), SplitRule(test_fields=("A02_s1",)))
-    assert [view.field for view in split.test] == ["A02_s1"]
+    split = split_samples(samples(*names), SplitRule(test_fields=("A02_s1",)))
+    assert [sample.field for sample in split.test] == ["A02_s1"]
     assert caplog.messages[0].startswith(
         "data.test_fields: well A02 would be in training and testing; "
     )
@@ -133,5 +133,5 @@ def test_a_folder_is_split_by_the_wells_of_its_names_and_says_so(tmp_path: Path)
     data.setup()
     assert data.split is not None
     assert (len(data.split.train), len(data.split.val), len(data.split.test)) == (6, 2, 2)
-    assert len({view.well for view in data.split.test}) == 1
+    assert len({sample.well for sample in data.split.test}) == 1
     assert "split by well (A01, B02, C03, D04, ...);" in data.summary()

@@ -12,8 +12,8 @@ from tests.odd_files import write_odd_files
 from vfn.data.base import DataConfig
 from vfn.data.discovery import Field, FilePlane, Time
 from vfn.data.proposal import Proposal
+from vfn.data.samples import Task
 from vfn.data.simulated import Specimen
-from vfn.data.views import Task
 from vfn.data.wells import with_wells
 from vfn.doctor.case import Case
 from vfn.doctor.command import judge
@@ -224,7 +224,7 @@ def test_names_that_pair_nothing_are_told_with_a_pattern_and_not_as_damage(clean
 
 def test_known_wells_that_are_split_by_field_leak(clean: Planes) -> None:
     stats = [
-        replace(f, well=f"A0{1 + i // 3}", views=tuple(replace(v, well=f"A0{1 + i // 3}") for v in f.views))
+        replace(f, well=f"A0{1 + i // 3}", samples=tuple(replace(v, well=f"A0{1 + i // 3}") for v in f.samples))
         for i, f in enumerate(read_fields(fields_of(clean), TASK))
     ]  # fmt: skip
     config = {"name": "folder", "split": "field"}

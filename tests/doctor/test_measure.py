@@ -118,6 +118,6 @@ def test_the_digest_tells_pixels_shapes_and_types_apart() -> None:
     others = [image.reshape(6, 4), image.astype(np.uint8), image + np.uint16(1)]
     assert measure(image).digest == measure(image.copy()).digest
     assert len({measure(i).digest for i in (image, *others)}) == 4
-    # A view with strides has the same pixels as its copy.
+    # A sample with strides has the same pixels as its copy.
     wide = np.arange(48, dtype=np.uint16).reshape(4, 12)
     assert measure(wide[:, ::2]).digest == measure(wide[:, ::2].copy()).digest

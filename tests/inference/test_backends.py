@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.inference.test_predictor import grey, make_checkpoint
-from tests.test_uncertainty import calibrated
-from vfn.checkpoint import Checkpoint
+from tests.uncertainty.test_intervals import calibrated
 from vfn.errors import UserError
 from vfn.inference import backends
 from vfn.inference.backends import make_network, pick_arithmetic
 from vfn.inference.predictor import Predictor
-from vfn.nets import make_generator
+from vfn.models.checkpoint import Checkpoint
+from vfn.models.nets import make_generator
 
 OTHERS = ["onnx", "openvino"]
 LIMIT = 1e-4  # of [-1, 1], float32

@@ -8,15 +8,15 @@ import tifffile
 
 from tests.conftest import write_zarr_image
 from tests.inference.test_predictor import grey, make_checkpoint, make_predictor
+from vfn.data.cache import ImageCache
 from vfn.data.discovery import discover
 from vfn.data.formats import scenes
-from vfn.data.store import PlaneStore
-from vfn.data.views import View
+from vfn.data.samples import Sample
 from vfn.errors import UserError
 from vfn.inference import ome
 from vfn.inference.ome import is_whole, write_ome
-from vfn.inference.predictor import find_views, predict_views, run
-from vfn.shards import Shard
+from vfn.inference.predictor import find_samples, predict_samples, run
+from vfn.system.shards import Shard
 
 FRAMES = np.stack([grey(seed) for seed in range(3)])
 SIZE = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "TimeIncrement": 60}
@@ -86,15 +86,15 @@ def test_jobs_share_movies_whole(folder: Path, tmp_path: Path) -> None:
 
 def test_a_time_point_alone_is_a_field(folder: Path, tmp_path: Path) -> None:
     predictor = make_predictor(make_checkpoint())
-    views = find_views(predictor.checkpoint, folder)
-    (path,) = predict_views(predictor, views[1:2], tmp_path / "out")
+    samples = find_samples(predictor.checkpoint, folder)
+    (path,) = predict_samples(predictor, samples[1:2], tmp_path / "out")
     assert path.name == "m_t2.ome.tif"
     np.testing.assert_array_equal(tifffile.imread(path), predictor.predict([FRAMES[1]])[0])
 
 
 def test_a_movie_that_loses_a_time_point_is_refused(folder: Path, tmp_path: Path) -> None:
-    def leave_out(views: list[View], store: PlaneStore) -> list[View]:
-        return [view for view in views if view.name != "m_t2"]
+    def leave_out(samples: list[Sample], store: ImageCache) -> list[Sample]:
+        return [sample for sample in samples if sample.name != "m_t2"]
 
     predictor = make_predictor(make_checkpoint())
     with pytest.raises(UserError, match=r"field m: 1 of its 3 time points"):

@@ -11,7 +11,7 @@ import zarr
 
 from vfn.data.discovery import Layout, discover
 from vfn.data.images import DTYPES
-from vfn.data.views import View
+from vfn.data.samples import Sample
 from vfn.errors import UserError
 from vfn.inference.ome import write_ome
 from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
@@ -20,8 +20,8 @@ RNG = np.random.default_rng(0)
 WINDOWS = [(0.0, 200.0), (10.0, 90.0), (1.0, 2.0), (1.0, 2.0), (1.0, 2.0)]
 
 
-def view(name: str, well: str = "", site: str = "", plate: str = "") -> View:
-    return View(name, name, (), (), plate=plate, well=well, site=site)
+def sample(name: str, well: str = "", site: str = "", plate: str = "") -> Sample:
+    return Sample(name, name, (), (), plate=plate, well=well, site=site)
 
 
 def pixels(*shape: int, dtype: str = "uint16") -> np.ndarray:
@@ -126,34 +126,34 @@ def test_somebodys_image_is_not_taken_for_a_prediction(tmp_path: Path, by: str) 
 # --- plates ---
 
 
-def predict(output: Path, *views: View) -> dict[str, Path]:
-    """Write all `views` as a run does."""
-    paths = field_paths(output, views)
-    for one in views:
+def predict(output: Path, *samples: Sample) -> dict[str, Path]:
+    """Write all `samples` as a run does."""
+    paths = field_paths(output, samples)
+    for one in samples:
         written(paths[one.name], pixels(1, 4, 5), one.name)
         list_in_plate(paths[one.name], one.plate)
     return {name: path.relative_to(output) for name, path in paths.items()}  # type: ignore[misc]
 
 
 def test_without_wells_an_image_a_field(tmp_path: Path) -> None:
-    for views in (
-        [view("a"), view("b")],
-        [view("a"), view("b", "A01")],
-        [view("a", "left"), view("b")],
+    for samples in (
+        [sample("a"), sample("b")],
+        [sample("a"), sample("b", "A01")],
+        [sample("a", "left"), sample("b")],
     ):
-        assert field_paths(tmp_path, views) == {n: tmp_path / f"{n}.zarr" for n in "ab"}
+        assert field_paths(tmp_path, samples) == {n: tmp_path / f"{n}.zarr" for n in "ab"}
 
 
 def test_fields_of_a_well_are_counted_by_site(tmp_path: Path) -> None:
-    views = [view(f"w{w}s{s}", w, s) for w in ("A01", "B12") for s in ("10", "2", "1")]
-    assert predict(tmp_path, *views[:4]) == {
+    samples = [sample(f"w{w}s{s}", w, s) for w in ("A01", "B12") for s in ("10", "2", "1")]
+    assert predict(tmp_path, *samples[:4]) == {
         "wA01s1": Path("predicted.zarr/A/01/0"),
         "wA01s2": Path("predicted.zarr/A/01/1"),
         "wA01s10": Path("predicted.zarr/A/01/2"),
         "wB12s10": Path("predicted.zarr/B/12/0"),
     }
     # Later more fields come: none takes another one's place.
-    predict(tmp_path, *views[2:])
+    predict(tmp_path, *samples[2:])
     fields = discover(tmp_path, Layout(), ["dapi"])
     names = {
         (e.well, e.site): json.loads((e.planes["dapi", 0.0].path / "zarr.json").read_text())  # type: ignore[attr-defined]
@@ -169,8 +169,8 @@ def test_fields_of_a_well_are_counted_by_site(tmp_path: Path) -> None:
 def test_the_plate_is_valid_after_every_field(tmp_path: Path) -> None:
     from ome_zarr_models.v05.hcs import HCS
 
-    views = [view(f"{w}{s}", w, s, "P") for w in ("B10", "A2", "A10") for s in "12"]
-    for one in views:
+    samples = [sample(f"{w}{s}", w, s, "P") for w in ("B10", "A2", "A10") for s in "12"]
+    for one in samples:
         predict(tmp_path, one)
         plate = HCS.from_zarr(
             zarr.open_group(tmp_path / "predicted.zarr", mode="r")
@@ -186,28 +186,28 @@ def test_the_plate_is_valid_after_every_field(tmp_path: Path) -> None:
 
 
 def test_several_plates(tmp_path: Path) -> None:
-    views = [view("x1", "A1", "", "P 1"), view("x2", "A1", "", "P2")]
-    assert predict(tmp_path, *views) == {
+    samples = [sample("x1", "A1", "", "P 1"), sample("x2", "A1", "", "P2")]
+    assert predict(tmp_path, *samples) == {
         "x1": Path("predicted_P_1.zarr/A/1/0"),
         "x2": Path("predicted_P2.zarr/A/1/0"),
     }
 
 
 def test_fields_of_another_plate_are_not_mixed_in(tmp_path: Path) -> None:
-    predict(tmp_path, view("a", "A1", "", "P"))
+    predict(tmp_path, sample("a", "A1", "", "P"))
     for other in ("Q", ""):
         with pytest.raises(UserError, match=r"predicted\.zarr: holds predictions of plate P"):
-            field_paths(tmp_path, [view("a", "A1", "", other)])
+            field_paths(tmp_path, [sample("a", "A1", "", other)])
 
 
 def test_somebodys_plate_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "predicted.zarr").mkdir()
     (tmp_path / "predicted.zarr" / ".zattrs").write_text("{}")
     with pytest.raises(UserError, match=r"predicted\.zarr: is there already"):
-        field_paths(tmp_path, [view("a", "A1")])
+        field_paths(tmp_path, [sample("a", "A1")])
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ome_zarr.writer", None)
     with pytest.raises(UserError, match="pip install ome-zarr"):
-        field_paths(tmp_path, [view("a")])
+        field_paths(tmp_path, [sample("a")])

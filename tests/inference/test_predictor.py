@@ -15,19 +15,19 @@ import tifffile
 import torch
 
 from tests.conftest import write_zarr_plate
-from vfn.checkpoint import Checkpoint
 from vfn.data.discovery import Layout, discover
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.images import read_image
-from vfn.data.input_shift import Envelope, field_statistics
-from vfn.data.intensity import Intensity, to_dtype
-from vfn.data.survey import LinearMap
-from vfn.data.views import Task
+from vfn.data.input_shift import TrainingDistribution, field_statistics
+from vfn.data.intensity import IntensityNormaliser, to_dtype
+from vfn.data.samples import Task
+from vfn.data.statistics import LinearMap
 from vfn.errors import UserError
 from vfn.inference.ome import SHIFT
-from vfn.inference.predictor import Predictor, _Pixels, find_views, predict_views, run
-from vfn.nets import make_generator
-from vfn.precision import pick_device, pick_precision
+from vfn.inference.predictor import Predictor, _Pixels, find_samples, predict_samples, run
+from vfn.models.checkpoint import Checkpoint
+from vfn.models.nets import make_generator
+from vfn.models.precision import pick_device, pick_precision
 
 SPEC = {"name": "unet", "width": 4, "depth": 2}
 
@@ -51,8 +51,8 @@ def make_checkpoint(
         make_generator(SPEC, n, m).eval(),  # type: ignore[arg-type]
         task,
         layout or Layout(),
-        tuple(Intensity(0.0, top[dtypes[0]], dtypes[0]) for _ in range(n)),
-        tuple(Intensity(0.0, top[dtypes[1]], dtypes[1]) for _ in range(m)),
+        tuple(IntensityNormaliser(0.0, top[dtypes[0]], dtypes[0]) for _ in range(n)),
+        tuple(IntensityNormaliser(0.0, top[dtypes[1]], dtypes[1]) for _ in range(m)),
         (None,) * (n + m),
         (_envelope(dtypes[0]),) * n,
         LinearMap(np.zeros((m, n)), np.zeros(m), np.zeros(m)),
@@ -60,9 +60,9 @@ def make_checkpoint(
     )
 
 
-def _envelope(dtype: str) -> Envelope:
+def _envelope(dtype: str) -> TrainingDistribution:
     rng = np.random.default_rng(0)
-    return Envelope.fit(
+    return TrainingDistribution.fit(
         [field_statistics(rng.integers(50, 200, (40, 40)).astype(dtype)) for _ in range(4)]
     )
 
@@ -166,7 +166,7 @@ def test_bf16_is_taken_where_it_costs_less_than_half_a_grey_level(
         checkpoint = make_checkpoint(dtypes=("uint16", dtype))
         last = checkpoint.generator.last
         torch.nn.init.normal_(last.weight, 0.0, 0.5)  # an untrained network says nearly nothing
-        checkpoint = replace(checkpoint, targets=(Intensity(0.0, top, dtype),))
+        checkpoint = replace(checkpoint, targets=(IntensityNormaliser(0.0, top, dtype),))
         predictor = Predictor(checkpoint, "cpu", "auto", tile=32)
         out = predictor.predict([grey(0)])
         picked[dtype] = predictor.precision
@@ -215,7 +215,7 @@ def test_fields_leave_the_memory_once_they_are_predicted() -> None:
 
 
 def found(checkpoint: Checkpoint, source: Path) -> dict[str, list[str]]:
-    return {v.name: [str(p) for p in v.inputs] for v in find_views(checkpoint, source)}
+    return {v.name: [str(p) for p in v.inputs] for v in find_samples(checkpoint, source)}
 
 
 def test_by_token_as_in_training(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_by_token_as_in_training(tmp_path: Path) -> None:
         "A1": [str(tmp_path / "d1/A1_er.tif"), str(tmp_path / "d1/A1_Phase.tif")]
     }
     with pytest.raises(UserError, match="field A2_png: no file for er"):
-        find_views(both, tmp_path)
+        find_samples(both, tmp_path)
 
 
 def test_names_of_training_come_before_channel_names(tmp_path: Path) -> None:
@@ -260,23 +260,23 @@ def test_a_folder_without_channel_names(tmp_path: Path, caplog: pytest.LogCaptur
     write(tmp_path / "day 1/x1.tif", grey(0))
     write(tmp_path / "x2.tif", grey(1))
     with caplog.at_level(logging.WARNING):
-        views = find_views(make_checkpoint(), tmp_path)
-    assert [view.name for view in views] == ["day_1_x1", "x2"]
+        samples = find_samples(make_checkpoint(), tmp_path)
+    assert [sample.name for sample in samples] == ["day_1_x1", "x2"]
     assert "each image is taken as phase" in caplog.text  # never silently
     with pytest.raises(UserError, match="no file for channel phase, er"):
-        find_views(make_checkpoint(["phase", "er"]), tmp_path)
+        find_samples(make_checkpoint(["phase", "er"]), tmp_path)
 
 
 def test_a_target_is_never_taken_for_an_input(tmp_path: Path) -> None:
     write(tmp_path / "A1_bf.tif", grey(0))
     write(tmp_path / "A1_dapi.tif", grey(0))
     with pytest.raises(UserError, match=r"A1_dapi\.tif: is dapi, which the model predicts"):
-        find_views(make_checkpoint(), tmp_path)
+        find_samples(make_checkpoint(), tmp_path)
 
 
 def refused(checkpoint: Checkpoint, source: Path, *words: str, given: Layout | None = None) -> None:
     with pytest.raises(UserError) as caught:
-        find_views(checkpoint, source, given and replace(given, prefix=""))
+        find_samples(checkpoint, source, given and replace(given, prefix=""))
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "data." not in message.replace(str(source), "")
@@ -328,17 +328,17 @@ def test_the_user_says_how_new_files_are_named(tmp_path: Path) -> None:
     for i, name in enumerate(("A1_BF", "A1_d0", "A2_TL", "A2_d0")):
         write(tmp_path / f"{name}.tif", grey(i))
     checkpoint = make_checkpoint(layout=Layout({"phase": 1, "dapi": 2}, W))
-    views = find_views(checkpoint, tmp_path, Layout({"phase": ["bf", "tl"]}))
-    assert [(v.name, str(v.inputs[0])) for v in views] == [
+    samples = find_samples(checkpoint, tmp_path, Layout({"phase": ["bf", "tl"]}))
+    assert [(v.name, str(v.inputs[0])) for v in samples] == [
         ("A1", str(tmp_path / "A1_BF.tif")),
         ("A2", str(tmp_path / "A2_TL.tif")),
     ]
     # The channels of the training hold for a pattern of the new files, and the other way round.
     new = Layout({"phase": "BF"}, r"(?P<field>\w+)_(?P<channel>\w+)\.tif")
-    assert [v.name for v in find_views(checkpoint, tmp_path, new)] == ["A1"]
+    assert [v.name for v in find_samples(checkpoint, tmp_path, new)] == ["A1"]
     write(tmp_path / "plate" / "_B01_w7.tif", grey(0))
-    (view,) = find_views(checkpoint, tmp_path / "plate", Layout({"phase": 7}))
-    assert (view.name, view.well) == ("B01", "B01")
+    (sample,) = find_samples(checkpoint, tmp_path / "plate", Layout({"phase": 7}))
+    assert (sample.name, sample.well) == ("B01", "B01")
     # What the user says of the files may be wrong; then they are not stained all the same.
     refused(
         checkpoint,
@@ -357,8 +357,8 @@ def test_the_plane_in_focus_of_new_stacks(tmp_path: Path) -> None:
         (None, Layout(), 2), (3.0, Layout(), 3), (3.0, Layout(z_zero=1), 1), (None, Layout(z_zero=4), 4),
     ):  # fmt: skip
         checkpoint = make_checkpoint(layout=Layout(z_zero=trained))
-        (view,) = find_views(checkpoint, tmp_path, given)
-        np.testing.assert_array_equal(view.inputs[0].read(), stack[number])
+        (sample,) = find_samples(checkpoint, tmp_path, given)
+        np.testing.assert_array_equal(sample.inputs[0].read(), stack[number])
 
 
 def test_by_a_manifest_of_the_new_files(tmp_path: Path) -> None:
@@ -371,10 +371,10 @@ def test_by_a_manifest_of_the_new_files(tmp_path: Path) -> None:
     given = Layout(manifest=str(tmp_path / "m.csv"))
     both = {"f1": tmp_path / "in/0.tif", "f2": tmp_path / "in/2.tif"}
     for source in (None, tmp_path, tmp_path / "in"):
-        views = find_views(checkpoint, source, given)
-        assert {v.name: v.inputs[0].path for v in views} == both  # type: ignore[attr-defined]
-    (view,) = find_views(checkpoint, tmp_path / "in/2.tif", given)
-    assert view.name == "f2"
+        samples = find_samples(checkpoint, source, given)
+        assert {v.name: v.inputs[0].path for v in samples} == both  # type: ignore[attr-defined]
+    (sample,) = find_samples(checkpoint, tmp_path / "in/2.tif", given)
+    assert sample.name == "f2"
     (tmp_path / "other").mkdir()
     refused(checkpoint, tmp_path / "other", "input=", "m.csv names, is not in it", given=given)
     refused(checkpoint, tmp_path / "in/3.tif", "3.tif: is no phase", given=given)
@@ -387,27 +387,27 @@ def test_names_tell_nothing_where_a_manifest_told_in_training(tmp_path: Path) ->
     refused(
         listed, tmp_path, "no file for channel phase", "manifest=files.csv", "channels={phase: 0}"
     )
-    views = find_views(listed, tmp_path, Layout({"phase": 0}))
-    assert [view.name for view in views] == ["0", "1", "2"]
+    samples = find_samples(listed, tmp_path, Layout({"phase": 0}))
+    assert [sample.name for sample in samples] == ["0", "1", "2"]
 
 
 def test_channels_inside_of_ome(tmp_path: Path) -> None:
     stack = grey(0, (3, 37, 45))
     names = {"axes": "CYX", "Channel": {"Name": ["DAPI", "er", "Phase"]}, "PhysicalSizeX": 0.4}
     write(tmp_path / "A1.ome.tif", stack, photometric="minisblack", metadata=names)
-    (view,) = find_views(make_checkpoint(["phase", "er"]), tmp_path)
-    assert view.name == "A1"
-    np.testing.assert_array_equal(np.stack([p.read() for p in view.inputs]), stack[[2, 1]])
-    assert view.inputs[0].pixel_size == pytest.approx(0.4)
+    (sample,) = find_samples(make_checkpoint(["phase", "er"]), tmp_path)
+    assert sample.name == "A1"
+    np.testing.assert_array_equal(np.stack([p.read() for p in sample.inputs]), stack[[2, 1]])
+    assert sample.inputs[0].pixel_size == pytest.approx(0.4)
 
 
 def test_unnamed_stacks_hold_the_inputs_in_order(tmp_path: Path) -> None:
     stack = grey(0, (2, 37, 45))
     write(tmp_path / "A1.tif", stack, photometric="minisblack")
-    (view,) = find_views(make_checkpoint(["phase", "er"]), tmp_path)
-    np.testing.assert_array_equal(np.stack([p.read() for p in view.inputs]), stack)
+    (sample,) = find_samples(make_checkpoint(["phase", "er"]), tmp_path)
+    np.testing.assert_array_equal(np.stack([p.read() for p in sample.inputs]), stack)
     with pytest.raises(UserError):
-        find_views(make_checkpoint(), tmp_path)
+        find_samples(make_checkpoint(), tmp_path)
 
 
 def test_every_plane_out_of_focus_is_a_field(tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_a_source_without_images_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=name):
-        find_views(make_checkpoint(), tmp_path / name)
+        find_samples(make_checkpoint(), tmp_path / name)
 
 
 # --- from folder to folder ---
@@ -486,7 +486,7 @@ def test_fields_unlike_those_of_training_are_named(images: Path, tmp_path: Path)
     """In a table, in the log and in the file itself; a field like those of training is not."""
     fields = [read_image(images / f"A{i}_phase.ome.tif").array[0] for i in range(3)]
     checkpoint = make_checkpoint(targets=["dapi", "actin"])
-    usual = Envelope.fit([field_statistics(field) for field in fields])
+    usual = TrainingDistribution.fit([field_statistics(field) for field in fields])
     checkpoint = replace(checkpoint, envelopes=(usual,))
     out = tmp_path / "out"
     paths = run(make_predictor(checkpoint), images, out)
@@ -532,18 +532,18 @@ def test_a_name_that_no_file_can_have_stops_no_other(images: Path, tmp_path: Pat
 
 def test_whoever_watches_hears_how_far_it_is_and_may_end_it(images: Path, tmp_path: Path) -> None:
     predictor = make_predictor(make_checkpoint())
-    views = find_views(predictor.checkpoint, images)
+    samples = find_samples(predictor.checkpoint, images)
     shares: list[float] = []
-    predict_views(predictor, views, tmp_path / "out", watch=shares.append)
+    predict_samples(predictor, samples, tmp_path / "out", watch=shares.append)
     assert shares == sorted(shares)
-    assert len(shares) >= len(views) > 1
+    assert len(shares) >= len(samples) > 1
     assert shares[-1] == 1
 
     def enough(share: float) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        predict_views(predictor, views, tmp_path / "ended", watch=enough)
+        predict_samples(predictor, samples, tmp_path / "ended", watch=enough)
     assert not (tmp_path / "ended").exists()
 
 
@@ -635,32 +635,32 @@ def test_a_plate_in(tmp_path: Path, version: str) -> None:
     patterned = make_checkpoint(["phase"], layout=Layout({}, r"_(?P<field>.)_(?P<channel>.)"))
     for checkpoint in (make_checkpoint(["phase"]), patterned):
         for source in (tmp_path, tmp_path / "P.zarr"):
-            views = find_views(checkpoint, source)
-            assert [(v.name, v.plate, v.well, v.site) for v in views] == [
+            samples = find_samples(checkpoint, source)
+            assert [(v.name, v.plate, v.well, v.site) for v in samples] == [
                 ("P_A1_s0", "P", "A1", "0"),
                 ("P_B2_s0", "P", "B2", "0"),
                 ("P_B2_s1", "P", "B2", "1"),
             ]
-            np.testing.assert_array_equal(views[2].inputs[0].read(), truth["B/2", 1][0])
+            np.testing.assert_array_equal(samples[2].inputs[0].read(), truth["B/2", 1][0])
     for checkpoint in (make_checkpoint(["dna"]), make_checkpoint(["dna"], layout=patterned.layout)):
         with pytest.raises(UserError, match=r"no file for channel dna .*P\.zarr holds Phase, er"):
-            find_views(checkpoint, tmp_path / "P.zarr")
+            find_samples(checkpoint, tmp_path / "P.zarr")
 
 
 def test_a_plate_without_names_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     truth = write_zarr_plate(tmp_path / "P.zarr", {"A/1": 1}, ["a", "b"])
     with caplog.at_level(logging.WARNING):
-        (view,) = find_views(make_checkpoint(["phase", "er"]), tmp_path / "P.zarr")
+        (sample,) = find_samples(make_checkpoint(["phase", "er"]), tmp_path / "P.zarr")
     assert "each image is taken as phase + er" in caplog.text
-    assert (view.name, view.well) == ("P_A1_s0", "A1")
-    np.testing.assert_array_equal(view.inputs[1].read(), truth["A/1", 0][1])
+    assert (sample.name, sample.well) == ("P_A1_s0", "A1")
+    np.testing.assert_array_equal(sample.inputs[1].read(), truth["A/1", 0][1])
 
 
 def test_a_damaged_container_is_named(tmp_path: Path) -> None:
     (tmp_path / "P.zarr").mkdir()
     for source in (tmp_path, tmp_path / "P.zarr"):
         with pytest.raises(UserError, match=r"P\.zarr: has no zarr\.json"):
-            find_views(make_checkpoint(), source)
+            find_samples(make_checkpoint(), source)
 
 
 def test_a_plate_out(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_half_precision_predictions_are_blended_in_float32() -> None:
     torch.testing.assert_close(got, image, atol=2**-8, rtol=0)
 
 
-def test_the_field_may_be_a_view() -> None:
+def test_the_field_may_be_a_sample() -> None:
     wide = torch.rand(2, 50, 80, generator=torch.Generator().manual_seed(0))
     image = wide[:, ::2, 3:70:2]
     got = predict_tiled(lambda t: t, image, 16, 4, 8, 3)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from vfn.evaluation.rows import HIGHER_IS_BETTER
 from vfn.metrics.comparison import (
     MAIN,
     SEED,
@@ -19,7 +20,6 @@ from vfn.metrics.comparison import (
     make_units,
     units_needed,
 )
-from vfn.metrics.rows import HIGHER_IS_BETTER
 
 # Darwin's pairs of maize, crossed and self-fertilised, heights in eighths of an inch: differences
 # as in Fisher, The Design of Experiments (1935), ch. 3, where t = 2.148 with 14 degrees of freedom.

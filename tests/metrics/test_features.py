@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from vfn.errors import UserError
+from vfn.evaluation.pairs import FieldPair
 from vfn.metrics import features
 from vfn.metrics.features import (
     FeatureRow,
@@ -23,7 +24,6 @@ from vfn.metrics.features import (
     object_channels,
     survivors,
 )
-from vfn.metrics.pairs import FieldPair
 from vfn.report.feature_figures import HEADER, histograms, matrix, write_features
 from vfn.report.figures import DARK, png_bytes
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli import run
-from vfn.checkpoint import load_checkpoint
+from vfn.models.checkpoint import load_checkpoint
 
 TINY = [
     "data=simulated", "data.fields=5", "data.height=96", "data.width=96", "data.patch_size=32",

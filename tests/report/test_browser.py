@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vfn.commands.score import score
 from vfn.data.simulated import Specimen
-from vfn.metrics.pairs import FieldPair
-from vfn.metrics.ranges import channel_ranges
+from vfn.evaluation.pairs import FieldPair
+from vfn.evaluation.ranges import channel_ranges
 from vfn.metrics.stain import Nuclei, measure
 from vfn.report.blocks import Block, Place, Table
 from vfn.report.images import detail_pictures, field_pictures
 from vfn.report.page import ShownField, render
 from vfn.report.results import ChannelResult
 from vfn.report.verdict import default_limits, judge
-from vfn.scoring import score
 
 SHAPE = (300, 400)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

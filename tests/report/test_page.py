@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from vfn.metrics.pairs import FieldPair
+from vfn.commands.score import score
+from vfn.evaluation.pairs import FieldPair
 from vfn.report import page
 from vfn.report.blocks import Block, Table
 from vfn.report.html import environment
 from vfn.report.verdict import LEVELS, Judgement, Verdict
-from vfn.scoring import score
 
 LIMIT = 400_000
 

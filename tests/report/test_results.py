@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from vfn.metrics.pairs import FieldPair
-from vfn.metrics.ranges import ChannelRanges, Range
-from vfn.metrics.rows import COLUMNS, Row
+from vfn.evaluation.pairs import FieldPair
+from vfn.evaluation.ranges import ChannelRanges, Range
+from vfn.evaluation.rows import COLUMNS, Row
 from vfn.metrics.stain import Nuclei, measure
 from vfn.report.images import (
     DETAIL_SIDE,

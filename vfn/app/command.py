@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 from vfn.app.folders import Folders
 from vfn.app.models import Models
 from vfn.app.workspace import Workspace
-from vfn.cli import set_up_logging
+from vfn.cli.entry import set_up_logging
+from vfn.commands.predict import required
 from vfn.data.formats import need
 from vfn.errors import UserError
-from vfn.prediction import required
-from vfn.signals import hurry, leave_at_once
+from vfn.system.signals import hurry, leave_at_once
 
 if TYPE_CHECKING:
     from vfn.app.server import Site

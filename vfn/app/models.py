@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vfn.checkpoint import read_raw
-from vfn.csv_files import read_epochs
 from vfn.errors import UserError
-from vfn.module import RECIPE
+from vfn.models.checkpoint import read_raw
+from vfn.models.gan import RECIPE
+from vfn.system.csv_files import read_epochs
 
 BEST = Path("checkpoints", "best.ckpt")
 DEPTH = 3  # folders from the root down to a run: a sweep has its runs in a folder of its own

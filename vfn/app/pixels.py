@@ -45,7 +45,9 @@ class Scale:
 def measure(image: np.ndarray) -> Scale:
     """The scale of an image (H, W)."""
     low, high = float(image.min()), float(image.max())
-    black, median, white = (float(v) for v in np.percentile(sample(image), (AUTO[0], 50, AUTO[1])))
+    black, median, white = (
+        float(v) for v in np.percentile(subsample(image), (AUTO[0], 50, AUTO[1]))
+    )
     release(image)
     if image.dtype.kind in "ui" and image.itemsize <= 2:
         offset, step = float(np.iinfo(image.dtype).min), 1.0
@@ -56,7 +58,7 @@ def measure(image: np.ndarray) -> Scale:
     return Scale(image.dtype.name, low, high, black, white, median, offset, step)
 
 
-def sample(image: np.ndarray) -> np.ndarray:
+def subsample(image: np.ndarray) -> np.ndarray:
     """Some rows and columns of an image (H, W), enough for its percentiles."""
     stride = max(1, math.isqrt(image.size // SAMPLES))
     return image[::stride, ::stride]

@@ -11,18 +11,18 @@ from omegaconf import DictConfig
 
 from vfn.app.folders import check_inside
 from vfn.app.models import Model
-from vfn.app.pixels import AUTO, Scale, measure, sample
+from vfn.app.pixels import AUTO, Scale, measure, subsample
 from vfn.app.queue import Job
-from vfn.checkpoint import Checkpoint, load_checkpoint
-from vfn.csv_files import read_csv
-from vfn.data.discovery import FilePlane, Plane, whole_field
+from vfn.commands.predict import make_predictor, refocusing_step
+from vfn.data.discovery import FilePlane, ImageSource, whole_field
 from vfn.data.images import is_image, read_image, strip_suffix
+from vfn.data.samples import Sample, make_samples
 from vfn.data.tiff_stacks import is_stack
-from vfn.data.views import View, make_views
 from vfn.data.walk import find_sources
 from vfn.errors import UserError
-from vfn.inference.predictor import find_views, predict_views
-from vfn.prediction import make_predictor, refocusing_step
+from vfn.inference.predictor import find_samples, predict_samples
+from vfn.models.checkpoint import Checkpoint, load_checkpoint
+from vfn.system.csv_files import read_csv
 
 SHOWN_FIELDS = 200  # of a folder; more are for predict.py
 
@@ -47,7 +47,7 @@ class Source:
             return str(text)
         return str(text).replace(f"{self.folder}/", "").replace(str(self.folder), "dropped files")
 
-    def name(self, plane: Plane) -> str:
+    def name(self, plane: ImageSource) -> str:
         """Of the file that a plane comes from, and its position in it."""
         text = str(getattr(plane, "path", plane))
         name = text.removeprefix(f"{self.folder}/")
@@ -60,12 +60,12 @@ class Found:
     """The fields of a source as a model sees them.
 
     Attributes:
-        views: none where `problem` says why.
+        samples: none where `problem` says why.
         planes: (file, position) of each grey image, for an assignment by hand; of a few files alone.
         damaged: files that cannot be read, in a line each.
     """
 
-    views: Sequence[View]
+    samples: Sequence[Sample]
     problem: str = ""
     planes: Sequence[tuple[str, int]] = ()
     damaged: Sequence[str] = ()
@@ -82,7 +82,7 @@ class Order:
 
     model: Model
     source: Source
-    views: Sequence[View]
+    samples: Sequence[Sample]
     coverage: float | None
     output: Path
 
@@ -101,7 +101,7 @@ class Layer:
     channel: str
     scale: Scale
     training: tuple[float, float]
-    plane: Plane | None = None
+    plane: ImageSource | None = None
     path: Path | None = None
     index: int = 0
     bright: float | None = None
@@ -163,11 +163,11 @@ def look(model: Model, source: Source) -> Found:
     checkpoint = checkpoint_of(model)
     check_inside(source.folder, source.allowed)
     try:
-        views, problem = find_views(checkpoint, source.folder), ""
+        samples, problem = find_samples(checkpoint, source.folder), ""
     except UserError as exc:
-        views, problem = [], source.words(exc)
+        samples, problem = [], source.words(exc)
     planes, damaged = _planes(source) if source.private else ([], [])
-    return Found(views, problem, planes, damaged)
+    return Found(samples, problem, planes, damaged)
 
 
 def _planes(source: Source) -> tuple[list[tuple[str, int]], list[str]]:
@@ -186,7 +186,7 @@ def _planes(source: Source) -> tuple[list[tuple[str, int]], list[str]]:
     return planes, damaged
 
 
-def assigned(model: Model, source: Source, channels: Mapping[str, tuple[str, int]]) -> list[View]:
+def assigned(model: Model, source: Source, channels: Mapping[str, tuple[str, int]]) -> list[Sample]:
     """One field whose channels the user has pointed out.
 
     Args:
@@ -206,7 +206,7 @@ def assigned(model: Model, source: Source, channels: Mapping[str, tuple[str, int
             raise UserError(f"{channel}: {chosen[0]} is not among the dropped files")
         planes.append(FilePlane(source.folder / chosen[0], chosen[1]))
     name = strip_suffix(planes[0].path)
-    return make_views(
+    return make_samples(
         [whole_field(name, checkpoint.task.inputs, planes)], checkpoint.task, targets=False
     )
 
@@ -220,22 +220,24 @@ def predict(job: Job, config: DictConfig) -> list[Predicted]:
     predictor = make_predictor(config, checkpoint, order.coverage, str(config.backend))
     notes = _promises(checkpoint, predictor.coverage)
     results = []
-    for number, view in enumerate(order.views):
+    for number, sample in enumerate(order.samples):
 
-        def watch(share: float, before: int = number, name: str = view.name) -> None:
-            job.tell((before + share) / len(order.views), f"predicting {name}")
+        def watch(share: float, before: int = number, name: str = sample.name) -> None:
+            job.tell((before + share) / len(order.samples), f"predicting {name}")
 
         watch(0.0)
         folder = order.output / str(number)
         try:
             prepare = refocusing_step(checkpoint, folder / "refocus.csv")
-            paths = predict_views(predictor, [view], folder, prepare=prepare, watch=watch)
+            paths = predict_samples(predictor, [sample], folder, prepare=prepare, watch=watch)
             if not (paths and paths[0].is_file()):
-                raise UserError(f"field {view.name}: is out of focus, and the model leaves it out")
+                raise UserError(
+                    f"field {sample.name}: is out of focus, and the model leaves it out"
+                )
             watch(1.0)
-            results.append(_described(view, paths[0], checkpoint, predictor.channels, notes))
+            results.append(_described(sample, paths[0], checkpoint, predictor.channels, notes))
         except UserError as exc:
-            results.append(Predicted(view.name, error=order.source.words(exc)))
+            results.append(Predicted(sample.name, error=order.source.words(exc)))
     return results
 
 
@@ -246,14 +248,14 @@ def _promises(checkpoint: Checkpoint, coverage: float | None) -> list[str]:
 
 
 def _described(
-    view: View,
+    sample: Sample,
     path: Path,
     checkpoint: Checkpoint,
     channels: Sequence[str],
     notes: Sequence[str],
 ) -> Predicted:
     task, layers = checkpoint.task, []
-    for channel, plane, fitted in zip(task.inputs, view.inputs, checkpoint.inputs, strict=True):
+    for channel, plane, fitted in zip(task.inputs, sample.inputs, checkpoint.inputs, strict=True):
         training = (fitted.low, fitted.high)
         layers.append(Layer("input", channel, measure(plane.read()), training, plane))
     image = read_image(path)
@@ -264,17 +266,17 @@ def _described(
         if index >= len(task.targets):
             kind, bright = "halfwidth", _bright(pixels, image.array[index - len(task.targets)])
         layers.append(Layer(kind, channel, scale, ranges[index], None, path, index, bright))
-    size, trained = view.inputs[0].pixel_size, checkpoint.pixel_size
+    size, trained = sample.inputs[0].pixel_size, checkpoint.pixel_size
     warnings = _shifts(path.parent / "input_shift.csv")
     return Predicted(
-        view.name, "", path, path.stat().st_size, image.array.shape[1:], size, tuple(layers),
+        sample.name, "", path, path.stat().st_size, image.array.shape[1:], size, tuple(layers),
         tuple(warnings), (*notes, *_unknown_size(size, trained)),
     )  # fmt: skip
 
 
 def _bright(halfwidth: np.ndarray, stain: np.ndarray) -> float:
     """Median half-width over the pixels that are nearer to the brightest than to the median stain."""
-    widths, values = sample(halfwidth), sample(stain)
+    widths, values = subsample(halfwidth), subsample(stain)
     middle, top = np.percentile(values, (50, AUTO[1]))
     return float(np.median(widths[values >= (middle + top) / 2]))
 

@@ -48,9 +48,9 @@ from vfn.app.workspace import (
     Workspace,
 )
 from vfn.errors import DiskFull, UserError
-from vfn.files import FULL as FULL_DISK
 from vfn.report.html import environment
-from vfn.uncertainty import check_coverage
+from vfn.system.files import FULL as FULL_DISK
+from vfn.uncertainty.intervals import check_coverage
 
 BAD_REQUEST, TOO_LATE, DEFECT = 400, 408, 500
 ASKED = 2**20  # bytes of JSON that the page may send
@@ -197,16 +197,16 @@ class Site:
                 "damaged": list(found.damaged),
                 "wanted": list(task.inputs),
                 "planes": [{"file": name, "index": index} for name, index in found.planes],
-                "count": len(found.views),
+                "count": len(found.samples),
                 "fields": [
                     {
-                        "name": view.name,
+                        "name": sample.name,
                         "channels": {
                             channel: source.name(plane)
-                            for channel, plane in zip(task.inputs, view.inputs, strict=True)
+                            for channel, plane in zip(task.inputs, sample.inputs, strict=True)
                         },
                     }
-                    for view in found.views[:SHOWN_FIELDS]
+                    for sample in found.samples[:SHOWN_FIELDS]
                 ],
             }
         )
@@ -227,25 +227,25 @@ class Site:
                 for channel, where in asked["channels"].items()
                 if isinstance(where, dict)
             }
-            views = assigned(model, source, chosen)
+            samples = assigned(model, source, chosen)
         else:
             found: Found = look(model, source)
             if found.problem:
                 raise UserError(found.problem)
             wanted = asked.get("fields")
             names = {str(name) for name in wanted} if isinstance(wanted, list) else set()
-            views = [view for view in found.views if view.name in names]
-            if not views:
+            samples = [sample for sample in found.samples if sample.name in names]
+            if not samples:
                 raise UserError("no field is chosen; choose one or more of the list")
-        if len(views) > self.config.files:
+        if len(samples) > self.config.files:
             raise Refused(
                 TOO_LARGE,
-                f"{len(views)} fields: the page predicts {self.config.files} at once; choose fewer, or use "
+                f"{len(samples)} fields: the page predicts {self.config.files} at once; choose fewer, or use "
                 "predict.py for a plate",
             )
         for job in [job for job in self.queue.jobs() if job.over][: -(KEPT - 1)]:
             self._forget(job)
-        order = Order(model, source, views, coverage, self.workspace.new_folder())
+        order = Order(model, source, samples, coverage, self.workspace.new_folder())
         job = Job(partial(predict, config=self.config), order)
         self.queue.add(job)
         return Told({"job": job.name})

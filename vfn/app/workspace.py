@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from vfn.data.images import CONTAINERS, SUFFIXES
 from vfn.errors import DiskFull, UserError
-from vfn.files import replacing
+from vfn.system.files import replacing
 
 KEPT = 6  # drops, and as many predictions; older ones make room
 LONGEST = 180  # bytes of a name: a prediction's is longer than its input's

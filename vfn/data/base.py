@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from vfn.data.cache import ImageCache, cache_folder, store_name
 from vfn.data.discovery import (
     Field,
     FilePlane,
@@ -26,7 +27,7 @@ from vfn.data.formats import ContainerPlane
 from vfn.data.grid import Binning
 from vfn.data.illumination import FlatField
 from vfn.data.images import EXACT
-from vfn.data.intensity import Intensity
+from vfn.data.intensity import IntensityNormaliser
 from vfn.data.patches import (
     BATCHED,
     Batch,
@@ -40,27 +41,26 @@ from vfn.data.patches import (
     leave_signals,
     share_by_name,
 )  # fmt: skip
-from vfn.data.pixels import view_shape
+from vfn.data.pixels import sample_shape
 from vfn.data.proposal import Proposal, propose
-from vfn.data.shifts import Shifts
-from vfn.data.store import PlaneStore, cache_folder, store_name
-from vfn.data.survey import LinearMap, Survey, mean_images, survey
-from vfn.data.views import (
+from vfn.data.samples import (
     NothingPairs,
+    Sample,
     Split,
     SplitRule,
     Task,
-    View,
-    make_views,
+    make_samples,
+    split_samples,
     split_spatial,
-    split_views,
 )  # fmt: skip
+from vfn.data.shifts import Shifts
+from vfn.data.statistics import DatasetStatistics, LinearMap, mean_images, survey
 from vfn.data.wells import with_wells
-from vfn.deconvolution import Deconvolution
 from vfn.errors import UserError
-from vfn.focus.scale import FocusScale
-from vfn.focus.series import calibrate_on_views
-from vfn.refocusing import Refocusing, RefocusSettings, read_fields
+from vfn.refocus.deconvolution import Deconvolution
+from vfn.refocus.scale import FocusScale
+from vfn.refocus.series import calibrate_on_samples
+from vfn.refocus.step import Refocusing, RefocusSettings, read_fields
 
 SHOWN_WELLS = 4  # in the line on the data
 MIN_PATCHES = 400  # an epoch of a small data set is no shorter than this
@@ -80,20 +80,20 @@ class DataConfig:
         register: correct the shift between the first input and each target.
         illumination: divide by a flat field that is estimated over the training fields.
         refocus, refocus_beyond, refocus_channels, refocus_action, refocus_fields: see
-            `vfn.refocusing.RefocusSettings`.
+            `vfn.refocus.step.RefocusSettings`.
         split, test_fraction, val_fraction, test_plates, test_wells, test_fields, gap, split_seed:
-            see `vfn.data.views.SplitRule`.
+            see `vfn.data.samples.SplitRule`.
         range, percentiles, fixed, equalise: see `vfn.data.intensity.Intensity`; `fixed` maps channels
             to (low, high).
         patch_size: pixels; 256 or 128 in the paper.
         batch_size: patches a step and process.
         patches_per_epoch: None takes as many as cover the training area once, 400 at least.
-        val_patches: at most this many patches validate, spread over the validation views.
+        val_patches: at most this many patches validate, spread over the validation samples.
         augment: flips and quarter turns.
         input_jitter: see `vfn.data.patches.jitter_inputs`; 0 is off, as in the paper.
         num_workers: processes that cut patches; 0 cuts them in the training process.
         cache: "disk" decodes every image once into a memory-mapped store, "off" at every reading.
-        cache_dir: of the stores; see `vfn.data.store.cache_folder`.
+        cache_dir: of the stores; see `vfn.data.cache.cache_folder`.
         seed: of the patches.
         extra: keys of one data set alone, its `StainData.OWN`.
     """
@@ -151,7 +151,7 @@ class DataConfig:
         return asdict(self)
 
     def rule(self) -> SplitRule:
-        """How views are divided."""
+        """How samples are divided."""
         return SplitRule(
             self.split, self.test_fraction, self.val_fraction,
             listed(self.test_plates), listed(self.test_wells), listed(self.test_fields),
@@ -234,7 +234,7 @@ class StainData(L.LightningDataModule):
                 f"data.fixed: {', '.join(sorted(unknown))} is no channel of the task; it has "
                 f"{', '.join(task.inputs + task.targets)}"
             )
-        self.store = PlaneStore()
+        self.store = ImageCache()
         self.shifts = Shifts()
         self.binning: Binning | None = None  # not known yet
         self.focus: FocusScale | None = None
@@ -289,15 +289,15 @@ class StainData(L.LightningDataModule):
             return fields
         return left_out(fields, Path(self.config.exclude))
 
-    def views(self) -> list[View]:
+    def samples(self) -> list[Sample]:
         """Every field as the task sees it.
 
         Raises:
-            UserError: see `make_views`; where names pair nothing, with a pattern that does, if there is one.
+            UserError: see `make_samples`; where names pair nothing, with a pattern that does, if there is one.
         """
         fields = self.find()
         try:
-            return make_views(fields, self.task, unpaired=self.config.unpaired)
+            return make_samples(fields, self.task, unpaired=self.config.unpaired)
         except NothingPairs as exc:
             proposal = self.proposal(fields)
             if proposal is None:
@@ -323,26 +323,28 @@ class StainData(L.LightningDataModule):
 
     def divide(self) -> Split:
         """Find and split; with `data.register` or a spatial split images are read, too."""
-        views, rule = self.views(), self.config.rule()
-        self.store.prepare(plane for view in views for plane in view.planes)
-        views = self.aligned(views)
-        self.store.prepare(plane for view in views for plane in view.planes)
+        samples, rule = self.samples(), self.config.rule()
+        self.store.prepare(plane for sample in samples for plane in sample.planes)
+        samples = self.aligned(samples)
+        self.store.prepare(plane for sample in samples for plane in sample.planes)
         if rule.by == "spatial":
-            return split_spatial(views, [view_shape(view, self.store) for view in views], rule)
-        return split_views(views, rule)
+            return split_spatial(
+                samples, [sample_shape(sample, self.store) for sample in samples], rule
+            )
+        return split_samples(samples, rule)
 
-    def aligned(self, views: list[View]) -> list[View]:
-        """The views with all channels on the grid of the first input, their targets moved onto it if
+    def aligned(self, samples: list[Sample]) -> list[Sample]:
+        """The samples with all channels on the grid of the first input, their targets moved onto it if
         `data.register` says so."""
-        if not views:
-            return views
+        if not samples:
+            return samples
         if self.binning is None:
-            self.binning = Binning.measure(views, self.store)
-        views = [self.binning.apply(view) for view in views]
+            self.binning = Binning.measure(samples, self.store)
+        samples = [self.binning.apply(sample) for sample in samples]
         if not self.config.register:
-            return views
-        self.shifts = self.shifts.measured(views, self.store)
-        return [self.shifts.apply(view, self.store) for view in views]
+            return samples
+        self.shifts = self.shifts.measured(samples, self.store)
+        return [self.shifts.apply(sample, self.store) for sample in samples]
 
     def setup(self, stage: str | None = None) -> None:
         """Find, decode, split, check everything, fit intensities and baselines. Runs once.
@@ -354,13 +356,13 @@ class StainData(L.LightningDataModule):
             return
         if self.config.cache == "disk":
             name = store_name(self.root) if self.root else self.config.name
-            self.store = PlaneStore(cache_folder(self.config.cache_dir) / name)
+            self.store = ImageCache(cache_folder(self.config.cache_dir) / name)
         split = self.divide()
         if self.config.refocus:
             split = self._refocused(split)
         channels = self.task.inputs + self.task.targets
         for target, name in enumerate(self.task.targets):
-            if not any(view.targets[target] is not None for view in split.train):
+            if not any(sample.targets[target] is not None for sample in split.train):
                 raise UserError(
                     f"target {name}: no training field has it; leave it out of task.targets, or "
                     "choose another split"
@@ -370,7 +372,7 @@ class StainData(L.LightningDataModule):
             means = mean_images(split.train, self.store, len(channels))
             self.flats = [FlatField.fit(mean) for mean in means]
         if self.task.input_z:
-            self.focus = calibrate_on_views(split.train, self.task, self.store)
+            self.focus = calibrate_on_samples(split.train, self.task, self.store)
             self.deconvolution = Deconvolution.fit_views(split.train, self.task, self.store)
         measured = survey(split.train, [*split.val, *split.test], self.store, self.flats)
         self.measured, self.split = measured, split
@@ -387,7 +389,7 @@ class StainData(L.LightningDataModule):
             )
         fields: frozenset[str] | None = None
         if config.refocus_fields is not None:
-            known = {view.field for view in [*split.train, *split.val, *split.test]}
+            known = {sample.field for sample in [*split.train, *split.val, *split.test]}
             fields = read_fields(Path(config.refocus_fields), known)
         settings = RefocusSettings(
             config.refocus_beyond, listed(config.refocus_channels), config.refocus_action, fields
@@ -398,7 +400,7 @@ class StainData(L.LightningDataModule):
         self.refocusing, self.undivided = step, split
         split = step.divided(split, self.store)
         parts = [*split.train, *split.val, *split.test]
-        self.store.prepare(plane for view in parts for plane in view.planes)
+        self.store.prepare(plane for sample in parts for plane in sample.planes)
         return split
 
     def record_refocusing(self, path: Path) -> None:
@@ -408,7 +410,7 @@ class StainData(L.LightningDataModule):
             self.refocusing.record(path, whole, self.store)
 
     def summary(self) -> str:
-        """One line: how many views each part has, and which grey values become -1 and 1."""
+        """One line: how many samples each part has, and which grey values become -1 and 1."""
         assert self.split is not None
         counts = ", ".join(f"{len(getattr(self.split, p))} {p}" for p in ("train", "val", "test"))
         ranges = [
@@ -418,12 +420,12 @@ class StainData(L.LightningDataModule):
             )
         ]
         text = (
-            f"data: {self.config.name}, {counts} views, split by {self._split_by()}; "
+            f"data: {self.config.name}, {counts} samples, split by {self._split_by()}; "
             f"grey values: {', '.join(ranges)}"
         )
         if min(self.measured.fields) < len(self.split.train):
             have = zip(self.task.targets, self.measured.fields, strict=True)
-            text += "; training views with " + ", ".join(f"{c}: {n}" for c, n in have)
+            text += "; training samples with " + ", ".join(f"{c}: {n}" for c, n in have)
         assert self.binning is not None
         if binned := self.binning.summary(self.task.inputs + self.task.targets):
             text += f"; {binned}"
@@ -446,8 +448,8 @@ class StainData(L.LightningDataModule):
     def _split_by(self) -> str:
         """What the split keeps together; wells by name where nothing but the names tells them."""
         assert self.split is not None
-        views = [*self.split.train, *self.split.val, *self.split.test]
-        wells = sorted({view.well for view in views if view.well_from_name})
+        samples = [*self.split.train, *self.split.val, *self.split.test]
+        wells = sorted({sample.well for sample in samples if sample.well_from_name})
         if self.split.by != "well" or not wells:
             return self.split.by
         shown = ", ".join(wells[:SHOWN_WELLS]) + (", ..." if len(wells) > SHOWN_WELLS else "")
@@ -476,7 +478,9 @@ class StainData(L.LightningDataModule):
             )
         return said
 
-    def _fit(self, measured: Survey) -> tuple[list[Intensity], list[Intensity]]:
+    def _fit(
+        self, measured: DatasetStatistics
+    ) -> tuple[list[IntensityNormaliser], list[IntensityNormaliser]]:
         low, high = self.config.percentiles
         count = len(self.task.inputs)
         maps = []
@@ -485,7 +489,7 @@ class StainData(L.LightningDataModule):
         ):
             try:
                 maps.append(
-                    Intensity.fit(
+                    IntensityNormaliser.fit(
                         histogram, self.config.range, (low, high), self.config.equalise,
                         (self.config.fixed or {}).get(channel),
                     )
@@ -536,15 +540,15 @@ class StainData(L.LightningDataModule):
             dtype = np.dtype(np.float32)
         return PatchReader(self.store, self.flats, len(self.inputs), self.config.patch_size, dtype)
 
-    def _shapes(self, views: Sequence[View]) -> list[tuple[int, int]]:
-        return [view_shape(view, self.store) for view in views]
+    def _shapes(self, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+        return [sample_shape(sample, self.store) for sample in samples]
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
         """Normalise on the device of the network."""
         return self.normaliser(batch)
 
     def train_dataloader(self) -> PatchLoader:
-        """Random patches of the training views."""
+        """Random patches of the training samples."""
         assert self.split is not None
         config = self.config
         shapes = self._shapes(self.split.train)
@@ -575,7 +579,7 @@ class StainData(L.LightningDataModule):
         self._drawn = int(state_dict["drawn"])
 
     def val_dataloader(self) -> DataLoader[RawBatch]:
-        """Patches on a grid over the validation views, always the same; each process takes its share.
+        """Patches on a grid over the validation samples, always the same; each process takes its share.
 
         Figures are means over pixels, so that shares of unequal size count right. Where there are
         fewer patches than processes, every process takes all: none may be without.
@@ -588,8 +592,8 @@ class StainData(L.LightningDataModule):
     def val_patches(self) -> GridPatches:
         """What the validation loader loads."""
         assert self.split is not None
-        views = self.split.val
-        return GridPatches(views, self._shapes(views), self._reader(), self.config.val_patches)
+        samples = self.split.val
+        return GridPatches(samples, self._shapes(samples), self._reader(), self.config.val_patches)
 
     def baseline_errors(self) -> dict[str, float]:
         """Mean absolute error of what costs nothing, over the validation patches, in [-1, 1]: the mean
@@ -611,16 +615,16 @@ class StainData(L.LightningDataModule):
         return {name: total / max(pixels, 1) for name, total in sums.items()}
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many views, fields, wells and plates (0 where not known) each part has."""
+        """How many samples, fields, wells and plates (0 where not known) each part has."""
         assert self.split is not None
         found = {}
         for part in ("train", "val", "test"):
-            views: list[View] = getattr(self.split, part)
+            samples: list[Sample] = getattr(self.split, part)
             found[part] = {
-                "views": len(views),
-                "fields": len({view.field for view in views}),
-                "wells": len({(view.plate, view.well) for view in views if view.well}),
-                "plates": len({view.plate for view in views if view.plate}),
+                "views": len(samples),
+                "fields": len({sample.field for sample in samples}),
+                "wells": len({(sample.plate, sample.well) for sample in samples if sample.well}),
+                "plates": len({sample.plate for sample in samples if sample.plate}),
             }
         return found
 
@@ -660,36 +664,36 @@ class StainData(L.LightningDataModule):
             "split": {
                 "by": self.split.by,
                 **{
-                    part: [_where(view) for view in getattr(self.split, part)]
+                    part: [_where(sample) for sample in getattr(self.split, part)]
                     for part in ("train", "val", "test")
                 },
             },
         }
 
 
-def _where(view: View) -> list[Any]:
-    """Plain data that says which pixels a view holds: name and, if cut, its rows and columns."""
-    if view.region is None:
-        return [view.name, None]
-    return [view.name, [[int(s.start), int(s.stop)] for s in view.region]]
+def _where(sample: Sample) -> list[Any]:
+    """Plain data that says which pixels a sample holds: name and, if cut, its rows and columns."""
+    if sample.region is None:
+        return [sample.name, None]
+    return [sample.name, [[int(s.start), int(s.stop)] for s in sample.region]]
 
 
-def overlap(views: Sequence[View], used: Sequence[Sequence[Any]]) -> list[str]:
-    """Names of `views` that share pixels with `used`, a part of a recipe's split."""
+def overlap(samples: Sequence[Sample], used: Sequence[Sequence[Any]]) -> list[str]:
+    """Names of `samples` that share pixels with `used`, a part of a recipe's split."""
     by_name: dict[str, list[Any]] = {}
     for name, region in used:
         by_name.setdefault(name, []).append(region)
 
-    def touches(view: View) -> bool:
-        for region in by_name.get(view.name, ()):
-            if region is None or view.region is None:
+    def touches(sample: Sample) -> bool:
+        for region in by_name.get(sample.name, ()):
+            if region is None or sample.region is None:
                 return True
-            cuts = zip(view.region, region, strict=True)
+            cuts = zip(sample.region, region, strict=True)
             if all(max(c.start, start) < min(c.stop, stop) for c, (start, stop) in cuts):
                 return True
         return False
 
-    return [view.name for view in views if touches(view)]
+    return [sample.name for sample in samples if touches(sample)]
 
 
 __all__ = ["DataConfig", "StainData", "overlap"]

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.special import jv
 
-from vfn.data.discovery import Plane
+from vfn.data.discovery import ImageSource
 from vfn.data.intensity import to_dtype
 from vfn.errors import UserError
 
@@ -210,7 +210,7 @@ class DefocusedPlane:
         noise: put back what the blur removes of the camera's noise.
     """
 
-    sharp: Plane
+    sharp: ImageSource
     z: float
     optics: Optics
     noise: bool

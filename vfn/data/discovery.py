@@ -48,7 +48,7 @@ class NothingMatches(UserError):  # noqa: N818
     """No file is one of the channels by the layout: its images may be there under other names."""
 
 
-class Plane(Protocol):
+class ImageSource(Protocol):
     """One channel of one field at one z: anything that can be read as (H, W)."""
 
     def read(self) -> np.ndarray:
@@ -137,7 +137,7 @@ class Field:
     """
 
     name: str
-    planes: Mapping[tuple[str, float], Plane]
+    planes: Mapping[tuple[str, float], ImageSource]
     plate: str = ""
     well: str = ""
     site: str = ""
@@ -384,7 +384,7 @@ Where = dict[str, Any]  # plate, well, site, time, as far as they are known
 # (channel, z); None of a stack, which is looked into later.
 _Nameless = tuple[Path, str, str, dict[tuple[str, float], int] | None]
 # name of the field, channel, z (um), plane, where
-Found = tuple[str, str, float, Plane, Where]
+Found = tuple[str, str, float, ImageSource, Where]
 
 
 def _words(root: Path) -> str:
@@ -760,7 +760,7 @@ def _in_file(
     where: Where,
     index: int | None = None,
     is_plane: bool = False,
-) -> Iterator[tuple[str, float, Plane, Where]]:
+) -> Iterator[tuple[str, float, ImageSource, Where]]:
     """The planes of one channel in a file: name of the field, z (um), plane, where.
 
     Args:
@@ -924,6 +924,20 @@ def whole_field(
 
 
 __all__ = [
-    "SUFFIXES", "Field", "FilePlane", "Layout", "NothingMatches", "Plane", "check_channels",
-    "check_root", "check_z", "discover", "is_number", "left_out", "split_plane", "split_token", "whole_field", "whole_images",
+    "SUFFIXES",
+    "Field",
+    "FilePlane",
+    "ImageSource",
+    "Layout",
+    "NothingMatches",
+    "check_channels",
+    "check_root",
+    "check_z",
+    "discover",
+    "is_number",
+    "left_out",
+    "split_plane",
+    "split_token",
+    "whole_field",
+    "whole_images",
 ]  # fmt: skip

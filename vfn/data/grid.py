@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from vfn.data.discovery import Plane
+from vfn.data.cache import ImageCache
+from vfn.data.discovery import ImageSource
 from vfn.data.intensity import to_dtype
-from vfn.data.store import PlaneStore
-from vfn.data.views import View
+from vfn.data.samples import Sample
 from vfn.errors import UserError
 
 MOST = 16  # pixels a side that one covers; cameras bin 8x8 at most
@@ -28,7 +28,7 @@ class Regridded:
         size: of its pixels in pixels of the grid: 2 repeats each 2x2 times, 0.5 averages 2x2 of them.
     """
 
-    plane: Plane
+    plane: ImageSource
     size: float
 
     def read(self) -> np.ndarray:
@@ -77,31 +77,33 @@ class Binning:
     targets: tuple[float, ...]
 
     @classmethod
-    def measure(cls, views: Sequence[View], store: PlaneStore) -> "Binning":
-        """By the first view that has each channel; sizes without an integral ratio count as alike,
+    def measure(cls, samples: Sequence[Sample], store: ImageCache) -> "Binning":
+        """By the first sample that has each channel; sizes without an integral ratio count as alike,
         and are refused where they are read together."""
-        inputs, targets = len(views[0].inputs), len(views[0].targets)
+        inputs, targets = len(samples[0].inputs), len(samples[0].targets)
         sizes = [1.0] * (inputs + targets)
         for channel in range(1, inputs + targets):
-            view = next((v for v in views if (*v.inputs, *v.targets)[channel] is not None), None)
-            if view is not None:
-                plane = (*view.inputs, *view.targets)[channel]
+            sample = next(
+                (v for v in samples if (*v.inputs, *v.targets)[channel] is not None), None
+            )
+            if sample is not None:
+                plane = (*sample.inputs, *sample.targets)[channel]
                 assert plane is not None
                 sizes[channel] = relative_size(
-                    store.peek(view.inputs[0]).shape, store.peek(plane).shape
+                    store.peek(sample.inputs[0]).shape, store.peek(plane).shape
                 )
         return cls(tuple(sizes[:inputs]), tuple(sizes[inputs:]))
 
-    def apply(self, view: View) -> View:
-        """The view with its planes on one grid."""
+    def apply(self, sample: Sample) -> Sample:
+        """The sample with its planes on one grid."""
         if set(self.inputs + self.targets) == {1.0}:
-            return view
+            return sample
         return replace(
-            view,
-            inputs=tuple(_on_grid(p, s) for p, s in zip(view.inputs, self.inputs, strict=True)),
+            sample,
+            inputs=tuple(_on_grid(p, s) for p, s in zip(sample.inputs, self.inputs, strict=True)),
             targets=tuple(
                 None if p is None else _on_grid(p, s)
-                for p, s in zip(view.targets, self.targets[: len(view.targets)], strict=True)
+                for p, s in zip(sample.targets, self.targets[: len(sample.targets)], strict=True)
             ),
         )
 
@@ -132,7 +134,7 @@ class Binning:
         return f"on the grid of {channels[0]}: {', '.join(done)}" if done else ""
 
 
-def _on_grid(plane: Plane, size: float) -> Plane:
+def _on_grid(plane: ImageSource, size: float) -> ImageSource:
     return plane if size == 1 else Regridded(plane, size)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vfn.data.views import Region
+from vfn.data.samples import Region
 from vfn.errors import UserError
 
 DEGREE = 4  # of the surface: follows a lamp off centre, and cos^4, but no cell

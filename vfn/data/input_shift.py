@@ -150,7 +150,7 @@ def _band(image: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Envelope:
+class TrainingDistribution:
     """What the training fields of one channel look like.
 
     Attributes:
@@ -164,7 +164,7 @@ class Envelope:
     units: Mapping[str, float]
 
     @classmethod
-    def fit(cls, statistics: Sequence[Mapping[str, float]]) -> "Envelope":
+    def fit(cls, statistics: Sequence[Mapping[str, float]]) -> "TrainingDistribution":
         """From `field_statistics` of each training field.
 
         Raises:
@@ -208,7 +208,7 @@ class Envelope:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Envelope":
+    def from_dict(cls, data: Mapping[str, Any]) -> "TrainingDistribution":
         """The inverse of `to_dict`."""
         seen, allowed = (
             {name: (float(low), float(high)) for name, (low, high) in data[key].items()}

@@ -65,7 +65,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Intensity:
+class IntensityNormaliser:
     """The map of one channel.
 
     Attributes:
@@ -87,7 +87,7 @@ class Intensity:
         percentiles: tuple[float, float],
         equalise: bool,
         fixed: Sequence[float] | None = None,
-    ) -> "Intensity":
+    ) -> "IntensityNormaliser":
         """Fit on the training pixels.
 
         Args:
@@ -164,7 +164,7 @@ class Intensity:
         return {**asdict(self), "knots": None if self.knots is None else list(self.knots)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Intensity":
+    def from_dict(cls, data: Mapping[str, Any]) -> "IntensityNormaliser":
         """The inverse of `to_dict`."""
         low, high = float(data["low"]), float(data["high"])
         knots = None if data["knots"] is None else tuple(float(v) for v in data["knots"])

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from vfn.cli.help import nearest
 from vfn.errors import UserError
-from vfn.usage import nearest
 
 
 class Names:

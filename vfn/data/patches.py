@@ -15,12 +15,12 @@ from albumentations.augmentations.geometric.functional import d4
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vfn.data.cache import ImageCache
 from vfn.data.illumination import FlatField
-from vfn.data.intensity import Intensity
-from vfn.data.pixels import read_view
-from vfn.data.store import PlaneStore
-from vfn.data.views import Region, View, within
-from vfn.signals import available
+from vfn.data.intensity import IntensityNormaliser
+from vfn.data.pixels import read_sample
+from vfn.data.samples import Region, Sample, within
+from vfn.system.signals import available
 
 # What grey values travel in to the network, which computes in float32.
 BATCHED = {
@@ -68,14 +68,16 @@ class Normaliser:
         inputs, targets: the maps of the channels.
     """
 
-    def __init__(self, inputs: Sequence[Intensity], targets: Sequence[Intensity]) -> None:
+    def __init__(
+        self, inputs: Sequence[IntensityNormaliser], targets: Sequence[IntensityNormaliser]
+    ) -> None:
         self.inputs = len(inputs)
         self.maps = [*inputs, *targets]
         self.low = torch.tensor([m.low for m in self.maps]).reshape(-1, 1, 1)
         self.scale = torch.tensor([2 / (m.high - m.low) for m in self.maps]).reshape(-1, 1, 1)
 
     def __call__(self, raw: RawBatch) -> Batch:
-        """The same values as `Intensity.normalise`, in float32, for a whole batch."""
+        """The same values as `IntensityNormaliser.normalise`, in float32, for a whole batch."""
         grey = raw.planes.to(torch.float32)
         x = ((grey - self.low.to(grey.device)) * self.scale.to(grey.device) - 1).clamp_(-1, 1)
         for channel, fitted in enumerate(self.maps):
@@ -99,7 +101,7 @@ def _interpolate(grey: Tensor, knots: Sequence[float]) -> Tensor:
 
 
 class PatchReader:
-    """Cuts patches out of views.
+    """Cuts patches out of samples.
 
     Args:
         flats: of each channel, inputs first; None where illumination is not corrected.
@@ -110,7 +112,7 @@ class PatchReader:
 
     def __init__(
         self,
-        store: PlaneStore,
+        store: ImageCache,
         flats: Sequence[FlatField | None],
         inputs: int,
         size: int,
@@ -121,11 +123,11 @@ class PatchReader:
 
     def batch(
         self,
-        corners: Sequence[tuple[View, int, int]],
+        corners: Sequence[tuple[Sample, int, int]],
         turns: Sequence[str],
         jitter: np.ndarray | None = None,
     ) -> RawBatch:
-        """One patch for each (view, top, left), turned by its one of `TURNS`.
+        """One patch for each (sample, top, left), turned by its one of `TURNS`.
 
         Args:
             jitter: (2, B, Ci), see `RawBatch`.
@@ -134,8 +136,8 @@ class PatchReader:
         planes = torch.empty((count, channels, size, size), dtype=BATCHED[self.dtype.name])
         valid = np.ones((count, channels - self.inputs, size, size), bool)
         whole = True
-        for i, ((view, top, left), turn) in enumerate(zip(corners, turns, strict=True)):
-            whole &= self._cut(view, top, left, turn, planes[i].numpy(), valid[i])
+        for i, ((sample, top, left), turn) in enumerate(zip(corners, turns, strict=True)):
+            whole &= self._cut(sample, top, left, turn, planes[i].numpy(), valid[i])
         return RawBatch(
             planes,
             None if whole else torch.from_numpy(valid),
@@ -143,7 +145,7 @@ class PatchReader:
         )
 
     def _cut(
-        self, view: View, top: int, left: int, turn: str, planes: np.ndarray, valid: np.ndarray
+        self, sample: Sample, top: int, left: int, turn: str, planes: np.ndarray, valid: np.ndarray
     ) -> bool:
         """Fill `planes` (C, size, size) and `valid` (Ct, size, size), which is True throughout.
 
@@ -152,14 +154,14 @@ class PatchReader:
         """
         size, whole = self.size, True
         window = (slice(top, top + size), slice(left, left + size))
-        crops = read_view(view, self.store, window)
+        crops = read_sample(sample, self.store, window)
         for channel, (crop, flat) in enumerate(zip(crops, self.flats, strict=True)):
             if crop is None:
                 planes[channel] = 0
                 valid[channel - self.inputs] = whole = False
                 continue
             if flat is not None:
-                crop = flat.correct(crop, _place(view, top, left, crop.shape))
+                crop = flat.correct(crop, _place(sample, top, left, crop.shape))
             height, width = crop.shape
             if crop.shape != (size, size):
                 crop = np.pad(crop, ((0, size - height), (0, size - width)), mode="symmetric")
@@ -172,9 +174,9 @@ class PatchReader:
         return whole
 
 
-def _place(view: View, top: int, left: int, shape: tuple[int, ...]) -> Region:
+def _place(sample: Sample, top: int, left: int, shape: tuple[int, ...]) -> Region:
     """Rows and columns of the field that a crop holds."""
-    return within(view.region, (slice(top, top + shape[0]), slice(left, left + shape[1])))
+    return within(sample.region, (slice(top, top + shape[0]), slice(left, left + shape[1])))
 
 
 class RandomPatches(Dataset[RawBatch]):
@@ -183,7 +185,7 @@ class RandomPatches(Dataset[RawBatch]):
     So the order of training depends neither on the number of workers nor on where a run stopped.
 
     Args:
-        shapes: (height, width) of each view.
+        shapes: (height, width) of each sample.
         augment: turn and flip.
         jitter: random contrast and brightness of each input channel, the target stays: gain within
             1 +- jitter, offset within +- jitter, in [-1, 1]. For transmitted light, whose level
@@ -193,14 +195,14 @@ class RandomPatches(Dataset[RawBatch]):
 
     def __init__(
         self,
-        views: Sequence[View],
+        samples: Sequence[Sample],
         shapes: Sequence[tuple[int, int]],
         reader: PatchReader,
         augment: bool,
         seed: int,
         jitter: float = 0.0,
     ) -> None:
-        self.views, self.reader, self.seed, self.jitter = views, reader, seed, jitter
+        self.samples, self.reader, self.seed, self.jitter = samples, reader, seed, jitter
         self.augment = augment
         # Corners of a patch; at least one even where the field is smaller than a patch.
         self.room = [tuple(max(0, side - reader.size) + 1 for side in shape) for shape in shapes]
@@ -219,7 +221,7 @@ class RandomPatches(Dataset[RawBatch]):
             rng = np.random.default_rng([self.seed, index])
             which = int(np.searchsorted(self.share, rng.random(), side="right"))
             top, left = (int(rng.integers(room)) for room in self.room[which])
-            corners.append((self.views[which], top, left))
+            corners.append((self.samples[which], top, left))
             turns.append(TURNS[rng.integers(len(TURNS))] if self.augment else TURNS[0])
             if self.jitter:
                 jitter[:, i] = self.jitter * rng.uniform(-1, 1, jitter[:, i].shape)
@@ -229,19 +231,19 @@ class RandomPatches(Dataset[RawBatch]):
 
 
 class GridPatches(Dataset[RawBatch]):
-    """Patches on a grid that covers every view, the last row and column drawn back to the edge."""
+    """Patches on a grid that covers every sample, the last row and column drawn back to the edge."""
 
     def __init__(
         self,
-        views: Sequence[View],
+        samples: Sequence[Sample],
         shapes: Sequence[tuple[int, int]],
         reader: PatchReader,
         at_most: int,
     ) -> None:
         self.reader = reader
         corners = [
-            (view, top, left)
-            for view, shape in zip(views, shapes, strict=True)
+            (sample, top, left)
+            for sample, shape in zip(samples, shapes, strict=True)
             for top in _starts(shape[0], reader.size)
             for left in _starts(shape[1], reader.size)
         ]

@@ -1,12 +1,12 @@
-"""Pixels of a view: its planes cut to its region, targets moved by what registration measured."""
+"""Pixels of a sample: its planes cut to its region, targets moved by what registration measured."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from vfn.data.store import PlaneStore
-from vfn.data.views import Region, View, within
+from vfn.data.cache import ImageCache
+from vfn.data.samples import Region, Sample, within
 from vfn.errors import UserError
 
 # Closer to a whole pixel than this, a shift is corrected by whole pixels: they keep every grey value.
@@ -14,22 +14,22 @@ WHOLE_PIXEL = 0.2
 TAPS = (-1, 0, 1, 2)  # pixels that cubic convolution takes a value from
 
 
-def view_shape(view: View, store: PlaneStore) -> tuple[int, int]:
-    """(height, width) of the view."""
-    if view.region is not None:
-        rows, columns = view.region
+def sample_shape(sample: Sample, store: ImageCache) -> tuple[int, int]:
+    """(height, width) of the sample."""
+    if sample.region is not None:
+        rows, columns = sample.region
         return rows.stop - rows.start, columns.stop - columns.start
-    height, width = store.peek(view.inputs[0]).shape
+    height, width = store.peek(sample.inputs[0]).shape
     return height, width
 
 
-def read_view(
-    view: View, store: PlaneStore, window: Region | None = None
+def read_sample(
+    sample: Sample, store: ImageCache, window: Region | None = None
 ) -> list[np.ndarray | None]:
     """Inputs, then targets, each (h, w); None for a target that the field lacks.
 
     Args:
-        window: rows and columns within the view; None for the whole view. Beyond the view's edge
+        window: rows and columns within the sample; None for the whole sample. Beyond the sample's edge
             there is nothing, so the arrays may be smaller than the window.
 
     Returns:
@@ -38,25 +38,25 @@ def read_view(
     Raises:
         UserError: channels of different sizes.
     """
-    planes = view.inputs + view.targets
+    planes = sample.inputs + sample.targets
     arrays = [None if plane is None else store.peek(plane) for plane in planes]
     named, first = next((p, a) for p, a in zip(planes, arrays, strict=True) if a is not None)
     for plane, array in zip(planes, arrays, strict=True):
         if array is not None and array.shape != first.shape:
             raise UserError(
-                f"field {view.name}: {named} is {_size(first)} pixels and {plane} is "
+                f"field {sample.name}: {named} is {_size(first)} pixels and {plane} is "
                 f"{_size(array)}; channels of one field must have one size, or each "
                 "pixel of one cover 2x2, 3x3, ... of the other in every field; crop or scale one of them"
             )
-    region = view.region or (slice(0, first.shape[0]), slice(0, first.shape[1]))
+    region = sample.region or (slice(0, first.shape[0]), slice(0, first.shape[1]))
     if window is not None:
         rows, columns = within(region, window)
         region = (
             slice(rows.start, min(rows.stop, region[0].stop)),
             slice(columns.start, min(columns.stop, region[1].stop)),
         )
-    moved = view.offsets or ((0.0, 0.0),) * len(view.targets)
-    offsets = ((0.0, 0.0),) * len(view.inputs) + moved
+    moved = sample.offsets or ((0.0, 0.0),) * len(sample.targets)
+    offsets = ((0.0, 0.0),) * len(sample.inputs) + moved
     return [
         None
         if plane is None or array is None
@@ -65,11 +65,11 @@ def read_view(
     ]
 
 
-def target_dtype(view: View, target: int, array: np.ndarray, store: PlaneStore) -> np.dtype:
-    """Of the file behind `array`, which `read_view` gave for the target of that number."""
-    plane = view.targets[target]
+def target_dtype(sample: Sample, target: int, array: np.ndarray, store: ImageCache) -> np.dtype:
+    """Of the file behind `array`, which `read_sample` gave for the target of that number."""
+    plane = sample.targets[target]
     assert plane is not None
-    moved = view.offsets and any(offset % 1 for offset in view.offsets[target])
+    moved = sample.offsets and any(offset % 1 for offset in sample.offsets[target])
     return store.peek(plane).dtype if moved else array.dtype  # float32 now: only the file tells
 
 
@@ -82,8 +82,10 @@ def _size(array: np.ndarray) -> str:
     return f"{array.shape[0]}x{array.shape[1]}"
 
 
-def registered(view: View, shape: tuple[int, int], shifts: Sequence[tuple[float, float]]) -> View:
-    """`view` with its targets moved by `shifts`, cut to the pixels that all of them have.
+def registered(
+    sample: Sample, shape: tuple[int, int], shifts: Sequence[tuple[float, float]]
+) -> Sample:
+    """`sample` with its targets moved by `shifts`, cut to the pixels that all of them have.
 
     Args:
         shape: (H, W) of the field.
@@ -100,11 +102,11 @@ def registered(view: View, shape: tuple[int, int], shifts: Sequence[tuple[float,
         high = min(shape[axis], *(shape[axis] - after for _, after in reach))
         if low >= high:
             raise UserError(
-                f"field {view.name}: shifted by {list(shifts)} pixels, nothing is left of "
+                f"field {sample.name}: shifted by {list(shifts)} pixels, nothing is left of "
                 f"{shape[0]}x{shape[1]}; leave it out by data.exclude"
             )
         sides.append(slice(low, high))
-    return replace(view, region=(sides[0], sides[1]), offsets=offsets)
+    return replace(sample, region=(sides[0], sides[1]), offsets=offsets)
 
 
 def _settled(shift: float) -> float:

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfn.cli.help import nearest
 from vfn.data import simulated
 from vfn.data.base import DataConfig, StainData, listed
 from vfn.data.defocus import DefocusedPlane, Optics
-from vfn.data.discovery import Field, Layout, Plane
+from vfn.data.discovery import Field, ImageSource, Layout
+from vfn.data.samples import Task
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
-from vfn.data.views import Task
 from vfn.errors import UserError
-from vfn.usage import nearest
 
 
 class FolderData(StainData):
@@ -42,9 +42,11 @@ class Defocused(StainData):
         missing = [d for d in self.task.depths if d]
         return [replace(one, planes=self._with_depths(one, missing)) for one in fields]
 
-    def _with_depths(self, one: Field, depths: list[float]) -> dict[tuple[str, float], Plane]:
+    def _with_depths(self, one: Field, depths: list[float]) -> dict[tuple[str, float], ImageSource]:
         sharp = {channel: plane for (channel, z), plane in one.planes.items() if z == 0}
-        planes: dict[tuple[str, float], Plane] = {(c, 0.0): plane for c, plane in sharp.items()}
+        planes: dict[tuple[str, float], ImageSource] = {
+            (c, 0.0): plane for c, plane in sharp.items()
+        }
         for channel, plane in sharp.items():
             optics = self._optics(plane)
             for z in depths:
@@ -53,7 +55,7 @@ class Defocused(StainData):
                 )
         return planes
 
-    def _optics(self, plane: Plane) -> Optics:
+    def _optics(self, plane: ImageSource) -> Optics:
         extra = self.config.extra
         pixel_size = extra["pixel_size"] or plane.pixel_size
         if not pixel_size:

@@ -36,7 +36,7 @@ import numpy.typing as npt
 import tifffile
 
 from vfn.errors import UserError
-from vfn.files import make_folder, replacing
+from vfn.system.files import make_folder, replacing
 
 CHANNELS: tuple[str, ...] = (
     "phase", "dapi", "dna", "actin", "vinculin", "golgi_actin", "rna", "er", "mito",

@@ -5,8 +5,8 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vfn.csv_files import as_name
 from vfn.errors import UserError
+from vfn.system.csv_files import as_name
 
 SEPARATORS = ",;\t"
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, Excel's "Unicode text"

@@ -4,7 +4,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from vfn.cli import run_module
+from vfn.cli.entry import run_module
 
 DO_NOT_TRAIN = 1  # exit code: the files were written, but a script should not go on to training
 

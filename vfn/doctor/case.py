@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from vfn.data.base import DataConfig
-from vfn.data.views import Task
+from vfn.data.samples import Task
 from vfn.doctor.findings import FATAL, LOOK, Finding, all_keys, label
 from vfn.doctor.reading import FieldStats, Key
 

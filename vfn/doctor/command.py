@@ -8,12 +8,12 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from vfn.cli import known_tasks, plain, set_up_logging, trainable_task
+from vfn.cli.entry import known_tasks, plain, set_up_logging, trainable_task
 from vfn.data.base import DataConfig, StainData
 from vfn.data.discovery import Field
 from vfn.data.proposal import Proposal
+from vfn.data.samples import Task
 from vfn.data.sets import make_data
-from vfn.data.views import Task
 from vfn.doctor import tables
 from vfn.doctor.case import Case
 from vfn.doctor.findings import LOOK, OF_NAMES, REPLACE, Finding, examine, in_order, unpaired
@@ -21,8 +21,8 @@ from vfn.doctor.leakage import divide, leaks, parts_of
 from vfn.doctor.page import render
 from vfn.doctor.reading import FieldStats, read_fields
 from vfn.errors import UserError
-from vfn.files import write_text
-from vfn.locks import claimed
+from vfn.system.files import write_text
+from vfn.system.locks import claimed
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def _diagnose(
     data: StainData, fields: Sequence[Field], damaged: Sequence[UserError], folder: Path
 ) -> Case:
     stats = list(read_fields(fields, data.task))
-    proposal = None if any(f.views for f in stats) else data.proposal(fields)
+    proposal = None if any(f.samples for f in stats) else data.proposal(fields)
     case = judge(stats, data.task, data.config, damaged, _overrides(), proposal)
     exclude = folder / "exclude.csv"
     tables.write_doctor(folder / "doctor.csv", case)

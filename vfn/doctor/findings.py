@@ -12,7 +12,7 @@ from vfn.data.discovery import split_plane
 from vfn.data.grid import relative_size
 from vfn.data.images import EXACT
 from vfn.data.proposal import Proposal
-from vfn.data.views import Task
+from vfn.data.samples import Task
 from vfn.doctor.likeness import swaps
 from vfn.doctor.measure import PlaneStats
 from vfn.doctor.reading import FieldStats, Key
@@ -131,7 +131,7 @@ def _missing(
 ) -> Iterator[Finding]:
     """Fields that lack a plane; where several stains are targets, each may be missing here and there."""
     for entry in fields:
-        if entry.views or not entry.refused:
+        if entry.samples or not entry.refused:
             continue
         lacking = ", ".join(names[key] for key in entry.missing)
         have = ", ".join(names[key] for key in entry.keys if key not in entry.missing)

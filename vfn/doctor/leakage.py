@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from vfn.data.base import DataConfig
-from vfn.data.views import Split, View, split_spatial, split_views
+from vfn.data.samples import Sample, Split, split_samples, split_spatial
 from vfn.doctor.findings import FATAL, LOOK, NOTE, Finding, all_keys, label
 from vfn.doctor.likeness import OVERLAP, by_digest, near_copies, overlap
 from vfn.doctor.reading import FieldStats, Key
@@ -20,16 +20,16 @@ MIN_WELLS = 3  # one to train, one to validate, one to test
 def divide(fields: Sequence[FieldStats], config: DataConfig) -> tuple[Split | None, list[Finding]]:
     """The split that training would use, over the fields that can be used; None if there is none,
     with the reason."""
-    usable = [f for f in fields if f.views and not f.errors]
-    views = [view for f in usable for view in f.views]
+    usable = [f for f in fields if f.samples and not f.errors]
+    samples = [sample for f in usable for sample in f.samples]
     rule = config.rule()
     try:
-        if not views:
+        if not samples:
             raise UserError("no field has all that the task needs; see the findings on files")
         if rule.by != "spatial":
-            return split_views(views, rule), []
-        shapes = [next(iter(f.planes.values())).shape for f in usable for _ in f.views]
-        return split_spatial(views, shapes, rule), []
+            return split_samples(samples, rule), []
+        shapes = [next(iter(f.planes.values())).shape for f in usable for _ in f.samples]
+        return split_spatial(samples, shapes, rule), []
     except UserError as exc:
         text, _, remedy = str(exc).partition("; ")
         return None, [Finding("split", FATAL, f"{text}.", remedy or "see the findings")]
@@ -39,8 +39,8 @@ def parts_of(split: Split | None) -> dict[str, tuple[str, ...]]:
     """Field -> the parts ("train", "val", "test") that its pixels are in."""
     parts: dict[str, tuple[str, ...]] = {}
     for part in PARTS if split else ():
-        for view in getattr(split, part):
-            parts[view.field] = tuple(dict.fromkeys((*parts.get(view.field, ()), part)))
+        for sample in getattr(split, part):
+            parts[sample.field] = tuple(dict.fromkeys((*parts.get(sample.field, ()), part)))
     return parts
 
 
@@ -50,19 +50,21 @@ def leaks(
     """Copies within the set, and whatever is in two parts of the split."""
     parts = parts_of(split)
     # Time points of one position are alike, and always in the same part.
-    positions = {view.field: view.position for view in (_views(split) if split else ())}
+    positions = {sample.field: sample.position for sample in (_samples(split) if split else ())}
     yield from _copies(fields, parts, positions)
     if split is None:
         return
     spatial = config.rule().by == "spatial"
     wells = {
-        view.field: f"{view.plate}/{view.well}".strip("/") for view in _views(split) if view.well
+        sample.field: f"{sample.plate}/{sample.well}".strip("/")
+        for sample in _samples(split)
+        if sample.well
     }
     if not spatial:
-        known = not any(view.well_from_name for view in _views(split))
+        known = not any(sample.well_from_name for sample in _samples(split))
         yield from _shared_wells(wells, parts, known)
     yield from _overlaps(fields, wells, parts, positions)
-    plates = {view.field: view.plate for view in _views(split) if view.plate}
+    plates = {sample.field: sample.plate for sample in _samples(split) if sample.plate}
     if len(set(plates.values())) > 1 and not spatial:
         both = _groups_in_two_parts(plates, parts)
         if both:
@@ -74,7 +76,7 @@ def leaks(
             )  # fmt: skip
 
 
-def _views(split: Split) -> list[View]:
+def _samples(split: Split) -> list[Sample]:
     return [*split.train, *split.val, *split.test]
 
 

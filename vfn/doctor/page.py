@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vfn.data.discovery import Field, Plane
+from vfn.data.discovery import Field, ImageSource
 from vfn.doctor.case import Case
 from vfn.doctor.findings import FATAL, LOOK, NOTE, SEVERITIES, Finding, corner_ratio
 from vfn.doctor.leakage import PARTS
@@ -209,7 +209,7 @@ def _shown(case: Case, stats: FieldStats, entry: Field) -> ShownField:
     pixels: dict[Key, np.ndarray] = {}
     pixel_size: float | None = None
     for key in [k for k in stats.keys if k in stats.planes][:SHOWN_PLANES]:
-        plane: Plane = entry.planes[key]
+        plane: ImageSource = entry.planes[key]
         try:
             pixels[key], pixel_size = plane.read(), pixel_size or plane.pixel_size
         except UserError as exc:  # it was there a moment ago

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vfn.data.cache import in_parallel
 from vfn.data.discovery import Field, split_plane
 from vfn.data.registration import Features, Shift, features, measure_shift
-from vfn.data.store import in_parallel
-from vfn.data.views import Task, View, make_views
+from vfn.data.samples import Sample, Task, make_samples
 from vfn.doctor.measure import PlaneStats, measure
 from vfn.errors import UserError
 
@@ -24,7 +24,7 @@ class FieldStats:
         errors: why the others could not be, one line each; planes without a file are in neither.
         sources: where each plane comes from, for people.
         shifts: of each target against the first input; missing where one of the two is.
-        views: what training makes of the field; empty with `refused`, the reason.
+        samples: what training makes of the field; empty with `refused`, the reason.
     """
 
     name: str
@@ -37,7 +37,7 @@ class FieldStats:
     errors: Mapping[Key, str] = field(default_factory=dict)
     sources: Mapping[Key, str] = field(default_factory=dict)
     shifts: Mapping[Key, Shift] = field(default_factory=dict)
-    views: tuple[View, ...] = ()
+    samples: tuple[Sample, ...] = ()
     refused: str = ""
 
     @property
@@ -87,11 +87,11 @@ def read_field(entry: Field, task: Task) -> FieldStats:
         for key in targets
         if key != reference and _comparable(planes, reference, key)
     }
-    views, refused = _views(entry, task)
+    samples, refused = _samples(entry, task)
     return FieldStats(
         entry.name, entry.plate, entry.well, entry.site,
         inputs, targets, planes, errors, {k: str(p) for k, p in entry.planes.items()}, shifts,
-        views, refused,
+        samples, refused,
     )  # fmt: skip
 
 
@@ -99,10 +99,10 @@ def _comparable(planes: Mapping[Key, PlaneStats], one: Key, other: Key) -> bool:
     return one in planes and other in planes and planes[one].shape == planes[other].shape
 
 
-def _views(entry: Field, task: Task) -> tuple[tuple[View, ...], str]:
+def _samples(entry: Field, task: Task) -> tuple[tuple[Sample, ...], str]:
     """What training makes of a field, or why it makes nothing of it."""
     try:
-        return tuple(make_views([entry], task)), ""
+        return tuple(make_samples([entry], task)), ""
     except UserError as exc:
         return (), str(exc)
 

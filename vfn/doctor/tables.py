@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from vfn.csv_files import write_csv
 from vfn.doctor.case import Case
 from vfn.doctor.findings import SEVERITIES, Finding, corner_ratio
 from vfn.doctor.measure import PlaneStats
 from vfn.doctor.reading import FieldStats, Key
+from vfn.system.csv_files import write_csv
 
 NUMBERS = (
     "height", "width", "dtype", "bits", "step", "min", "p0_1", "p50", "p99_9", "max",

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from vfn import __version__
-from vfn.card import card_of, markdown
-from vfn.checkpoint import Checkpoint
 from vfn.data.formats import need
-from vfn.data.intensity import Intensity, to_dtype
+from vfn.data.intensity import IntensityNormaliser, to_dtype
 from vfn.errors import UserError
 from vfn.export.programs import INPUT, ONNX_PACKAGES, OUTPUT, facts, need_all, write_onnx
-from vfn.files import replacing
+from vfn.models.card import card_of, markdown
+from vfn.models.checkpoint import Checkpoint
+from vfn.system.files import replacing
 
 PACKAGES = f"{ONNX_PACKAGES} onnxruntime bioimageio.core"
 PAPER = {
@@ -119,7 +119,7 @@ def _check_lines(checkpoint: Checkpoint) -> None:
             )
 
 
-def _kind(maps: Sequence[Intensity]) -> str:
+def _kind(maps: Sequence[IntensityNormaliser]) -> str:
     """The dtype of a tensor of such channels: theirs, or float32 where they differ."""
     kinds = {fitted.dtype for fitted in maps}
     return kinds.pop() if len(kinds) == 1 else "float32"
@@ -149,8 +149,8 @@ def _scale(gains: Sequence[float], offsets: Sequence[float]) -> dict[str, Any]:
     return {"id": "scale_linear", "kwargs": kwargs}
 
 
-def _preparation(maps: Sequence[Intensity]) -> list[dict[str, Any]]:
-    """`Intensity.normalise` in the zoo's words."""
+def _preparation(maps: Sequence[IntensityNormaliser]) -> list[dict[str, Any]]:
+    """`IntensityNormaliser.normalise` in the zoo's words."""
     gains = [2 / (fitted.high - fitted.low) for fitted in maps]
     offsets = [-1 - fitted.low * gain for fitted, gain in zip(maps, gains, strict=True)]
     as_float = _cast("float32")
@@ -163,8 +163,8 @@ def _cast(dtype: str) -> dict[str, Any]:
     return {"id": "ensure_dtype", "kwargs": {"dtype": dtype}}
 
 
-def _restoration(maps: Sequence[Intensity]) -> list[dict[str, Any]]:
-    """`Intensity.restore` in the zoo's words."""
+def _restoration(maps: Sequence[IntensityNormaliser]) -> list[dict[str, Any]]:
+    """`IntensityNormaliser.restore` in the zoo's words."""
     kind = np.dtype(_kind(maps))
     gains = [(fitted.high - fitted.low) / 2 for fitted in maps]
     offsets = [(fitted.high + fitted.low) / 2 for fitted in maps]
@@ -203,7 +203,7 @@ def _axes(channels: Sequence[str], stride: int, scale: float | None, of_input: b
     return axes
 
 
-def _tolerance(targets: Sequence[Intensity], stain: np.ndarray) -> dict[str, Any]:
+def _tolerance(targets: Sequence[IntensityNormaliser], stain: np.ndarray) -> dict[str, Any]:
     """How far another machine's output of the test input may be off, in grey values."""
     step = TOLERANCE * max((fitted.high - fitted.low) / 2 for fitted in targets)
     whole = 1.0 if stain.dtype.kind in "ui" else 0.0

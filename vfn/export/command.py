@@ -6,16 +6,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from vfn.card import NOT_STATED, card_of, markdown
-from vfn.checkpoint import Checkpoint, load_checkpoint
-from vfn.cli import plain, refuse_unread, set_up_logging
+from vfn.cli.entry import plain, refuse_unread, set_up_logging
+from vfn.commands.predict import required
 from vfn.errors import UserError
 from vfn.export.bioimage import Label, write_bioimage
 from vfn.export.programs import facts, write_onnx, write_torch
-from vfn.files import write_text
-from vfn.locks import claimed
-from vfn.prediction import required
-from vfn.refocusing import refocusing_of
+from vfn.models.card import NOT_STATED, card_of, markdown
+from vfn.models.checkpoint import Checkpoint, load_checkpoint
+from vfn.refocus.step import refocusing_of
+from vfn.system.files import write_text
+from vfn.system.locks import claimed
 
 CARD = "model_card.md"
 LICENCE = "CC-BY-4.0"  # of a package whose maker states none: the zoo wants one

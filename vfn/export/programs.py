@@ -13,11 +13,11 @@ import torch
 from torch.fx.experimental import _config as shapes
 
 from vfn import __version__
-from vfn.checkpoint import Checkpoint
 from vfn.data.formats import need
-from vfn.data.intensity import Intensity
-from vfn.files import replacing
-from vfn.nets import Generator
+from vfn.data.intensity import IntensityNormaliser
+from vfn.models.checkpoint import Checkpoint
+from vfn.models.nets import Generator
+from vfn.system.files import replacing
 
 INPUT, OUTPUT = "input", "output"  # names of the two tensors
 FACTS = "vfn"  # key of the metadata of an ONNX model, and FACTS.json in a .pt2
@@ -37,7 +37,9 @@ def facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     task = checkpoint.task
 
-    def channels(names: tuple[str, ...], maps: tuple[Intensity, ...]) -> list[dict[str, Any]]:
+    def channels(
+        names: tuple[str, ...], maps: tuple[IntensityNormaliser, ...]
+    ) -> list[dict[str, Any]]:
         return [
             {"channel": name, **fitted.to_dict()} for name, fitted in zip(names, maps, strict=True)
         ]

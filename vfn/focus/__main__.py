@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from vfn.cli import run_module
+from vfn.cli.entry import run_module
 
 
 def main(config: DictConfig) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from vfn.checkpoint import load_checkpoint
-from vfn.cli import refuse_unread, set_up_logging, trainable_task
-from vfn.csv_files import write_csv
+from vfn.cli.entry import refuse_unread, set_up_logging, trainable_task
+from vfn.commands.predict import required
+from vfn.data.cache import ImageCache, in_parallel
 from vfn.data.discovery import (
     Layout,
     NothingMatches,
@@ -20,13 +20,13 @@ from vfn.data.discovery import (
     split_plane,
     whole_images,
 )
-from vfn.data.pixels import present, read_view
-from vfn.data.store import PlaneStore, in_parallel
-from vfn.data.views import Task, View, make_views
+from vfn.data.pixels import present, read_sample
+from vfn.data.samples import Sample, Task, make_samples
 from vfn.errors import UserError
-from vfn.files import make_folder, replacing, write_text
 from vfn.focus.figures import calibration_figure, focus_figure
-from vfn.focus.measures import (
+from vfn.inference.predictor import find_samples
+from vfn.models.checkpoint import load_checkpoint
+from vfn.refocus.measures import (
     MIN_SIDE,
     Spectrum,
     mean_spectrum,
@@ -35,13 +35,13 @@ from vfn.focus.measures import (
     tile_spectra,
     variance_of_laplacian,
 )
-from vfn.focus.scale import FocusMap, FocusScale, FocusScore
-from vfn.focus.series import calibrate_on_views
-from vfn.inference.predictor import find_views
-from vfn.locks import claimed
-from vfn.prediction import required
+from vfn.refocus.scale import FocusMap, FocusScale, FocusScore
+from vfn.refocus.series import calibrate_on_samples
 from vfn.report.figures import png_bytes
-from vfn.training import stain_data
+from vfn.system.csv_files import write_csv
+from vfn.system.files import make_folder, replacing, write_text
+from vfn.system.locks import claimed
+from vfn.training.fit import stain_data
 
 log = logging.getLogger(__name__)
 MEASURES = ("power_log_log_slope", "variance_of_laplacian", "normalised_variance")
@@ -82,23 +82,25 @@ def focus(config: DictConfig) -> None:
         )
     if not config.beyond > 0:
         raise UserError(f"beyond={config.beyond}: give micrometres above 0")
-    scale, views = _scale_and_views(config, Path(str(config.input)))
+    scale, samples = _scale_and_samples(config, Path(str(config.input)))
     with claimed(output):
         if config.anchor:
-            spectra = list(in_parallel(_spectrum, views, "focus", len(views)))
+            spectra = list(in_parallel(_spectrum, samples, "focus", len(samples)))
             scale = scale.anchored(spectra)
-        fields = list(in_parallel(lambda view: _score(view, scale), views, "focus", len(views)))
+        fields = list(
+            in_parallel(lambda sample: _score(sample, scale), samples, "focus", len(samples))
+        )
         _write(fields, scale, float(config.beyond), output)
 
 
-def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list[View]]:
+def _scale_and_samples(config: DictConfig, source: Path) -> tuple[FocusScale, list[Sample]]:
     if config.ckpt is not None:
         checkpoint = load_checkpoint(Path(str(config.ckpt)))
         if checkpoint.focus is None:
             raise UserError(
                 f"ckpt={config.ckpt}: carries no scale of focus; give a model of task=refocus"
             )
-        return checkpoint.focus, find_views(checkpoint, source)
+        return checkpoint.focus, find_samples(checkpoint, source)
     path = Path(str(config.scale))
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -118,25 +120,25 @@ def _scale_and_views(config: DictConfig, source: Path) -> tuple[FocusScale, list
             "input=%s: no %s in the paths, so each image is taken as it is", source, channel
         )
         fields = whole_images(source, alone.inputs)
-    return FocusScale.from_dict(stored), make_views(fields, alone, targets=False)
+    return FocusScale.from_dict(stored), make_samples(fields, alone, targets=False)
 
 
-def _image(view: View) -> NDArray[np.generic]:
-    image = present(read_view(view, PlaneStore()))[0]
+def _image(sample: Sample) -> NDArray[np.generic]:
+    image = present(read_sample(sample, ImageCache()))[0]
     if min(image.shape) < MIN_SIDE:
         raise UserError(
-            f"field {view.name}: {image.shape[0]}x{image.shape[1]} pixels are too few to tell focus; "
+            f"field {sample.name}: {image.shape[0]}x{image.shape[1]} pixels are too few to tell focus; "
             f"give images of {MIN_SIDE} pixels a side or more"
         )
     return image
 
 
-def _spectrum(view: View) -> Spectrum:
-    return mean_spectrum(tile_spectra(_image(view)))
+def _spectrum(sample: Sample) -> Spectrum:
+    return mean_spectrum(tile_spectra(_image(sample)))
 
 
-def _score(view: View, scale: FocusScale) -> Scored:
-    image = _image(view)
+def _score(sample: Sample, scale: FocusScale) -> Scored:
+    image = _image(sample)
     spectrum = tile_spectra(image, scale.tile)
     score, tiles = scale.rate(mean_spectrum(spectrum)), scale.rate_tiles(spectrum, image.shape)
     measures = (
@@ -144,7 +146,7 @@ def _score(view: View, scale: FocusScale) -> Scored:
         variance_of_laplacian(image),
         normalised_variance(image),
     )
-    return Scored(view.name, score, tiles, measures)
+    return Scored(sample.name, score, tiles, measures)
 
 
 def _share_blurred(field: Scored, beyond: float) -> float:
@@ -197,8 +199,8 @@ def _calibrate(config: DictConfig, output: Path) -> None:
     if not task.input_z:
         raise UserError("task.input_z: a scale needs planes at known depths; give task=refocus")
     data = stain_data(config, task)
-    views = data.views()
-    scale = calibrate_on_views(views, task, data.store)
+    samples = data.samples()
+    scale = calibrate_on_samples(samples, task, data.store)
     if scale is None:
         raise UserError("no scale could be made; see above")
     output = make_folder(output)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vfn.focus.scale import FocusScale
+from vfn.refocus.scale import FocusScale
 from vfn.report.figures import LIGHT, Theme, dress, new_figure
 
 WORST = 6  # fields with a map

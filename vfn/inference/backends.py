@@ -9,8 +9,8 @@ import torch
 
 from vfn.errors import UserError
 from vfn.export.programs import INPUT, ONNX_PACKAGES, need_all, write_onnx
-from vfn.nets import Generator
-from vfn.precision import pick_device, pick_precision
+from vfn.models.nets import Generator
+from vfn.models.precision import pick_device, pick_precision
 
 BACKENDS = ("torch", "onnx", "openvino")
 Network = Callable[[torch.Tensor], torch.Tensor]  # (B, Ci, H, W) -> (B, Ct, H, W), float32

@@ -17,7 +17,7 @@ from vfn.data.formats import scenes
 from vfn.data.images import read_image
 from vfn.data.tiff_stacks import is_stack
 from vfn.errors import UserError
-from vfn.files import replacing, room_for
+from vfn.system.files import replacing, room_for
 
 SIDE = 512  # px, of the tiles in the file
 CLASSIC = 2**32 - 2**25  # bytes beyond which a TIFF must be a BigTIFF

@@ -16,10 +16,10 @@ import numpy as np
 from vfn import __version__
 from vfn.data.formats import need
 from vfn.data.images import reading
-from vfn.data.views import View
+from vfn.data.samples import Sample
 from vfn.errors import UserError
-from vfn.files import replacing_folder
 from vfn.inference.ome import BY, NOTE
+from vfn.system.files import replacing_folder
 
 CHUNK = 1024  # px, side of the chunks; smaller levels are one chunk
 SMALLEST = 256  # px, longer side that ends the pyramid
@@ -27,11 +27,11 @@ COLOURS = ("FFFFFF", "00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
 WELL = re.compile(r"([A-Za-z]+)(\d+)")  # row, column
 
 
-def field_paths(output: Path, views: Sequence[View]) -> dict[str, Path]:
-    """Where each view goes, by its name.
+def field_paths(output: Path, samples: Sequence[Sample]) -> dict[str, Path]:
+    """Where each sample goes, by its name.
 
-    With a well for every view: `output`/predicted.zarr/ROW/COLUMN/INDEX, one plate for each plate
-    among the views (then predicted_PLATE.zarr). The index counts the views of a well by site;
+    With a well for every sample: `output`/predicted.zarr/ROW/COLUMN/INDEX, one plate for each plate
+    among the samples (then predicted_PLATE.zarr). The index counts the samples of a well by site;
     those that are there from before keep theirs, so a second run never mixes fields up. Else
     `output`/NAME.zarr.
 
@@ -39,21 +39,23 @@ def field_paths(output: Path, views: Sequence[View]) -> dict[str, Path]:
         UserError: ome-zarr is not installed; the plate in `output` is another one.
     """
     need("ome_zarr.writer", output, "ome-zarr")
-    if not all(WELL.fullmatch(view.well) for view in views):
-        return {view.name: output / f"{view.name}.zarr" for view in views}
-    several = len({view.plate for view in views}) > 1
+    if not all(WELL.fullmatch(sample.well) for sample in samples):
+        return {sample.name: output / f"{sample.name}.zarr" for sample in samples}
+    several = len({sample.plate for sample in samples}) > 1
     paths: dict[str, Path] = {}
     taken: dict[Path, dict[str, int]] = {}
-    for view in sorted(views, key=lambda view: (_natural(view.site), _natural(view.name))):
-        plate = output / f"predicted{f'_{_word(view.plate)}' * several}.zarr"
-        row, column = WELL.fullmatch(view.well).groups()  # type: ignore[union-attr]  # as above
+    for sample in sorted(
+        samples, key=lambda sample: (_natural(sample.site), _natural(sample.name))
+    ):
+        plate = output / f"predicted{f'_{_word(sample.plate)}' * several}.zarr"
+        row, column = WELL.fullmatch(sample.well).groups()  # type: ignore[union-attr]  # as above
         well = plate / row / column
         if well not in taken:
-            _check_plate(plate, view.plate)
+            _check_plate(plate, sample.plate)
             taken[well] = _names(well)
         there = taken[well]
-        there.setdefault(view.name, max(there.values(), default=-1) + 1)
-        paths[view.name] = well / str(there[view.name])
+        there.setdefault(sample.name, max(there.values(), default=-1) + 1)
+        paths[sample.name] = well / str(there[sample.name])
     return paths
 
 
@@ -208,7 +210,7 @@ def list_in_plate(field: Path, plate_name: str) -> None:
 
     Args:
         field: PLATE.zarr/ROW/COLUMN/INDEX.
-        plate_name: as the views have it; may be empty.
+        plate_name: as the samples have it; may be empty.
     """
     writer = need("ome_zarr.writer", field, "ome-zarr")
     ngff = need("ome_zarr.format", field, "ome-zarr").FormatV05()

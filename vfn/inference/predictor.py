@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vfn.checkpoint import Checkpoint, digest
-from vfn.csv_files import write_csv
+from vfn.data.cache import ImageCache
 from vfn.data.discovery import (
     Field,
     Layout,
@@ -27,23 +26,24 @@ from vfn.data.discovery import (
 from vfn.data.images import is_container, is_image, release
 from vfn.data.input_shift import field_statistics, judge_pixel_size
 from vfn.data.intensity import to_dtype
-from vfn.data.pixels import present, read_view
-from vfn.data.store import PlaneStore
-from vfn.data.views import Region, Task, View, make_views, within
+from vfn.data.pixels import present, read_sample
+from vfn.data.samples import Region, Sample, Task, make_samples, within
 from vfn.errors import UserError
-from vfn.files import check_name, clear_leftovers
 from vfn.inference.backends import make_network, pick_arithmetic
-from vfn.inference.lanes import share_cores
 from vfn.inference.ome import SHIFT, gathered, is_whole, write_ome
 from vfn.inference.ome_zarr import field_paths, list_in_plate, whole_zarr, write_zarr
 from vfn.inference.targets import Target, targets_of
 from vfn.inference.tiles import Source, predict_bands
-from vfn.locks import claimed
-from vfn.nets import fold_norms
-from vfn.precision import autocast
-from vfn.progress import ahead, progress
-from vfn.shards import Shard
-from vfn.uncertainty import ScaleHead, check_coverage, halfwidth, halfwidth_channel
+from vfn.inference.workers import share_cores
+from vfn.models.checkpoint import Checkpoint, digest
+from vfn.models.nets import fold_norms
+from vfn.models.precision import autocast
+from vfn.system.csv_files import write_csv
+from vfn.system.files import check_name, clear_leftovers
+from vfn.system.locks import claimed
+from vfn.system.progress import ahead, progress
+from vfn.system.shards import Shard
+from vfn.uncertainty.intervals import ScaleHead, check_coverage, halfwidth, halfwidth_channel
 
 log = logging.getLogger(__name__)
 SHOWN_ALARMS = 5  # lines on the console; the table holds them all
@@ -54,7 +54,7 @@ BATCH_PIXELS = {"cpu": TILE**2, "cuda": 16 * TILE**2}  # in a batch, where its s
 BAND_PIXELS = 2**22  # turned into grey values at once, in float64
 PROBE = 512  # px, side of the part of a field on which bf16 is tried
 HALF_GREY = 0.5  # grey levels that bf16 may cost, as the root of the mean square
-Prepare = Callable[[list[View], PlaneStore], list[View]]
+Prepare = Callable[[list[Sample], ImageCache], list[Sample]]
 
 
 class Predictor:
@@ -173,7 +173,7 @@ class Predictor:
         network = self._stain if self.coverage is None else self._stain_and_score
         for field, top, y in self._raw(fields, network):
             region = field.rows(top, top + y.shape[1])
-            with named(field.view) if isinstance(field, _Job) else nullcontext():
+            with named(field.sample) if isinstance(field, _Job) else nullcontext():
                 band = self._restored(y, region) if self.coverage is None else self._both(y, region)
             yield field, top, band
 
@@ -345,18 +345,18 @@ class Predictor:
 
     def predict_to_file(
         self,
-        view: View,
+        sample: Sample,
         inputs: Sequence[np.ndarray],
         path: Path,
         alarms: Mapping[str, list[str]],
     ) -> np.ndarray:
-        """Predict `view` into `path` (an OME-TIFF, else OME-Zarr), or read it where it already is.
+        """Predict `sample` into `path` (an OME-TIFF, else OME-Zarr), or read it where it already is.
 
         A file counts as there if it is whole, has the right size and came from this very model,
         these input pixels and these settings.
 
         Args:
-            inputs: pixels (H, W) of the view's inputs.
+            inputs: pixels (H, W) of the sample's inputs.
             alarms: of `alarms`, noted in the file.
 
         Returns:
@@ -370,9 +370,9 @@ class Predictor:
         kept = self.kept(path, identity, inputs)
         if kept is not None:
             return kept
-        with named(view):
-            predicted = self.predict(inputs, view.region)
-        target = Target(view.name, (view,))
+        with named(sample):
+            predicted = self.predict(inputs, sample.region)
+        target = Target(sample.name, (sample,))
         self.write(target, path, identity, alarms, inputs[0].shape, [predicted])
         return predicted
 
@@ -403,12 +403,12 @@ class Predictor:
             shape: (H, W).
             bands: (C, h, W) from top to bottom, time point after time point.
         """
-        pixel_size, times = target.views[0].inputs[0].pixel_size, target.times
+        pixel_size, times = target.samples[0].inputs[0].pixel_size, target.times
         remarks = [
             f"{SHIFT}: {channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()
         ]
         # What was done to an input on its way from the file, such as refocusing.
-        planes = (plane for view in target.views for plane in view.inputs)
+        planes = (plane for sample in target.samples for plane in sample.inputs)
         remarks += [said for plane in planes if (said := getattr(plane, "remark", ""))]
         dtype = self.checkpoint.targets[0].dtype
         if path.name.endswith(TIFF):
@@ -454,12 +454,12 @@ def _digest(inputs: Sequence[np.ndarray]) -> str:
 
 
 @contextmanager
-def named(view: View) -> Iterator[None]:
+def named(sample: Sample) -> Iterator[None]:
     """Let an error say which field it is about."""
     try:
         yield
     except UserError as exc:
-        raise UserError(f"field {view.name}: {exc}") from exc
+        raise UserError(f"field {sample.name}: {exc}") from exc
 
 
 @dataclass(frozen=True, eq=False)  # each is itself: arrays do not compare
@@ -479,7 +479,7 @@ class _Order:
     """A file that is to be written.
 
     Attributes:
-        alarms: of its views, by the words that name the channel, and of a movie the time point.
+        alarms: of its samples, by the words that name the channel, and of a movie the time point.
     """
 
     target: Target
@@ -493,13 +493,13 @@ class _Order:
 class _Job(_Pixels):
     """A field that is to be predicted, for a file."""
 
-    view: View
+    sample: Sample
     order: _Order
 
 
-def find_views(
+def find_samples(
     checkpoint: Checkpoint, source: Path | None, given: Layout | None = None
-) -> list[View]:
+) -> list[Sample]:
     """The fields of a folder, or of one file, as the model's task sees them.
 
     Files are told apart as in training; where none is a channel that way, by channel names as tokens
@@ -528,7 +528,7 @@ def find_views(
             continue
         if given.manifest and source is not None and holding is None:
             check_root(fields, root, given.manifest, "input")
-        return _views(fields, checkpoint, given.prefix)
+        return _samples(fields, checkpoint, given.prefix)
     # A container has its channels inside, whatever pattern the paths of training had.
     reason = reasons[-1 if is_container(root) else 0]
     if source is None or given != Layout():
@@ -549,12 +549,12 @@ def find_views(
         "stains among them, say which word means which channel by channels={CHANNEL: WORD}",
         source, " + ".join(task.inputs),
     )  # fmt: skip
-    return _views(fields, checkpoint, given.prefix)
+    return _samples(fields, checkpoint, given.prefix)
 
 
-def _views(fields: Sequence[Field], checkpoint: Checkpoint, prefix: str) -> list[View]:
-    views = make_views(fields, checkpoint.task, targets=False, prefix=prefix)
-    return [checkpoint.binning.apply(view) for view in views]
+def _samples(fields: Sequence[Field], checkpoint: Checkpoint, prefix: str) -> list[Sample]:
+    samples = make_samples(fields, checkpoint.task, targets=False, prefix=prefix)
+    return [checkpoint.binning.apply(sample) for sample in samples]
 
 
 def _positions(task: Task) -> str:
@@ -630,8 +630,8 @@ def run(
     """Predict every field of `source` into `output`; a field that cannot be predicted stops no other.
 
     Args:
-        source, layout: see `find_views`.
-        file_format, prepare, shard: see `predict_views`.
+        source, layout: see `find_samples`.
+        file_format, prepare, shard: see `predict_samples`.
 
     Returns:
         The paths, in order.
@@ -646,7 +646,7 @@ def run(
             f"format=ome_zarr, shard={shard.number}/{shard.count}: jobs would write one plate's list of wells at once; "
             "give format=ome_tiff, or no shard"
         )
-    views = find_views(predictor.checkpoint, source, layout)
+    samples = find_samples(predictor.checkpoint, source, layout)
     folder = source.parent if source is not None and source.is_file() else source
     whole = source is not None and source.is_dir()
     if folder is not None and _inside(output, folder) and (whole or _inside(folder, output)):
@@ -654,12 +654,12 @@ def run(
             f"output={output}: lies in the input folder, where predictions would be taken for images; "
             "choose a folder beside it"
         )
-    return predict_views(predictor, views, output, file_format, prepare, shard)
+    return predict_samples(predictor, samples, output, file_format, prepare, shard)
 
 
-def predict_views(
+def predict_samples(
     predictor: Predictor,
-    views: list[View],
+    samples: list[Sample],
     output: Path,
     file_format: str = "ome_tiff",
     prepare: Prepare | None = None,
@@ -669,7 +669,7 @@ def predict_views(
     """Predict fields into `output`; a field that cannot be predicted stops no other.
 
     Args:
-        views: of which those of one movie go into one file.
+        samples: of which those of one movie go into one file.
         file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
         prepare: what is done with the fields before the network sees them (refocusing).
         shard: which of the fields, where several jobs share them.
@@ -682,7 +682,7 @@ def predict_views(
     Raises:
         UserError: no place for it; two fields of one name; at the end, fields that were refused.
     """
-    targets = targets_of(views)
+    targets = targets_of(samples)
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -692,13 +692,13 @@ def predict_views(
     with claimed(output, shard):
         paths = {name: output / f"{name}{TIFF}" for name in names}
         if file_format == "ome_zarr":
-            paths = field_paths(output, [replace(t.views[0], name=t.name) for t in targets])
+            paths = field_paths(output, [replace(t.samples[0], name=t.name) for t in targets])
         targets = shard.of(targets)  # checked and named as a whole: every job sees the same
         return _Folder(predictor, output, paths, watch, shard).predict(targets, prepare)
 
 
 class _Folder:
-    """`predict_views`, once it is known what goes where and nobody else writes there."""
+    """`predict_samples`, once it is known what goes where and nobody else writes there."""
 
     def __init__(
         self,
@@ -710,16 +710,16 @@ class _Folder:
     ) -> None:
         self.predictor, self.output, self.paths = predictor, output, paths
         self.watch, self.shard = watch, shard
-        self.store = PlaneStore()  # nothing is kept
+        self.store = ImageCache()  # nothing is kept
         self.alarms: dict[str, dict[str, list[str]]] = {}
         self.refused: list[UserError] = []
-        self.order: dict[str, int] = {}  # number of each view
+        self.order: dict[str, int] = {}  # number of each sample
 
     def predict(self, targets: list[Target], prepare: Prepare | None) -> list[Path]:
         """Write the files of `targets`.
 
         Raises:
-            UserError: see `predict_views`.
+            UserError: see `predict_samples`.
         """
         ours = [self.paths[target.name] for target in targets]
         for folder in {path.parent for path in ours}:
@@ -727,7 +727,7 @@ class _Folder:
         if prepare is not None:
             targets = self._prepared(targets, prepare)
         fields = len(targets) + len(self.refused)
-        self.order = {v.name: i for i, v in enumerate(v for t in targets for v in t.views)}
+        self.order = {v.name: i for i, v in enumerate(v for t in targets for v in t.samples)}
         # One thread reads the next field, one or more (`lanes`) compute, this one compresses and writes.
         jobs = ahead(self._jobs(targets), 1)
         with closing(ahead(self.predictor.bands(jobs), 2)) as predicted:
@@ -743,17 +743,19 @@ class _Folder:
         return [self.paths[target.name] for target in targets]
 
     def _prepared(self, targets: list[Target], prepare: Prepare) -> list[Target]:
-        """The targets with their views prepared, without those that were left out."""
-        views = {v.name: v for v in prepare([v for t in targets for v in t.views], self.store)}
+        """The targets with their samples prepared, without those that were left out."""
+        samples = {v.name: v for v in prepare([v for t in targets for v in t.samples], self.store)}
         found = []
         for target in targets:
-            left = tuple(views[view.name] for view in target.views if view.name in views)
-            if len(left) == len(target.views):
-                found.append(replace(target, views=left))
+            left = tuple(
+                samples[sample.name] for sample in target.samples if sample.name in samples
+            )
+            if len(left) == len(target.samples):
+                found.append(replace(target, samples=left))
             elif left:
                 self.refused.append(
                     UserError(
-                        f"field {target.name}: {len(target.views) - len(left)} of its {len(target.views)} "
+                        f"field {target.name}: {len(target.samples) - len(left)} of its {len(target.samples)} "
                         "time points are left out as out of focus, which a movie cannot be; save them as "
                         "a file each"
                     )
@@ -771,17 +773,17 @@ class _Folder:
             except UserError as exc:
                 self.refused.append(exc)
                 order = kept = None
-            for view in target.views:
+            for sample in target.samples:
                 next(done)
                 if order is not None and kept is None:
                     if target.times is not None:  # read time point by time point, once more
-                        inputs = present(read_view(view, self.store))
-                    yield _Job(inputs, view.region, view, order)
+                        inputs = present(read_sample(sample, self.store))
+                    yield _Job(inputs, sample.region, sample, order)
             if kept is not None:
                 self._list_in_plate(target)
 
     def _looked_at(self, target: Target) -> tuple[_Order, list[np.ndarray]]:
-        """What is to be written, and the inputs of its last view.
+        """What is to be written, and the inputs of its last sample.
 
         Raises:
             UserError: an image that cannot be read, or that the model does not take; a name that no file
@@ -790,15 +792,15 @@ class _Folder:
         check_name(self.paths[target.name])
         predictor, digests = self.predictor, []
         alarms: dict[str, list[str]] = {}
-        for view in target.views:
-            inputs = present(read_view(view, self.store))
-            found = predictor.alarms(inputs, view.inputs[0].pixel_size)
-            with named(view):
-                predictor.check(inputs, view.region)
+        for sample in target.samples:
+            inputs = present(read_sample(sample, self.store))
+            found = predictor.alarms(inputs, sample.inputs[0].pixel_size)
+            with named(sample):
+                predictor.check(inputs, sample.region)
                 predictor.settle(inputs)
             if found:
-                self.alarms[view.name] = found
-            at = "" if target.times is None else f"{view.name}, "
+                self.alarms[sample.name] = found
+            at = "" if target.times is None else f"{sample.name}, "
             alarms |= {f"{at}{channel}": phrases for channel, phrases in found.items()}
             if target.times is not None:
                 digests.append(_digest(inputs))
@@ -811,13 +813,13 @@ class _Folder:
         for job, top, band in bands:
             if self.watch is not None:
                 rows = (top + band.shape[1]) / job.inputs[0].shape[0]
-                self.watch((self.order[job.view.name] + rows) / len(self.order))
+                self.watch((self.order[job.sample.name] + rows) / len(self.order))
             yield band
 
     def _list_in_plate(self, target: Target) -> None:
         path = self.paths[target.name]
         if path.parent != self.output:
-            list_in_plate(path, target.views[0].plate)
+            list_in_plate(path, target.samples[0].plate)
 
     def _report_refused(self, fields: int) -> None:
         """Raise what was refused, if anything was."""

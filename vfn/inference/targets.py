@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfn.data.views import View
+from vfn.data.samples import Sample
 
 
 @dataclass(frozen=True, eq=False)  # each is itself
@@ -12,35 +12,35 @@ class Target:
 
     Attributes:
         name: of the file, without its suffix.
-        views: whose predictions it holds: one, or the time points of a movie in their order.
+        samples: whose predictions it holds: one, or the time points of a movie in their order.
     """
 
     name: str
-    views: tuple[View, ...]
+    samples: tuple[Sample, ...]
 
     @property
     def times(self) -> int | None:
         """How many time points it holds; None of a field alone."""
-        return len(self.views) if len(self.views) > 1 else None
+        return len(self.samples) if len(self.samples) > 1 else None
 
     @property
     def time_step(self) -> float | None:
         """Seconds from one time point to the next, if known."""
-        time = self.views[0].time
+        time = self.samples[0].time
         return time.step if time else None
 
 
-def targets_of(views: Sequence[View]) -> list[Target]:
-    """The files for `views`: one for each, and one for all time points that came in one file."""
-    movies: dict[str, list[View]] = {}
-    for view in views:
-        if view.movie:
-            movies.setdefault(view.movie, []).append(view)
+def targets_of(samples: Sequence[Sample]) -> list[Target]:
+    """The files for `samples`: one for each, and one for all time points that came in one file."""
+    movies: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.movie:
+            movies.setdefault(sample.movie, []).append(sample)
     targets = []
-    for view in views:
-        frames = movies.get(view.movie, [view])
+    for sample in samples:
+        frames = movies.get(sample.movie, [sample])
         if len(frames) == 1:
-            targets.append(Target(view.name, (view,)))
-        elif view is frames[0]:
-            targets.append(Target(view.movie, tuple(frames)))
+            targets.append(Target(sample.name, (sample,)))
+        elif sample is frames[0]:
+            targets.append(Target(sample.movie, tuple(frames)))
     return targets

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfn.inference.lanes import in_lanes
+from vfn.inference.workers import in_workers
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -151,7 +151,7 @@ def predict_bands(
             that is shorter than it.
         overlap: pixels that neighbours share, below `tile`.
         batch_size: tiles that go through at once.
-        lanes: batches at a time, see `in_lanes`.
+        lanes: batches at a time, see `in_workers`.
 
     Yields:
         The rows of each field from top to bottom without gap, the fields in their order.
@@ -176,7 +176,7 @@ def predict_bands(
         return predict(batch).float().cpu()
 
     stacked = ((tiles, torch.stack([one.cut for one in tiles])) for tiles in batches())
-    for tiles, predicted in in_lanes(computed, stacked, lanes):
+    for tiles, predicted in in_workers(computed, stacked, lanes):
         for one, values in zip(tiles, predicted, strict=True):
             if band := one.field.add(one.i, one.j, values):
                 yield band

@@ -37,9 +37,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfn.errors import UserError
+from vfn.evaluation.pairs import FieldPair, PairSource
 from vfn.metrics.objects import is_nuclear, segment_cells, segment_nuclei
-from vfn.metrics.pairs import FieldPair, PairSource
-from vfn.progress import progress
+from vfn.system.progress import progress
 
 Array = NDArray[Any]
 Level = Literal["fields", "objects"]

@@ -337,7 +337,7 @@ def _halve(image: Tensor) -> Tensor:
 def _gaussian(image: Tensor) -> Tensor:
     """Separable Gaussian window, whole windows only: (..., H, W) -> (..., H - 10, W - 10).
 
-    On the CPU by OpenCV, where no gradient is asked for; elsewhere as sums of shifted views, which take
+    On the CPU by OpenCV, where no gradient is asked for; elsewhere as sums of shifted samples, which take
     a tenth of the time of two conv2d with one channel.
     """
     taps = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=torch.float64)
@@ -345,7 +345,7 @@ def _gaussian(image: Tensor) -> Tensor:
     weights /= weights.sum()
     if image.device.type == "cpu" and not image.requires_grad:
         return _gaussian_opencv(image, weights.numpy())
-    return _gaussian_views(image, weights.tolist())
+    return _gaussian_samples(image, weights.tolist())
 
 
 def _gaussian_opencv(image: Tensor, weights: np.ndarray) -> Tensor:
@@ -356,7 +356,7 @@ def _gaussian_opencv(image: Tensor, weights: np.ndarray) -> Tensor:
     return torch.from_numpy(stack).reshape(*image.shape[:-2], *smooth[0].shape)
 
 
-def _gaussian_views(image: Tensor, weights: Sequence[float]) -> Tensor:
+def _gaussian_samples(image: Tensor, weights: Sequence[float]) -> Tensor:
     for dim in (-2, -1):
         length = image.shape[dim] - 2 * SSIM_RADIUS
         result = image.narrow(dim, SSIM_RADIUS, length) * weights[SSIM_RADIUS]

@@ -24,7 +24,7 @@ from vfn.metrics.matching import THRESHOLDS, Found, Matching, list_faults, match
 
 Image = NDArray[Any]
 Labels = NDArray[np.int32]
-Plane = NDArray[np.float32]
+ImageSource = NDArray[np.float32]
 
 NUCLEAR_WORDS = frozenset(
     ("dna", "dapi", "hoechst", "nuclei", "nuclear", "nucleus", "h2b", "draq5")
@@ -263,16 +263,16 @@ def _reasons(matching: Matching) -> Iterator[str]:
         yield "no nucleus is matched: matched_iou undefined"
 
 
-def _blur(image: Plane, sigma: float) -> Plane:
+def _blur(image: ImageSource, sigma: float) -> ImageSource:
     blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     return np.asarray(blurred, np.float32)
 
 
-def _watershed(landscape: Plane, seeds: Labels, mask: NDArray[np.bool_]) -> Labels:
+def _watershed(landscape: ImageSource, seeds: Labels, mask: NDArray[np.bool_]) -> Labels:
     return np.asarray(watershed(landscape, seeds, mask=mask), np.int32)  # type: ignore[no-untyped-call]
 
 
-def _otsu(image: Plane) -> float:
+def _otsu(image: ImageSource) -> float:
     return float(threshold_otsu(image))  # type: ignore[no-untyped-call]
 
 
@@ -280,7 +280,7 @@ def _components(mask: NDArray[np.bool_], connectivity: int = 8) -> Labels:
     return np.asarray(cv2.connectedComponents(mask.view(np.uint8), connectivity=connectivity)[1])
 
 
-def _coarse(image: Plane, step: int) -> Plane:
+def _coarse(image: ImageSource, step: int) -> ImageSource:
     """Means of squares of `step` pixels."""
     height, width = image.shape
     padded = np.pad(image, ((0, -height % step), (0, -width % step)), "edge")
@@ -288,13 +288,13 @@ def _coarse(image: Plane, step: int) -> Plane:
     return np.asarray(padded.reshape(rows, step, columns, step).mean(axis=(1, 3)), np.float32)
 
 
-def _fine(coarse: Plane, step: int, shape: tuple[int, ...]) -> Plane:
+def _fine(coarse: ImageSource, step: int, shape: tuple[int, ...]) -> ImageSource:
     size = (coarse.shape[1] * step, coarse.shape[0] * step)
     fine = np.asarray(cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR), np.float32)
     return fine[: shape[0], : shape[1]]
 
 
-def _ground(image: Plane, diameter: float) -> Plane:
+def _ground(image: ImageSource, diameter: float) -> ImageSource:
     """Smooth dark level: an opening five diameters wide on a coarse grid."""
     step = max(1, round(diameter / 6))
     width = round(5 * diameter / step) | 1
@@ -303,7 +303,7 @@ def _ground(image: Plane, diameter: float) -> Plane:
     return _fine(_blur(low, width / 4), step, image.shape)
 
 
-def _threshold(above: Plane) -> float | None:
+def _threshold(above: ImageSource) -> float | None:
     """Otsu's threshold of the square roots; None where the bright part is only the noise's.
 
     The root weighs dim and bright nuclei more evenly, and no gain moves what it selects.
@@ -318,7 +318,7 @@ def _threshold(above: Plane) -> float | None:
     return threshold if np.median(high) - middle >= _SEPARATION * noise else None
 
 
-def _bodies(above: Plane, diameter: float) -> NDArray[np.bool_]:
+def _bodies(above: ImageSource, diameter: float) -> NDArray[np.bool_]:
     """Pixels in the body of a nucleus: not in a furrow between two, nor on the haze around one."""
     root = np.sqrt(above.clip(0))
     bulges = _blur(root, diameter / 6) > _blur(root, diameter / 6 * 2**0.5)
@@ -330,7 +330,7 @@ def _bodies(above: Plane, diameter: float) -> NDArray[np.bool_]:
     return bulges | (above > 0.5 * peak)
 
 
-def _distance(mask: NDArray[np.bool_]) -> Plane:
+def _distance(mask: NDArray[np.bool_]) -> ImageSource:
     binary = mask.view(np.uint8)
     return np.asarray(cv2.distanceTransform(binary, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
 
@@ -357,7 +357,7 @@ def _clip_diameter(diameter: float, pixel_size: float | None) -> float:
     return min(max(diameter, low / pixel_size), high / pixel_size)
 
 
-def _peaks(image: Plane, height: float) -> NDArray[np.bool_]:
+def _peaks(image: ImageSource, height: float) -> NDArray[np.bool_]:
     """Tops that stand `height` above the highest pass to a higher one (h-maxima), image >= 0."""
     filled = np.maximum(image - height, 0)
     square = np.ones((3, 3), np.uint8)
@@ -368,7 +368,9 @@ def _peaks(image: Plane, height: float) -> NDArray[np.bool_]:
         filled = wider
 
 
-def _outline(parts: Labels, bodies: NDArray[np.bool_], above: Plane, smallest: float) -> Labels:
+def _outline(
+    parts: Labels, bodies: NDArray[np.bool_], above: ImageSource, smallest: float
+) -> Labels:
     labels = np.zeros(parts.shape, np.int32)
     count = 0
     for part in regionprops(parts):  # type: ignore[no-untyped-call]

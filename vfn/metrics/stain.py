@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfn.metrics import objects, rows
+from vfn.evaluation import rows
+from vfn.evaluation.pairs import FieldPair
+from vfn.evaluation.ranges import ChannelRanges
+from vfn.evaluation.rows import BASELINE_COLUMNS, RIVAL_COLUMNS, Row, score_image
+from vfn.metrics import objects
 from vfn.metrics.agreement import agree, integrated_intensities
 from vfn.metrics.coverage import coverage_reached, mean_width
 from vfn.metrics.matching import Found
 from vfn.metrics.objects import ObjectScores, is_nuclear, score_objects, segment_cells
-from vfn.metrics.pairs import FieldPair
 from vfn.metrics.quality import quality
-from vfn.metrics.ranges import ChannelRanges
-from vfn.metrics.rows import BASELINE_COLUMNS, RIVAL_COLUMNS, Row, score_image
 
 Float = NDArray[np.float64]
 Labels = NDArray[np.int32]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vfn.data.discovery import split_token
-from vfn.metrics.pairs import HALFWIDTH
+from vfn.evaluation.pairs import HALFWIDTH
 
 KEY = "vfn"  # of what a layer's `metadata` says about its prediction
 UNIT = "um"

@@ -12,18 +12,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vfn.cli import plain, set_up_logging
+from vfn.cli.entry import plain, set_up_logging
 from vfn.data.base import StainData
+from vfn.data.samples import Task
 from vfn.data.sets import DATA_SETS
-from vfn.data.views import Task
 from vfn.errors import UserError
-from vfn.files import clear_leftovers, make_folder
 from vfn.panel.findings import Finding, Grades, collect
 from vfn.panel.page import write
 from vfn.panel.plan import Cell, Question, Row, plan
 from vfn.panel.refocus import across
 from vfn.panel.run import Cells
-from vfn.training import stain_data
+from vfn.system.files import clear_leftovers, make_folder
+from vfn.training.fit import stain_data
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from omegaconf import DictConfig
 
-from vfn.cli import plain
-from vfn.csv_files import write_csv
-from vfn.files import replacing, write_text
+from vfn.cli.entry import plain
 from vfn.panel.findings import (
     FIGURES,
     GRADES,
@@ -31,6 +29,8 @@ from vfn.report.blocks import Chart, chart
 from vfn.report.figures import LIGHT, Theme, new_figure, png_bytes
 from vfn.report.html import environment, today, versions
 from vfn.report.results import finite, label
+from vfn.system.csv_files import write_csv
+from vfn.system.files import replacing, write_text
 
 WORDS = {"H": "high", "A": "average", "L": "low"}
 SHOWN_PANELS = 5

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from vfn.data.views import Task
+from vfn.data.samples import Task
 from vfn.errors import UserError
 from vfn.panel.findings import Grades
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from vfn.checkpoint import load_checkpoint
-from vfn.data.pixels import present, read_view
-from vfn.data.views import Task
-from vfn.metrics.ranges import FULL_RANGES, ChannelRanges, Range
-from vfn.metrics.rows import pixel_figures
+from vfn.data.pixels import present, read_sample
+from vfn.data.samples import Task
+from vfn.evaluation.ranges import FULL_RANGES, ChannelRanges, Range
+from vfn.evaluation.rows import pixel_figures
+from vfn.models.checkpoint import load_checkpoint
 from vfn.panel.plan import Question
-from vfn.progress import progress
-from vfn.refocusing import Refocuser, check_refocuses, range_of
-from vfn.training import stain_data
+from vfn.refocus.step import Refocuser, check_refocuses, range_of
+from vfn.system.progress import progress
+from vfn.training.fit import stain_data
 
 FIELDS = 8  # test fields, each at every depth
 COLUMNS = ("psnr_signal", "pearson")
@@ -67,16 +67,16 @@ def across(config: DictConfig, question: Question, path: Path) -> list[Across]:
             Range(*FULL_RANGES.get(refocuser.sharp.dtype, (refocuser.sharp.low, refocuser.sharp.high))),
             Range(refocuser.sharp.low, refocuser.sharp.high), len(sharp), 0,
         )  # fmt: skip
-        names = list(dict.fromkeys(view.field for view in split.test))[:FIELDS]
-        views = [view for view in split.test if view.field in names]
+        names = list(dict.fromkeys(sample.field for sample in split.test))[:FIELDS]
+        samples = [sample for sample in split.test if sample.field in names]
         figures: dict[str, list[dict[str, float]]] = {"blurred": [], "refocused": []}
-        for view in progress(views, len(views), f"refocusing {channel}"):
-            blurred, truth = present(read_view(view, data.store))
+        for sample in progress(samples, len(samples), f"refocusing {channel}"):
+            blurred, truth = present(read_sample(sample, data.store))
             for name, image in (("blurred", blurred), ("refocused", refocuser(blurred))):
                 figures[name].append(pixel_figures(image, truth, ranges, COLUMNS))
         means = {
             name: {c: float(np.mean([f[c] for f in rows])) for c in COLUMNS}
             for name, rows in figures.items()
         }
-        found.append(Across(channel, len(views), means["blurred"], means["refocused"]))
+        found.append(Across(channel, len(samples), means["blurred"], means["refocused"]))
     return found

@@ -14,18 +14,18 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from vfn import __version__
-from vfn.checkpoint import load_checkpoint
-from vfn.cli import plain, set_up_logging
-from vfn.evaluation import CheckpointPairs
-from vfn.files import clear_leftovers, make_folder, write_text
+from vfn.cli.entry import plain, set_up_logging
+from vfn.commands.evaluate import CheckpointPairs
+from vfn.evaluation.pairs import FieldPair
+from vfn.evaluation.ranges import ChannelRanges, channel_ranges
+from vfn.evaluation.rows import pixel_figures
 from vfn.inference.predictor import Predictor
-from vfn.metrics.pairs import FieldPair
-from vfn.metrics.ranges import ChannelRanges, channel_ranges
-from vfn.metrics.rows import pixel_figures
+from vfn.models.checkpoint import load_checkpoint
 from vfn.panel.findings import FIGURES
 from vfn.panel.plan import Cell
 from vfn.report.results import finite
-from vfn.training import fit, stain_data
+from vfn.system.files import clear_leftovers, make_folder, write_text
+from vfn.training.fit import fit, stain_data
 
 log = logging.getLogger(__name__)
 

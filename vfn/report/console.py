@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vfn.card import counted
+from vfn.models.card import counted
 from vfn.report.results import MODEL, best_systems, label
 
 SHOWN = {

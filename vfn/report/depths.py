@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from vfn.evaluation.pairs import FieldPair, PairSource
+from vfn.evaluation.rows import HIGHER_IS_BETTER, Row, summarise
 from vfn.metrics import comparison
 from vfn.metrics.comparison import Paired, make_units
-from vfn.metrics.pairs import FieldPair, PairSource
-from vfn.metrics.rows import HIGHER_IS_BETTER, Row, summarise
 from vfn.report.blocks import Block, Table, chart
 from vfn.report.figures import LIGHT, Theme, dress, new_figure
 from vfn.report.images import scale_bar

@@ -11,9 +11,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vfn.csv_files import write_csv
 from vfn.metrics.features import COMPARTMENTS, GROUPS, SURVIVES, FeatureResult, FeatureRow
 from vfn.report.figures import LIGHT, Theme, dress, new_figure
+from vfn.system.csv_files import write_csv
 
 HEADER = (
     "feature", "group", "compartment", "channel", "r", "low", "high", "n", "survives", "note",

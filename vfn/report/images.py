@@ -11,8 +11,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from vfn.metrics.pairs import FieldPair
-from vfn.metrics.ranges import Range
+from vfn.evaluation.pairs import FieldPair
+from vfn.evaluation.ranges import Range
 from vfn.metrics.tolerance import error_mask
 from vfn.report.results import ChannelResult
 

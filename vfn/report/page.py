@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vfn.metrics.rows import Row
+from vfn.evaluation.rows import Row
 from vfn.report import figures
 from vfn.report.blocks import Block, Place, chart
 from vfn.report.html import environment, plain_text, today, versions

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vfn.evaluation.rows import Row
 from vfn.metrics.comparison import Paired, compare, make_units
-from vfn.metrics.rows import Row
 from vfn.report.blocks import Block, Table
 from vfn.report.results import ChannelResult, finite
 from vfn.report.wording import TITLES, number

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vfn.evaluation.pairs import FieldPair
+from vfn.evaluation.ranges import ChannelRanges, Range
+from vfn.evaluation.rows import HIGHER_IS_BETTER, Row, summarise
 from vfn.metrics.agreement import Agreement, agree
 from vfn.metrics.coverage import RiskCoverage
 from vfn.metrics.matching import Found
-from vfn.metrics.pairs import FieldPair
-from vfn.metrics.ranges import ChannelRanges, Range
-from vfn.metrics.rows import HIGHER_IS_BETTER, Row, summarise
 from vfn.metrics.stain import Measured
 
 Float = NDArray[np.float64]

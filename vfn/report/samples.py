@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vfn.data.patches import Batch
-from vfn.files import replacing
+from vfn.system.files import replacing
 
 INCHES, DPI = 1.6, 110  # of one tile
 

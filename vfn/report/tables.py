@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vfn.csv_files import write_csv
-from vfn.files import write_text
-from vfn.metrics.rows import BASELINE_COLUMNS, Row
+from vfn.evaluation.rows import BASELINE_COLUMNS, Row
 from vfn.metrics.stain import COLUMNS
 from vfn.report.results import ChannelResult
+from vfn.system.csv_files import write_csv
+from vfn.system.files import write_text
 
 METRICS_HEADER = ("field", "channel", *COLUMNS, "z", "well", "note")
 BASELINES_HEADER = ("field", "channel", "baseline", *BASELINE_COLUMNS, "z", "note")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vfn.metrics.rows import HIGHER_IS_BETTER, Row
+from vfn.evaluation.rows import HIGHER_IS_BETTER, Row
 from vfn.report.results import ChannelResult, label
 
 TITLES = {

@@ -1,0 +1,388 @@
+"""What the entry points share: one clear line for bad input, and the exit codes.
+
+0 done; 2 the user's input is wrong; 130 interrupted.
+"""
+
+import argparse
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vfn.cli.help import (
+    CONF,
+    HELP,
+    PACKAGE,
+    check_words,
+    help_text,
+    nearest,
+    no_such,
+    settings_of,
+)
+from vfn.cli.paths import expand, readable
+from vfn.cli.settings import check_settings, settings_lines
+from vfn.cli.stored import read_stored
+from vfn.data.samples import Task
+from vfn.errors import UserError
+from vfn.system.files import room_for
+from vfn.system.memory import keep_freed_memory
+from vfn.system.signals import INTERRUPTED, comes_of_stopping, end_by_signals, ignore_signals
+
+WRONG_INPUT = 2
+MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
+LAUNCHERS = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+}  # Hydra's, and the packages that they come in
+
+log = logging.getLogger(__name__)
+
+
+class JobFailed(Exception):  # noqa: N818
+    """A job of a sweep failed and has said why; it may cross from a launcher's process to ours."""
+
+
+def guarded(
+    work: Callable[[DictConfig], Any], config: DictConfig, command: str, show: bool = False
+) -> None:
+    """Do the work of one Hydra job and leave with the promised exit code.
+
+    Args:
+        command: the name of its config.
+        show: print the settings first.
+
+    Only what the user gave wrongly becomes a line; anything else is a defect of ours and keeps its
+    traceback. Hydra must not see the exception: it would add lines of its own. In a sweep it must,
+    though: it goes on with the other jobs, and raises the first exception after the last of them.
+    """
+    hydra_config = HydraConfig.get()
+    swept = bool(varied())
+    try:
+        check_settings(config, command)
+        expand(config)
+        if show:
+            print("\n".join(settings_lines(config, command)), flush=True)
+        with room_for(Path("a file of this command")):
+            work(config)
+    except (Exception, KeyboardInterrupt) as exc:
+        if comes_of_stopping(exc):
+            _leave("interrupted", INTERRUPTED)
+        if not isinstance(exc, UserError):
+            if swept:  # of several defects Hydra would show one
+                traceback.print_exc()
+            raise
+        if not swept:
+            _leave(str(exc), WRONG_INPUT)
+        message = f"job {hydra_config.job.num}: {exc}"
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        raise JobFailed(message) from None
+
+
+def varied() -> list[str]:
+    """Of this job's overrides those that the sweep varies, as `loss.adversarial=0.01`; else nothing.
+
+    Hydra keeps the command line in the sweep's folder; a job that a launcher runs in a process of
+    its own sees no other trace of it.
+    """
+    config = HydraConfig.get()
+    if config.mode != RunMode.MULTIRUN:
+        return []
+    record = Path(config.sweep.dir) / MULTIRUN
+    if not record.is_file():  # a sweeper of somebody else's
+        return list(config.overrides.task)
+    typed = read_stored(record, references=True)["hydra"]["overrides"]["task"]
+    parsed = OverridesParser.create().parse_overrides(typed)
+    keys = {override.key_or_group for override in parsed if override.is_sweep_override()}
+    return [text for text in config.overrides.task if text.split("=")[0].lstrip("+") in keys]
+
+
+def typed_keys() -> list[str]:
+    """The settings that the command line of this job gives."""
+    typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    return [override.key_or_group for override in typed]
+
+
+def refuse_unread(read: Mapping[str, Sequence[str]], given: Container[str]) -> None:
+    """Refuse settings that this form of the command would ignore.
+
+    Args:
+        read: settings, or tables of them, by the form that reads them, as "with ckpt=...".
+        given: the form that it is.
+
+    Raises:
+        UserError: one was typed that another form reads.
+    """
+    for key in typed_keys():
+        for form, keys in read.items():
+            if key.partition(".")[0] in keys and form not in given:
+                raise UserError(f"{key}: is read {form} alone; leave it out")
+
+
+def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) -> None:
+    """Run a Hydra entry point; a command line that Hydra cannot compose becomes a line, too.
+
+    Args:
+        command: the name of its config.
+        alone: the settings that are taken where none is given.
+    """
+    keep_freed_memory()
+    end_by_signals()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
+    # Jobs that a launcher starts in processes of their own must find vfn from any folder.
+    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    if any(word in HELP for word in sys.argv[1:]):
+        print(help_text(command))
+        return
+    if alone and not sys.argv[1:]:
+        print(f"no settings given, so this is the demo: {' '.join(alone)}", flush=True)
+        sys.argv += alone
+    try:
+        check_words(sys.argv[1:], command)
+        sys.argv[1:] = readable(sys.argv[1:])
+        main()
+    except (Exception, KeyboardInterrupt) as exc:
+        if comes_of_stopping(exc):
+            _leave("interrupted", INTERRUPTED)
+        if isinstance(exc, UserError):
+            _leave(str(exc), WRONG_INPUT)
+        if isinstance(exc, JobFailed):  # jobs on a cluster have said it in their own logs alone
+            _leave(f"the sweep ran on past what failed, first {exc}", WRONG_INPUT)
+        if isinstance(exc, HydraException | OmegaConfBaseException):
+            _leave(_config_message(exc, command), WRONG_INPUT)
+        if lost := _lost_job(exc):
+            _leave(lost, INTERRUPTED)
+        raise
+
+
+def _lost_job(exc: BaseException) -> str | None:
+    """What to say of a sweep's job that its queue ended: killed, out of time or of memory."""
+    submitit = sys.modules.get("submitit.core.utils")
+    if submitit is None or not isinstance(exc, submitit.UncompletedJobError):
+        return None
+    told = next(iter(str(exc).splitlines()), "")
+    return (
+        f"a job of the sweep was ended from outside, by its time limit perhaps ({told}); what it said is in "
+        ".submitit of the sweep's folder, the other jobs go on, and resume=FOLDER goes on with it"
+    )
+
+
+def run_module(config_name: str, work: Callable[[DictConfig], Any]) -> None:
+    """Run `work` as the command of a module (`python -m vfn.NAME`), with `conf/CONFIG_NAME.yaml`."""
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    def main(config: DictConfig) -> None:
+        guarded(work, config, config_name)
+
+    run_cli(main, config_name)
+
+
+class LineParser(argparse.ArgumentParser):
+    """For commands without a config: says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run_parsed(work: Callable[[], Any], interrupted: str = "interrupted") -> int:
+    """Do the work of such a command.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        work()
+    except (Exception, KeyboardInterrupt) as exc:
+        if comes_of_stopping(exc):
+            return _tell(interrupted, INTERRUPTED)
+        if isinstance(exc, UserError):
+            return _tell(str(exc), WRONG_INPUT)
+        raise
+    return 0
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    sys.exit(_tell(message, code))
+
+
+def _tell(message: str, code: int) -> int:
+    if code == INTERRUPTED:
+        ignore_signals()
+    with suppress(OSError):  # the terminal may be gone
+        print(f"error: {message}" if code == WRONG_INPUT else message, file=sys.stderr, flush=True)
+    return code
+
+
+def _config_message(exc: Exception, command: str) -> str:
+    """Hydra's message in one line, with the nearest right name where it can be told."""
+    text = " ".join(str(exc).split())
+    missing_key = re.search(r"Could not override '([^']+)'", text)
+    if missing_key:
+        inner = re.search(r"Key '([^']+)' is not in struct", f"{text} {exc.__cause__}")
+        whole = missing_key[1] in settings_of(command)
+        if (
+            whole and inner and inner[1] != missing_key[1].rpartition(".")[2]
+        ):  # a table of names that a file gives
+            key = f"{missing_key[1]}.{inner[1]}"
+            return f"{key}: not in the file of that choice; add it by +{key}=VALUE"
+        return no_such(missing_key[1], command)
+    missing_group = re.search(
+        r"Could not find '((?:hydra/)?\w+)/([^']+)'.*Available options in '[\w/]+':(.*)", text
+    )
+    if missing_group:
+        group, choice, options = missing_group.groups()
+        names = options.split("Config search path")[0].split()
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            return f"{group}={choice}: not installed; pip install {LAUNCHERS[choice]}"
+        near = nearest(choice, names)
+        hint = f"did you mean {near}? " if near else ""
+        return f"{group}={choice}: unknown; {hint}choose one of {', '.join(names)}"
+    if merging := re.search(r"Error merging override (.+)", text):
+        return f"{merging[1]}: this setting takes another kind of value; --help shows an example"
+    return text
+
+
+def plain(config: Any) -> Any:
+    """A config node as plain data; interpolations resolved."""
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def merge_overrides(
+    stored: DictConfig, composed: DictConfig, skip: tuple[str, ...] = ()
+) -> DictConfig:
+    """A stored config with what the user said this time on top.
+
+    A group that the user chose replaces the stored one unless it is the same choice; single keys
+    that the user gave replace single keys.
+
+    Args:
+        stored: from a run folder or checkpoint, by the groups' names.
+        composed: what Hydra made of the defaults and the command line.
+        skip: keys of the command line that have no place in `stored`.
+    """
+    result = OmegaConf.create({**stored})
+    parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    for override in parsed:
+        key = override.key_or_group
+        if key in skip:
+            continue
+        node = OmegaConf.select(composed, key)
+        if isinstance(node, DictConfig) and "name" in node and "." not in key:
+            if OmegaConf.select(result, f"{key}.name") != node.name:
+                result[key] = node
+        else:
+            OmegaConf.update(result, key, node, force_add=True)
+    return result
+
+
+def known_tasks() -> list[Task]:
+    """Every task of `conf/task`, for messages that name the ones that fit."""
+    files = sorted((CONF / "task").glob("*.yaml"))
+    tasks = [make_task(plain(OmegaConf.load(file))) for file in files]
+    return [task for task in tasks if task.inputs]
+
+
+def make_task(data: Any) -> Task:
+    """The task that a config node describes.
+
+    Raises:
+        UserError: no inputs or targets, a name twice, planes that are no numbers.
+    """
+    # One channel may be a bare word: brackets mean something to a shell.
+    given = ([data[k]] if isinstance(data[k], str) else data[k] for k in ("inputs", "targets"))
+    inputs, targets = (tuple(str(c) for c in names or ()) for names in given)
+    for key, names in (("inputs", inputs), ("targets", targets)):
+        if len(set(names)) < len(names):
+            raise UserError(f"task.{key}={list(names)}: a channel is named twice")
+    z = tuple(float(v) for v in data["input_z"] or ())
+    return Task(str(data["name"]), inputs, targets, z)
+
+
+def trainable_task(node: DictConfig) -> Task:
+    """The task of a config that names both sides.
+
+    Raises:
+        UserError: no inputs or no targets; see `make_task`.
+    """
+    task = make_task(plain(node))
+    if not task.inputs or not task.targets:
+        raise UserError(
+            "task.inputs and task.targets: name one channel or more for each, "
+            "as in task.inputs=[phase] task.targets=[dapi]"
+        )
+    return task
+
+
+class _Stdout(logging.Handler):
+    """Prints to whatever stdout is at the moment: a running progress bar lifts such lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        # A file's name need not be UTF-8, and print would end the command over it.
+        text = self.format(record).encode(errors="backslashreplace").decode()
+        with suppress(OSError):  # nobody reads any more: the work goes on
+            print(text, flush=True)
+
+
+class _LogFile(logging.FileHandler):
+    """A run's `log.txt`; a line that does not fit on the disk is no reason to end the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Stay silent about a disk that has no room: whatever matters is told where it is written."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close it, though what is still in its buffer may not fit."""
+        with suppress(OSError):
+            super().close()
+
+
+def set_up_logging(log_file: Path | None = None, quiet: bool = False) -> None:
+    """Our lines on stdout (stderr is for errors and bars), warnings alone if `quiet`, and, if given, in
+    the run's `log.txt`."""
+    ours = logging.getLogger("vfn")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    for handler in list(ours.handlers):
+        ours.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [_Stdout(logging.WARNING if quiet else logging.NOTSET)]
+    if log_file is not None:
+        to_file = _LogFile(log_file, encoding="utf-8", errors="backslashreplace")
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers.append(to_file)
+    for handler in handlers:
+        ours.addHandler(handler)
+    # Lightning's advice is for developers; its warnings about our choices would only confuse.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # we say ourselves what is wrong
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6
+    warnings.filterwarnings("ignore", ".*distributed.nn.functional.all_reduce is deprecated.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Not every command on a cluster is a job.
+    warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not.*")
+    warnings.filterwarnings(
+        "ignore", ".*module.s. in eval mode.*"
+    )  # a frozen encoder is meant to be
+    warnings.filterwarnings(
+        "ignore", ".*The number of training batches.*smaller than the logging.*"
+    )

@@ -1,0 +1,200 @@
+"""What stands before Hydra: `--help`, and a command line that is no list of `key=value`.
+
+Hydra's own words for a misspelt key are many, and its help knows only the names of groups.
+"""
+
+import difflib
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from vfn.cli.paths import is_verbatim
+from vfn.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# In a clone beside the package; pip puts it into it.
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+WIDTH = 100  # columns of a help
+HELP = ("--help", "-h")
+# What `python train.py` alone trains: a small network, for two minutes.
+DEMO = ("logger=csv", "model=best", "trainer.max_time=00:00:02:00")
+FLAGS = (  # Hydra's
+    "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
+    "--shell-completion", "-sc",
+)  # fmt: skip
+OPTIONS = (  # Hydra's, which take the next word
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--info", "-i", "--experimental-rerun",
+)  # fmt: skip
+LIKE = 0.6  # how alike two words are that one is taken for the other, 0 to 1
+BRACKETS = {"[": "]", "{": "}", "(": ")"}
+
+
+def groups_of(command: str) -> dict[str, str | None]:
+    """The groups of a command (`conf/COMMAND.yaml`) and the choice that is their default."""
+    listed = OmegaConf.to_container(_load(CONF / f"{command}.yaml").get("defaults", []))
+    assert isinstance(listed, list)
+    found = {}
+    for entry in listed:
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            if not key.startswith("override "):
+                found[key.removeprefix("optional ")] = value
+    return found
+
+
+def choices(group: str) -> list[str]:
+    """What can be chosen in a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def settings_of(command: str) -> list[str]:
+    """Every key of a command, over all choices of its groups: `data`, `data.root`, ..."""
+    found = dict.fromkeys(_names(_plain(CONF / f"{command}.yaml")))
+    for group in groups_of(command):
+        found[group] = None
+        for choice in choices(group):
+            found |= dict.fromkeys(_names(_plain(CONF / group / f"{choice}.yaml"), f"{group}."))
+    return list(found)
+
+
+def no_such(key: str, command: str) -> str:
+    """What is said of a setting that the chosen groups do not have."""
+    group, _, rest = key.partition(".")
+    others = [] if group not in groups_of(command) else choices(group)
+    have = [c for c in others if rest and rest in _names(_plain(CONF / group / f"{c}.yaml"))]
+    if have:
+        return f"{key}: no such setting; it is one of {group}={' | '.join(have)}"
+    near = nearest_setting(key, command)
+    hint = f"; did you mean {near}?" if near else ""
+    return f"{key}: no such setting{hint} (--help lists the groups, --cfg job all settings)"
+
+
+def help_text(command: str) -> str:
+    """What `--help` prints: the text in `conf/COMMAND.yaml`, with the choices of the groups."""
+    template = str(OmegaConf.to_container(_load(CONF / f"{command}.yaml").hydra.help)["template"])  # type: ignore[index, call-overload]
+    lines = ["Groups, as GROUP=CHOICE (* by default)"]
+    for group, default in groups_of(command).items():
+        names = sorted(choices(group), key=lambda name: (name != default, name))
+        text = ", ".join(f"{name}*" if name == default else name for name in names)
+        lines += textwrap.wrap(
+            text, WIDTH, initial_indent=f"  {group:<8}", subsequent_indent=" " * 10,
+            break_on_hyphens=False,
+        )  # fmt: skip
+    return template.replace("$APP_CONFIG_GROUPS", "\n".join(lines)).strip()
+
+
+def nearest(key: str, names: Sequence[str]) -> str | None:
+    """Of `names` the one that `key` was meant to be; None if none is like it.
+
+    The last part of a name counts most: `max_time` is `trainer.max_time`, and `lr` begins `lr_generator`.
+    """
+    last = _last(key)
+    alike = [
+        (
+            max(_likeness(last, _last(name)), LIKE * _last(name).startswith(f"{last}_")),
+            _likeness(key, name),
+            name,
+        )
+        for name in names
+    ]
+    best = max(alike, key=lambda found: found[0] + 0.5 * found[1], default=(0.0, 0.0, ""))
+    return best[2] if best[0] >= LIKE else None
+
+
+def nearest_setting(key: str, command: str) -> str | None:
+    """The setting of a command that `key` was meant to be; of equals one that its help names."""
+    names, known = settings_of(command), help_text(command)
+    same = [name for name in names if _last(name) == key and f" {name}=" in known]
+    return same[0] if same else nearest(key, names)
+
+
+def check_words(words: Sequence[str], command: str) -> None:
+    """Refuse what is no `key=value`: dashes, missing equals signs, lists that the shell took apart.
+
+    Raises:
+        UserError: says how it is written.
+    """
+    names = settings_of(command)
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        following = rest[0] if rest and "=" not in rest[0] and rest[0][:1] != "-" else None
+        if word.split("=")[0] in FLAGS:
+            if word == "--run" and following is not None:  # Hydra's --run takes no word
+                raise UserError(
+                    f"--run {following}: settings have no dashes; write run={following}"
+                )
+        elif word in OPTIONS:
+            rest[:1] = []
+        elif word.startswith("-") and word.split("=")[0] not in OPTIONS:
+            key, _, value = word.lstrip("-").partition("=")
+            right = key if key in names else nearest_setting(key, command) or key
+            raise UserError(
+                f"{word}: settings have no dashes; write {right}={value or following or 'VALUE'}"
+            )
+        elif not is_verbatim(word.partition("=")[0]) and _open(word):
+            whole = word
+            while _open(whole) and rest:
+                whole += f" {rest.pop(0)}"
+            remedy = "a bracket is not closed" if _open(whole) else "the shell took it apart"
+            raise UserError(f"{word}: {remedy}; put it into quotes: '{whole}'")
+        elif word.startswith("~") and not word.startswith("~hydra"):
+            key = word[1:].partition("=")[0]
+            raise UserError(f"~{key}: a setting cannot be taken out; give it a value, {key}=VALUE")
+        elif "=" not in word and not word.startswith("~"):
+            raise UserError(_bare(word, following, names))
+
+
+def _bare(word: str, following: str | None, names: Sequence[str]) -> str:
+    """What is said of a word without `=`."""
+    if word in names and following is not None:
+        return f"{word} {following}: an equals sign is missing; write {word}={following}"
+    if word in names:
+        return f"{word}: an equals sign is missing; write {word}=VALUE"
+    wanted = "ckpt" if word.endswith(".ckpt") else "data.root" if "data.root" in names else "input"
+    near = f"{wanted}={word}" if Path(word).exists() and wanted in names else f"KEY={word}"
+    return f"{word}: is no setting; settings are written KEY=VALUE, here {near} (--help lists them)"
+
+
+def _open(word: str) -> bool:
+    """Whether brackets are opened that are not closed; within quotes they are text."""
+    pending: list[str] = []
+    quote = ""
+    for letter in word.partition("=")[2]:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in BRACKETS:
+            pending.append(BRACKETS[letter])
+        elif pending and letter == pending[-1]:
+            pending.pop()
+    return bool(pending)
+
+
+def _likeness(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _load(path: Path) -> Any:
+    return OmegaConf.load(path)
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    node = OmegaConf.to_container(_load(path))
+    assert isinstance(node, dict)
+    return {str(k): v for k, v in node.items() if k not in ("defaults", "hydra")}
+
+
+def _names(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _names(value, f"{prefix}{key}.")

@@ -1,0 +1,193 @@
+"""The settings of a command against its defaults: checked, then shown, the changed ones first."""
+
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+
+from vfn.cli.help import CONF, WIDTH, choices, groups_of, no_such
+from vfn.cli.paths import is_path
+from vfn.errors import UserError
+
+# Tables whose entries are checked by who reads them; so are those that are null by default.
+OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2")
+ANY_KIND = ("trainer.devices",)  # a number, a list of them, or auto
+
+
+# What begins so has no effect where the setting beside it is 0 or null.
+RESTS_ON = {
+    "loss.adversarial_kind": "loss.adversarial",
+    "loss.discriminator": "loss.adversarial",
+    "loss.feature_matching": "loss.adversarial",
+    "loss.r1": "loss.adversarial",
+    "model.discriminator": "loss.adversarial",
+    "model.adam.lr_discriminator": "loss.adversarial",
+    "loss.tolerance_": "loss.tolerance",
+    "data.refocus_": "data.refocus",
+}
+
+
+def idle(config: DictConfig, typed: Iterable[str]) -> list[str]:
+    """A line for each setting of `typed` that has no effect beside the others of `config`."""
+    return [
+        f"{key}: has no effect, since {other} is {_text(OmegaConf.select(config, other))}"
+        for key in typed
+        for start, other in RESTS_ON.items()
+        if key.startswith(start) and not OmegaConf.select(config, other)
+    ]
+
+
+def check_settings(config: DictConfig, command: str, where: str | None = None) -> None:
+    """Refuse what no code reads, and values of another kind than the defaults have.
+
+    Args:
+        config: of a job, or of a run folder.
+        command: the name of its config; Hydra must have composed one.
+        where: the file that it was read from.
+
+    Raises:
+        UserError: a setting that the chosen groups do not have, or a word where the default is a
+            number or a switch.
+    """
+    given, known = (OmegaConf.to_container(c) for c in (config, _defaults(config, command)))
+    assert isinstance(given, dict)
+    assert isinstance(known, dict)
+    try:
+        _check_table(given, known, "", command)
+    except UserError as exc:
+        raise exc if where is None else UserError(f"{where}: {exc}") from exc
+
+
+def _defaults(config: DictConfig, command: str) -> DictConfig:
+    """The defaults under the choices of `config`; where a table names none, the keys of all of them."""
+    chosen = _chosen(config, command)
+    found = compose(command, overrides=[f"{g}={name}" for g, name in chosen.items()])
+    OmegaConf.set_struct(found, False)
+    for group, node in found.items():
+        if group in chosen or not isinstance(node, DictConfig):
+            continue
+        for name in choices(str(group)):
+            for key, value in OmegaConf.load(CONF / str(group) / f"{name}.yaml").items():
+                if key != "defaults" and node.get(key) is None:
+                    node[key] = value
+    return found
+
+
+def _chosen(config: DictConfig, command: str) -> dict[str, str]:
+    """The shipped choice of each group that `config` has."""
+    return {
+        group: str(name)
+        for group in groups_of(command)
+        if (name := OmegaConf.select(config, f"{group}.name"))
+        and (CONF / group / f"{name}.yaml").is_file()
+    }
+
+
+def _check_table(
+    given: Mapping[Any, Any], known: Mapping[Any, Any], prefix: str, command: str
+) -> None:
+    for key, value in given.items():
+        name = f"{prefix}{key}"
+        if key in known:
+            if isinstance(value, dict) and isinstance(known[key], dict):
+                _check_table(value, known[key], f"{name}.", command)
+            elif name not in ANY_KIND:
+                _check_kind(name, value, known[key])
+        elif prefix.removesuffix(".") not in OPEN:
+            inner = next(_flat(value, f"{name}."), None) if isinstance(value, dict) else None
+            raise UserError(no_such(inner[0] if inner else name, command))
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Refuse another kind of value than the default's, before the code stumbles over it."""
+    if isinstance(value, str) and "${" in value:  # a reference: whoever reads it looks
+        return
+    if isinstance(default, bool):
+        kind, right = "true or false", isinstance(value, bool)
+    elif isinstance(default, int):
+        kind, right = "a whole number", isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(default, float):
+        right = isinstance(value, int | float) and not isinstance(value, bool)
+        kind, right = "a finite number", right and math.isfinite(value)
+    elif isinstance(default, dict):
+        kind, right = "a table of settings", isinstance(value, dict) or key == "data2"
+    else:
+        kind, right = (
+            "one value",
+            not isinstance(value, dict) or (default is None and not is_path(key)),
+        )
+    if not right:
+        shown = "" if isinstance(default, dict) or default is None else f", as {default} is"
+        raise UserError(f"{key}={value}: give {kind}{shown}")
+
+
+def settings_lines(config: DictConfig, command: str) -> list[str]:
+    """Every setting once, as `key=value`: those that are not at their default, then the others.
+
+    A group is changed where its choice is not the default one; its keys are where they differ from
+    that choice.
+
+    Args:
+        config: what the command works by, which may come from a run folder.
+        command: the name of its config; Hydra must have composed one.
+    """
+    groups = groups_of(command)
+    chosen = _chosen(config, command)
+    defaults = _leaves(compose(command, overrides=[f"{g}={name}" for g, name in chosen.items()]))
+    # As they were written: a name that holds the time is no change.
+    written, values = _leaves(config), _leaves(config, resolve=True)
+    changed = []
+    rows: dict[str, list[str]] = {"": [], **{group: [] for group in groups}}
+    for key, value in values.items():
+        group, _, rest = key.partition(".")
+        if group in chosen and rest == "name":
+            if chosen[group] != groups[group]:
+                changed.append(f"{group}={value}")
+            rows[group].insert(0, f"{group}={value}")
+        elif group in groups and rest == "name":  # of a task that is made on the command line
+            rows[group].insert(0, f"{key}={value}")
+        elif defaults.get(key) != written[key]:
+            changed.append(f"{key}={value}")
+        elif group in groups:
+            rows[group].append(f"{rest if group in chosen else key}={value}")
+        else:
+            rows[""].append(f"{key}={value}")
+    lines = [_wrapped("settings that were changed: ", changed)] if changed else []
+    lines.append("other settings:" if changed else "settings, all at their defaults:")
+    lines += [_wrapped("  ", row) for row in rows.values() if row]
+    return "\n".join(lines).splitlines()
+
+
+def _wrapped(start: str, words: list[str]) -> str:
+    # A value that holds blanks stays in one piece.
+    text = " ".join(word.replace(" ", "\0") for word in words)
+    return textwrap.fill(
+        text, WIDTH, initial_indent=start, subsequent_indent="      ",
+        break_long_words=False, break_on_hyphens=False,
+    ).replace("\0", " ")  # fmt: skip
+
+
+def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, str]:
+    """Dotted key -> value as the command line takes it."""
+    node = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(node, dict)
+    return dict(_flat(node, ""))
+
+
+def _flat(node: dict[Any, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _text(value)
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(_text(v) for v in value)}]"
+    return str(value)

@@ -1,0 +1,38 @@
+"""What a checkpoint says of itself: python -m vfn.info CKPT"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from vfn.cli.entry import LineParser
+from vfn.models.card import card_of, markdown
+from vfn.models.checkpoint import load_checkpoint
+
+
+def info(argv: Sequence[str] | None = None) -> None:
+    """Print the model card of a checkpoint.
+
+    Raises:
+        UserError: a wrong command line; see `load_checkpoint`, `card_of`.
+    """
+    parser = LineParser(
+        "python -m vfn.info",
+        description="Print the model card of a checkpoint: task, data, training, scores, limits, "
+        "licence. The file is read as data; it can run no code.",
+    )
+    parser.add_argument(
+        "ckpt", type=Path, metavar="CKPT", help="outputs/NAME/checkpoints/best.ckpt"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    args = parser.parse_args(argv)
+    card = card_of(load_checkpoint(args.ckpt.expanduser()).recipe)
+    if args.json:
+        print(json.dumps(card, indent=2))
+    elif sys.stdout.isatty():
+        Console().print(Markdown(markdown(card)))
+    else:
+        print(markdown(card), end="")

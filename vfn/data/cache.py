@@ -1,0 +1,311 @@
+"""Decoded planes on disk, memory-mapped: each image is decoded once, a crop touches only its rows.
+
+A store is a folder of shards. A shard is one file of raw pixels, plane after plane, and an index that
+says which plane lies where; the index is written last and under its final name only when the pixels
+are whole, so a shard that was interrupted is never read. Planes are known by what they were decoded
+from (path, size, time of change, reader version): a changed or moved file is simply not in the store.
+
+The index holds a checksum for each MiB of a plane. Every process checks a MiB when it reads from it first,
+so a start does not read the whole store, and bytes that changed on the disk are never used.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from filelock import FileLock
+
+from vfn.data.discovery import ImageSource
+from vfn.data.images import DTYPES
+from vfn.errors import UserError
+from vfn.system.files import clear_leftovers, make_folder, replacing, write_text
+from vfn.system.progress import progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+SHARD_BYTES = 256 * 2**20  # small enough that an interrupted decoding loses little
+ALIGNMENT = 64  # bytes: every plane starts on a cache line
+FORMAT = 2  # of the index; a shard with another is not read
+BLOCK = 2**20  # bytes of a plane that share a checksum
+log = logging.getLogger(__name__)
+
+
+def in_parallel(
+    work: Callable[[T], R], items: Iterable[T], label: str, count: int, ahead: int = 4
+) -> Iterator[R]:
+    """`work` of each item, in order, by as many threads as there are cores; with a progress bar.
+
+    Args:
+        items: taken one by one by the thread that asks for results.
+        count: how many there are.
+        ahead: items of each thread that may wait for it, or for their results to be taken.
+    """
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+
+        def results() -> Iterator[R]:
+            pending: deque[Future[R]] = deque()
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > ahead * workers:  # bounds what waits when the taker is slow
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+        try:
+            yield from progress(results(), count, label)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def cache_folder(chosen: str | None) -> Path:
+    """Where stores lie: `chosen`, else $VFN_CACHE, else the user's cache folder."""
+    if chosen or os.environ.get("VFN_CACHE"):
+        return Path(chosen or os.environ["VFN_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vfn"
+
+
+def store_name(root: Path) -> str:
+    """Folder name of the store of a data set: readable, and different for different roots."""
+    digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=5).hexdigest()
+    return f"{root.resolve().name or 'root'}-{digest}"
+
+
+class Place(NamedTuple):
+    """Where a plane lies: its shard, first byte, shape, dtype, and the CRC-32 of each of its blocks."""
+
+    shard: Path
+    offset: int
+    shape: tuple[int, int]
+    dtype: str
+    checksums: tuple[int, ...]
+
+
+class ImageCache:
+    """Reads planes: from the store's shards what `prepare` found or put there, the rest directly.
+
+    Args:
+        folder: of the shards; None keeps nothing and decodes at every reading.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._where: dict[ImageSource, Place] = {}
+        self._checked: dict[ImageSource, set[int]] = {}  # blocks that are as they were written
+        self._maps: dict[Path, np.memmap] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps, which a worker process opens for itself."""
+        return {**self.__dict__, "_maps": {}}
+
+    def read(self, plane: ImageSource) -> np.ndarray:
+        """Pixels (H, W) of `plane`, read-only where they are memory-mapped.
+
+        Raises:
+            UserError: as the plane itself, if it is decoded.
+        """
+        return self.checked(plane, self.peek(plane))
+
+    def peek(self, plane: ImageSource) -> np.ndarray:
+        """`read` before its bytes are checked: for shape and dtype, or to be `checked` where it is used.
+
+        Raises:
+            UserError: as the plane itself, if it is decoded.
+        """
+        place = self._where.get(plane)
+        if place is None:
+            return plane.read()
+        try:
+            shard = self._maps.get(place.shard)
+            if shard is None:
+                shard = self._maps[place.shard] = np.memmap(place.shard, np.uint8, "r")
+            return np.ndarray(place.shape, place.dtype, shard, place.offset)
+        except (OSError, TypeError, ValueError):  # gone, or shorter by now
+            return self._decoded_anew(plane, place)
+
+    def checked(
+        self, plane: ImageSource, array: np.ndarray, rows: slice = slice(None)
+    ) -> np.ndarray:
+        """`array`, which `peek` gave for `plane`, if its bytes are those that were written; else the
+        plane, decoded anew.
+
+        Args:
+            rows: that are going to be used; the others are left unchecked.
+
+        Raises:
+            UserError: as the plane itself, if it is decoded.
+        """
+        place = self._where.get(plane)
+        if place is None:
+            return array
+        checked = self._checked.setdefault(plane, set())
+        start, stop, _ = rows.indices(len(array))
+        pitch = array.strides[0]
+        for block in range(start * pitch // BLOCK, math.ceil(stop * pitch / BLOCK)):
+            if block not in checked:
+                pixels = array.reshape(-1).view(np.uint8)[block * BLOCK : (block + 1) * BLOCK]
+                if zlib.crc32(pixels.data) != place.checksums[block]:
+                    return self._decoded_anew(plane, place)
+                checked.add(block)
+        return array
+
+    def _decoded_anew(self, plane: ImageSource, place: Place) -> np.ndarray:
+        """The plane from its file, now and at every later reading by this process."""
+        log.warning(
+            "data.cache: %s has changed since it was written: %s is decoded at every reading; "
+            "the next start decodes it anew",
+            place.shard, plane,
+        )  # fmt: skip
+        self._where.pop(plane, None)  # another thread may have found it at the same time
+        with suppress(OSError):  # others may have done it; a cache to read only stays as it is
+            place.shard.with_suffix(".json").unlink()
+        return plane.read()
+
+    def prepare(self, planes: Iterable[ImageSource]) -> None:
+        """Decode, in parallel, what of `planes` is not in the store yet. Nothing without a folder.
+
+        Raises:
+            UserError: an image that cannot be read, a disk that is full or cannot be written.
+        """
+        wanted = list(dict.fromkeys(planes))
+        if self.folder is None:
+            return
+        try:
+            make_folder(self.folder)
+        except UserError as exc:
+            raise UserError(
+                f"data.cache: {exc}: name it by data.cache_dir=DIR, or read images directly by "
+                "data.cache=off"
+            ) from exc
+        with FileLock(self.folder / ".lock"):  # of several processes one decodes, the others wait
+            keys = {plane: hashed(plane.key) for plane in wanted}
+            known = self._known()
+            missing = [plane for plane in wanted if keys[plane] not in known]
+            if missing:
+                self._clear()
+                self._decode(missing, keys)
+                known = self._known()
+        self._where = {plane: known[keys[plane]] for plane in wanted}
+
+    def _known(self) -> dict[str, Place]:
+        """Key -> place of every plane in whole shards; the planes of others are decoded anew."""
+        assert self.folder is not None
+        known = {}
+        for index in sorted(self.folder.glob("*.json")):
+            try:
+                known.update(_places(index))
+            except (
+                OSError,
+                ValueError,
+                LookupError,
+                TypeError,
+                AttributeError,
+                RecursionError,
+            ) as exc:
+                log.info("data.cache: %s is not read (%s: %s)", index, type(exc).__name__, exc)
+        return known
+
+    def _clear(self) -> None:
+        """Remove what a process that was killed left, and shards whose index is gone."""
+        assert self.folder is not None
+        clear_leftovers(self.folder)
+        for shard in self.folder.glob("*.planes"):
+            if not shard.with_suffix(".json").exists():
+                with suppress(OSError):  # another process reads it, on Windows
+                    shard.unlink()
+
+    def _decode(self, planes: Sequence[ImageSource], keys: dict[ImageSource, str]) -> None:
+        assert self.folder is not None
+        decoded = zip(
+            planes, in_parallel(_read, planes, "decoding images", len(planes)), strict=True
+        )
+        number = 1 + max(
+            (int(p.stem) for p in self.folder.iterdir() if p.stem.isdecimal()), default=-1
+        )
+        first, done = next(decoded), 0
+        self._check_space(first[1].nbytes * len(planes))
+        rest = chain([first], decoded)
+        while done < len(planes):
+            shard = self.folder / f"{number:06d}.planes"
+            entries: list[list[Any]] = []
+            with replacing(shard) as temporary, temporary.open("wb") as file:
+                for plane, array in rest:
+                    pixels = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                    file.write(bytes(-file.tell() % ALIGNMENT))
+                    entry = [keys[plane], file.tell(), *array.shape, array.dtype.name]
+                    entries.append([*entry, _checksums(pixels)])
+                    file.write(pixels.data)
+                    if file.tell() >= SHARD_BYTES:
+                        break
+                size = file.tell()
+            write_text(
+                shard.with_suffix(".json"),
+                json.dumps({"format": FORMAT, "bytes": size, "planes": entries}),
+            )
+            done, number = done + len(entries), number + 1
+
+    def _check_space(self, needed: int) -> None:
+        assert self.folder is not None
+        free = shutil.disk_usage(self.folder).free
+        if needed > 0.95 * free:
+            raise UserError(
+                f"data.cache: decoded images need {needed / 2**30:.1f} GiB in {self.folder}, "
+                f"{free / 2**30:.1f} are free; name another folder by data.cache_dir=DIR, or read "
+                "images directly by data.cache=off"
+            )
+
+
+def _checksums(pixels: np.ndarray) -> list[int]:
+    """CRC-32 of each block of a plane's bytes."""
+    return [zlib.crc32(pixels[at : at + BLOCK].data) for at in range(0, len(pixels), BLOCK)]
+
+
+def _places(index: Path) -> dict[str, Place]:
+    """Key -> place of the planes in one shard.
+
+    Raises:
+        ValueError: the shard is not what the index describes; so do other errors of damaged data.
+    """
+    shard = index.with_suffix(".planes")
+    described = json.loads(index.read_text(encoding="utf-8"))
+    if described.get("format") != FORMAT:
+        raise ValueError(f"format {described.get('format')}, this version reads {FORMAT}")
+    if not shard.is_file() or shard.stat().st_size != described["bytes"]:
+        raise ValueError("the shard is gone or has another size")
+    return {
+        str(key): _place(shard, described["bytes"], offset, (height, width), dtype, checksums)
+        for key, offset, height, width, dtype, checksums in described["planes"]
+    }
+
+
+def _place(
+    shard: Path, size: int, offset: int, shape: tuple[int, int], dtype: str, checksums: list[int]
+) -> Place:
+    numbers = [offset, *shape, *checksums]
+    if dtype not in DTYPES or any(type(n) is not int or n < 0 for n in numbers) or 0 in shape:
+        raise ValueError(f"no plane: {shape} {dtype} at {offset}")
+    needed = math.prod(shape) * np.dtype(dtype).itemsize
+    if offset % ALIGNMENT or offset + needed > size or len(checksums) != -(-needed // BLOCK):
+        raise ValueError(f"a plane of {needed} bytes at {offset} in a shard of {size}")
+    return Place(shard, offset, shape, dtype, tuple(checksums))
+
+
+def hashed(key: str) -> str:
+    """A short name of what a plane was decoded from."""
+    return hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+def _read(plane: ImageSource) -> np.ndarray:
+    return plane.read()

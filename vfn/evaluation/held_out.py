@@ -1,0 +1,106 @@
+"""The data set that a checkpoint was trained on, as it is on this machine now."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from vfn.cli.entry import known_tasks, merge_overrides, plain
+from vfn.data.base import DataConfig, StainData
+from vfn.data.cache import ImageCache
+from vfn.data.intensity import to_dtype
+from vfn.data.pixels import target_dtype
+from vfn.data.samples import Sample
+from vfn.data.sets import make_data
+from vfn.data.shifts import Shifts
+from vfn.errors import UserError
+from vfn.models.checkpoint import Checkpoint
+from vfn.refocus.step import refocused
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeldOutData:
+    """A data set, not set up.
+
+    Attributes:
+        same_images: it is the one of the training, not another that the user named.
+        same_split: it is, and is divided by the same rule.
+    """
+
+    data: StainData
+    same_images: bool
+    same_split: bool
+
+
+def held_out_data(config: DictConfig, checkpoint: Checkpoint) -> HeldOutData:
+    """The data set of the checkpoint with what the user said (`config.data`) on top.
+
+    Raises:
+        UserError: see `make_data`.
+    """
+    stored = OmegaConf.create({"data": dict(checkpoint.recipe["data"])})
+    merged = merge_overrides(
+        stored, config, skip=tuple(str(key) for key in config if key != "data")
+    )
+    node = plain(merged.data)
+    same = node["name"] == checkpoint.recipe["data"]["name"]
+    if not same:  # how another data set names its files is its own affair
+        node = plain(config.data)
+    data = make_data(checkpoint.task, DataConfig.from_dict(node), known_tasks())
+    kept = same and data.config.rule() == DataConfig.from_dict(checkpoint.recipe["data"]).rule()
+    if same:  # shifts as they were measured then
+        data.shifts = Shifts.from_dict(checkpoint.recipe["shifts"])
+        data.binning = checkpoint.binning
+    return HeldOutData(data, same, kept)
+
+
+def recorded(data: StainData, checkpoint: Checkpoint, part: str) -> list[Sample]:
+    """The very samples that training took as `part` ("train", "val", "test"), also where fields were
+    added or removed since."""
+    regions = dict(checkpoint.recipe["split"][part])
+    samples = [sample for sample in data.samples() if sample.name in regions]
+    if samples and len(samples) < len(regions):
+        log.warning(
+            "%d of the %d %s fields of the training are here", len(samples), len(regions), part
+        )
+    cut = [_cut(sample, regions[sample.name]) for sample in data.aligned(samples)]
+    return refocused(checkpoint, cut, data.store)
+
+
+def _cut(sample: Sample, region: Sequence[Sequence[int]] | None) -> Sample:
+    if region is None:
+        return sample
+    rows, columns = (slice(start, stop) for start, stop in region)
+    return replace(sample, region=(rows, columns))
+
+
+def true_targets(
+    checkpoint: Checkpoint, sample: Sample, targets: Sequence[np.ndarray | None], store: ImageCache
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Channels that the sample has, and their truth (C, H, W) in the dtype on disk.
+
+    Args:
+        targets: as `read_sample` gave them.
+
+    Raises:
+        UserError: another dtype than that of the training.
+    """
+    channels, arrays = [], []
+    for i, (channel, array, fitted) in enumerate(
+        zip(checkpoint.task.targets, targets, checkpoint.targets, strict=True)
+    ):
+        if array is None:
+            continue
+        dtype = target_dtype(sample, i, array, store)
+        if dtype.name != fitted.dtype:
+            raise UserError(
+                f"field {sample.name}: {channel} is {dtype}, the model predicts {fitted.dtype}; "
+                "evaluate on images of the same kind as in training"
+            )
+        channels.append(channel)
+        arrays.append(to_dtype(array, fitted.dtype) if array.dtype != dtype else array)
+    return tuple(channels), np.stack(arrays)

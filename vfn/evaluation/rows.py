@@ -1,0 +1,259 @@
+"""One row of figures for one field and channel: what `metrics.csv` and `baselines.csv` hold."""
+
+import math
+import statistics
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vfn.data.registration import features, measure_shift
+from vfn.evaluation.ranges import ChannelRanges
+from vfn.metrics import fidelity
+from vfn.metrics.spectral import Spectra, spectra
+from vfn.metrics.tolerance import Tolerance, tolerance_level
+
+# Promised to users, in this order; others come after them.
+PROMISED = (
+    "mae",
+    "psnr",
+    "ssim",
+    "pearson",
+    "tolerance_level",
+    "tolerance_threshold",
+    "mae_signal",
+    "psnr_signal",
+    "ssim_signal",
+)
+COLUMNS = (
+    *PROMISED,
+    "mse",
+    "nrmse",
+    "ms_ssim",
+    "mse_signal",
+    "nrmse_signal",
+    "ms_ssim_signal",
+    "gain",
+    "offset",
+    "r2",
+    "frc_resolution",
+    "power_ratio",
+    "shift_rows",
+    "shift_columns",
+)
+# What a baseline is scored by: it is there to be compared with, not to be looked into.
+BASELINE_COLUMNS = (*PROMISED, "gain", "r2")
+# What it gets besides where its inputs are out of focus: there it is a rival.
+RIVAL_COLUMNS = (*BASELINE_COLUMNS, "frc_resolution", "power_ratio")
+# Columns that are neither (gain, offset, power ratio, shift) are best at one value.
+HIGHER_IS_BETTER = {
+    "mae": False,
+    "psnr": True,
+    "ssim": True,
+    "pearson": True,
+    "tolerance_level": False,
+    "mae_signal": False,
+    "psnr_signal": True,
+    "ssim_signal": True,
+    "mse": False,
+    "nrmse": False,
+    "ms_ssim": True,
+    "mse_signal": False,
+    "nrmse_signal": False,
+    "ms_ssim_signal": True,
+    "r2": True,
+    "frc_resolution": False,
+}
+
+
+class _OneThread:
+    """Keeps torch on one thread while any image is scored, and restores what was set before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scoring = 0
+        self._before = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._scoring:
+                self._before = torch.get_num_threads()
+            self._scoring += 1
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._scoring -= 1
+                if not self._scoring:
+                    torch.set_num_threads(self._before)
+
+
+# On images of this size torch's threads cost more than they save, and where the cores are shared they wait for
+# each other up to a hundred times longer than they work. Several fields are scored side by side.
+_one_thread = _OneThread()
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one prediction.
+
+    Attributes:
+        field: name of the field.
+        channel: name of the channel.
+        values: column -> number; NaN where undefined, infinite for the PSNR of identical images.
+            A prediction has all `COLUMNS`, a baseline `BASELINE_COLUMNS`.
+        note: why a value is NaN or infinite; empty if none is.
+        tolerance: the tolerance curve, None where the full range is empty.
+        spectra: the curves over spatial frequency, None for a baseline.
+        well: that the field lies in; empty where unknown.
+        z: um of the inputs from the focal plane; None where the task has one plane a field.
+    """
+
+    field: str
+    channel: str
+    values: Mapping[str, float]
+    note: str = ""
+    tolerance: Tolerance | None = dataclass_field(default=None, repr=False)
+    spectra: Spectra | None = dataclass_field(default=None, repr=False)
+    well: str = ""
+    z: float | None = None
+
+
+def score_image(
+    name: str,
+    channel: str,
+    prediction: NDArray[Any],
+    truth: NDArray[Any],
+    ranges: ChannelRanges,
+    columns: Sequence[str] = COLUMNS,
+) -> Row:
+    """Figures of one predicted image (H, W) against its truth (H, W), on both ranges. Thread-safe.
+
+    Args:
+        name: of the field.
+        channel: name of the channel.
+        prediction: any dtype.
+        truth: one of `vfn.data.images.DTYPES`.
+        ranges: full and signal range of the channel.
+        columns: `COLUMNS`, or `BASELINE_COLUMNS` for less at a fraction of the time.
+    """
+    if not np.isfinite(prediction).all():
+        bad = int(prediction.size - np.isfinite(prediction).sum())
+        note = f"prediction has {bad} pixels that are NaN or infinite: nothing is defined"
+        return Row(name, channel, dict.fromkeys(columns, math.nan), note)
+    values = pixel_figures(prediction, truth, ranges, columns)
+    reasons = list(_reasons(prediction, truth, ranges, columns))
+    tolerance = None
+    if ranges.full.width > 0:
+        tolerance = tolerance_level(prediction, truth, ranges.full.width)
+    values["tolerance_level"] = tolerance.value if tolerance else math.nan
+    values["tolerance_threshold"] = tolerance.threshold if tolerance else math.nan
+    curves = None
+    if "frc_resolution" in columns:
+        curves = spectra(prediction, truth)
+        values["frc_resolution"] = curves.resolution
+        values["power_ratio"] = curves.power_ratio
+        reasons += curves.notes
+    if "shift_rows" in columns:
+        still, moving = (features(_plane(image)) for image in (truth, prediction))
+        shift = measure_shift(still, moving, alike=True)
+        values["shift_rows"] = shift.dy if shift.sure else math.nan
+        values["shift_columns"] = shift.dx if shift.sure else math.nan
+        if not shift.sure:
+            reasons.append("no shift can be told for sure: shift_rows, shift_columns undefined")
+    row = {column: values[column] for column in columns}
+    return Row(name, channel, row, "; ".join(reasons), tolerance, curves)
+
+
+def pixel_figures(
+    prediction: NDArray[Any], truth: NDArray[Any], ranges: ChannelRanges, columns: Iterable[str]
+) -> dict[str, float]:
+    """Those of `columns` that `vfn.metrics.fidelity` has, of one image (H, W). Thread-safe.
+
+    Computed in float32, which holds 16-bit images and their differences exactly; the figures stay
+    within 1e-5 of scikit-image's in float64.
+    """
+    wanted = {column.removesuffix("_signal") for column in columns}
+    names = [name for name in fidelity.NAMES if name in wanted]
+    p, t = (torch.from_numpy(image.astype(np.float32)) for image in (prediction, truth))
+    widths = torch.tensor([ranges.full.width, ranges.signal.width])
+    with _one_thread():
+        both = fidelity.figures(p, t, widths, names)
+    values: dict[str, float] = {}
+    for figure, value in both.items():
+        if value.ndim:  # depends on the range
+            values[figure], values[f"{figure}_signal"] = value.tolist()
+        else:
+            values[figure] = value.item()
+    return values
+
+
+def _plane(image: NDArray[Any]) -> NDArray[Any]:
+    return image if image.dtype in (np.uint8, np.uint16) else image.astype(np.float32)
+
+
+def _reasons(
+    prediction: NDArray[Any],
+    truth: NDArray[Any],
+    ranges: ChannelRanges,
+    columns: Sequence[str],
+) -> Iterator[str]:
+    """Why some of the pixel figures of this image are undefined or infinite."""
+
+    def of(*names: str) -> str:
+        return ", ".join(name for name in names if name in columns)
+
+    errors = ("mae", "mse", "nrmse", "psnr", "ssim", "ms_ssim")
+    if ranges.full.width == 0:
+        full = of(*errors, "tolerance_level", "tolerance_threshold")
+        yield f"ground truth is one value in all fields: {full} undefined"
+    if ranges.signal.width == 0:
+        signal = of(*(f"{name}_signal" for name in errors))
+        yield f"signal range is empty: {signal} undefined"
+    if np.array_equal(prediction, truth):
+        yield "identical to the ground truth: psnr, psnr_signal infinite"
+    for side, figure in ((fidelity.SSIM_WINDOW, "ssim"), (fidelity.MS_SSIM_SIDE, "ms_ssim")):
+        if min(truth.shape) < side and figure in columns:
+            yield f"smaller than {side}x{side}: {figure}, {figure}_signal undefined"
+    if truth.min() == truth.max():
+        yield f"ground truth is constant: {of('pearson', 'gain', 'offset', 'r2')} undefined"
+    if prediction.min() == prediction.max():
+        yield f"prediction is constant: {of('pearson', 'r2')} undefined"
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Mean, sample standard deviation (ddof = 1) and n of each column over the fields.
+
+    Values that are not finite are left out, `n` counts the rest, and `note` says so. What cannot be
+    computed (no value left; std of one value) is None, which JSON writes as null. A column that a
+    field lacks was not measured there.
+    """
+    summary: dict[str, dict[str, Any]] = {}
+    for column in dict.fromkeys(column for row in rows for column in row.values):
+        values = [row.values[column] for row in rows if column in row.values]
+        finite = [value for value in values if math.isfinite(value)]
+        entry: dict[str, Any] = {
+            "mean": statistics.fmean(finite) if finite else None,
+            "std": statistics.stdev(finite) if len(finite) > 1 else None,
+            "n": len(finite),
+        }
+        infinite = sum(map(math.isinf, values))
+        undefined = len(values) - len(finite) - infinite
+        left_out = [
+            text
+            for count, text in ((infinite, "infinite"), (undefined, "undefined"))
+            if count
+            for text in [f"{text} in {count} of {len(values)} fields, left out of mean and std"]
+        ]
+        if left_out:
+            entry["note"] = "; ".join(left_out)
+        summary[column] = entry
+    return summary

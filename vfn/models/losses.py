@@ -1,0 +1,246 @@
+"""The objective (paper, sec. 2.4, eq. 2 to 6): pure terms, and how they are weighted."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vfn.errors import UserError
+from vfn.metrics.tolerance import THRESHOLDS
+from vfn.models.terms import find_term
+
+PIECE = 2**17  # values of `_pieces`: 512 KiB of float32
+ADVERSARIAL = ("bce", "hinge", "lsgan")
+
+
+def masked_mae(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean absolute error over the valid pixels (eq. 4), in the units of the arguments.
+
+    The equation as printed takes the absolute values of both images first, which is the same for
+    intensities; in [-1, 1] it would fold dark onto bright, so the plain difference is meant.
+
+    Args:
+        prediction, target: (B, C, H, W).
+        valid: (B, C, H, W) bool. With no valid pixel the error is 0.
+    """
+    error = (prediction - target).abs() * valid
+    return error.sum() / valid.sum().clamp(min=1)
+
+
+def generator_adversarial(logits: Tensor) -> Tensor:
+    """-log D(I, G(I)) (eq. 5), mean over the batch: sigmoid and logarithm in one, from logits."""
+    return F.softplus(-logits).mean()
+
+
+def discriminator_bce(real: Tensor, fake: Tensor) -> Tensor:
+    """-log D(I, truth) - log(1 - D(I, G(I))) (eq. 2, which D maximises), from logits."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def generator_term(kind: str, logits: Tensor) -> Tensor:
+    """What G minimises of D's logits on its predictions, mean over them; `kind` of `ADVERSARIAL`."""
+    if kind == "hinge":
+        return -logits.mean()
+    if kind == "lsgan":
+        return (logits - 1).square().mean() / 2
+    return generator_adversarial(logits)
+
+
+def discriminator_term(kind: str, real: Tensor, fake: Tensor) -> Tensor:
+    """What D minimises: eq. 2; the hinge loss (Lim and Ye 2017); least squares (Mao et al. 2017,
+    eq. 9).
+    """
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if kind == "lsgan":
+        return ((real - 1).square().mean() + fake.square().mean()) / 2
+    return discriminator_bce(real, fake)
+
+
+def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Mean absolute difference of D's features, mean over its layers (pix2pixHD, Wang et al. 2018,
+    eq. 4, which sums over them).
+    """
+    return torch.stack(
+        [(f.float() - r.float()).abs().mean() for f, r in zip(fake, real, strict=True)]
+    ).mean()
+
+
+def gradient_penalty(logits: Tensor, image: Tensor) -> Tensor:
+    """R1 (Mescheder et al. 2018, eq. 9): mean over patches of ||d D / d image||^2 / 2 on real images.
+
+    Args:
+        logits: of D on the truth, (B, 1) or (B, 1, h, w).
+        image: the truth (B, C, H, W), which takes gradients.
+    """
+    per_patch = logits.float().flatten(1).mean(1).sum()
+    (gradient,) = torch.autograd.grad(per_patch, image, create_graph=True)
+    return gradient.square().flatten(1).sum(1).mean() / 2
+
+
+@torch.no_grad()
+def add_weight_l1(parameters: Sequence[Tensor], weight: float, reduction: str) -> Tensor:
+    """L1 norm of the generator's weights (eq. 6), unweighted; `weight` times its gradient goes to theirs.
+
+    The gradient is the sign of each: added after the backward pass it costs one reading of the
+    weights, where autograd reads and writes them five times. On a CPU it goes piece by piece, each of which
+    stays in the cache between its three operations.
+
+    The paper leaves open whether it is a sum or a mean. A sum over tens of millions of weights
+    would swamp the MAE at the paper's factor of 0.001, so "mean" is the default.
+
+    Args:
+        parameters: that are trained; those which the backward pass did not reach get a gradient too.
+    """
+    count = sum(p.numel() for p in parameters) if reduction == "mean" else 1
+    norms = []
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        for values, gradient in _pieces(p, p.grad):
+            sign = values.sign()
+            gradient.add_(sign, alpha=weight / count)
+            norms.append(sign.mul_(values).sum())
+    return torch.stack(norms).sum() / count
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape in pieces of `PIECE` values, which take from all alike."""
+    if tensors[0].device.type != "cpu" or len({t.stride() for t in tensors}) > 1:
+        yield tensors
+        return
+    # Any dense layout is a line in the order of its memory.
+    strides = tensors[0].stride()
+    order = sorted(range(len(strides)), key=lambda axis: -strides[axis])
+    lines = [t.permute(order).view(-1) for t in tensors]
+    yield from zip(*(torch.split(line, PIECE) for line in lines), strict=True)
+
+
+def soft_tolerance(
+    prediction: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    temperature: float,
+    beta1: float = 1.0,
+    beta2: float = 1.0,
+) -> Tensor:
+    """Tolerance level (eq. 7) as a training target, which the paper's discussion proposes.
+
+    E = |prediction - target| / 2, a fraction of the range that the target was normalised on
+    (`data.range`; its percentiles by default), not of the dtype as in `metrics.csv`. Each patch and
+    channel has its own threshold i, the exact minimiser of beta1 * IE(i) + beta2 * SE(i) from one
+    histogram, so the cost is O(pixels). What is differentiated is that sum at a fixed i: at a
+    minimum the gradient owes nothing to the motion of i (envelope theorem).
+
+    SE counts pixels and has no slope. Each pixel above i counts r / (r + temperature) instead of 1,
+    where r = E - i. This is never above the exact SE and reaches it as the temperature goes to 0.
+    A sigmoid's slope would vanish exponentially; this one falls as 1 / r^2, so that a pixel that is
+    wrong by the whole range (a missed nucleus) still learns, and no pixel gains by getting worse.
+
+    With beta1 = beta2 this is the MAE / 2: leaving pixels out of IE changes the sum by
+    SE(i) * (beta2 - beta1 * (mean E outside - mean E inside)), which is negative only where E
+    differs by more than beta2 / beta1 of the range. A smaller beta2 forgives pixels that far off.
+
+    Args:
+        prediction, target: (B, C, H, W) in [-1, 1].
+        valid: (B, C, H, W) bool.
+        temperature: the excess r that counts half, a fraction of the range; above 0.
+        beta1, beta2: weights of the intensity and the spatial error; 0 or more.
+
+    Returns:
+        Mean over the patches and channels that hold a valid pixel; 0 if none does.
+    """
+    error = ((prediction - target).abs() / 2).flatten(2)
+    valid = valid.flatten(2)
+    threshold = _tolerance_threshold(error.detach(), valid, beta1, beta2)
+    inside = valid & (error <= threshold)
+    intensity = (error * inside).sum(-1) / inside.sum(-1).clamp(min=1)
+    excess = F.relu(error - threshold) * valid
+    spatial = (excess / (excess + temperature)).sum(-1) / valid.sum(-1).clamp(min=1)
+    return (beta1 * intensity + beta2 * spatial).sum() / valid.any(-1).sum().clamp(min=1)
+
+
+def _tolerance_threshold(error: Tensor, valid: Tensor, beta1: float, beta2: float) -> Tensor:
+    """The smallest i of 0.00 to 0.99 that minimises eq. 7: (B, C, N) -> (B, C, 1)."""
+    thresholds = torch.as_tensor(THRESHOLDS, dtype=error.dtype, device=error.device)
+    bins = torch.bucketize(error, thresholds)  # the first threshold that is not below the error
+    empty = error.new_zeros(*error.shape[:2], len(thresholds) + 1)
+    count = empty.scatter_add(-1, bins, valid.to(error.dtype)).cumsum(-1)
+    total = empty.scatter_add(-1, bins, error * valid).cumsum(-1)
+    intensity = total / count.clamp(min=1)
+    spatial = 1 - count / count[..., -1:].clamp(min=1)
+    curve = beta1 * intensity + beta2 * spatial
+    return thresholds[curve[..., :-1].argmin(-1, keepdim=True)]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of eq. 3, and of the tolerance level as a further term.
+
+    Attributes:
+        mae, adversarial, weight_l1: lambda 1 to 3; the paper's 0.99, 0.01, 0.001. With
+            `adversarial` 0 there is no discriminator.
+        weight_l1_reduction: "mean" or "sum".
+        discriminator: factor of D's loss; pix2pix halves it.
+        adversarial_kind: of both networks' terms; one of `ADVERSARIAL`, the paper's is "bce".
+        feature_matching: weight of `feature_matching`; it takes a discriminator.
+        r1, r1_every: weight of `gradient_penalty`, and the steps from one to the next, each of which
+            counts r1_every times (StyleGAN2, Karras et al. 2020); it takes a discriminator.
+        ms_ssim: weight of 1 - MS-SSIM (`vfn.models.ms_ssim`).
+        terms: weights of further terms by the names of their modules (`vfn.models.terms`).
+        tolerance: weight of `soft_tolerance`; 0 leaves it out.
+        tolerance_temperature, tolerance_beta1, tolerance_beta2: its arguments.
+    """
+
+    mae: float = 0.99
+    adversarial: float = 0.01
+    weight_l1: float = 0.001
+    weight_l1_reduction: str = "mean"
+    discriminator: float = 1.0
+    adversarial_kind: str = "bce"
+    feature_matching: float = 0.0
+    r1: float = 0.0
+    r1_every: int = 16
+    ms_ssim: float = 0.0
+    terms: Mapping[str, float] | None = None
+    tolerance: float = 0.0
+    tolerance_temperature: float = 0.1
+    tolerance_beta1: float = 1.0
+    tolerance_beta2: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight_l1_reduction not in ("mean", "sum"):
+            raise UserError(
+                f"loss.weight_l1_reduction={self.weight_l1_reduction}: choose mean or sum"
+            )
+        if self.adversarial_kind not in ADVERSARIAL:
+            raise UserError(
+                f"loss.adversarial_kind={self.adversarial_kind}: choose {', '.join(ADVERSARIAL)}"
+            )
+        if not isinstance(self.terms, Mapping | None):
+            raise UserError(f"loss.terms={self.terms}: give {{NAME: WEIGHT}}, as {{edges: 0.5}}")
+        for name, weight in (self.terms or {}).items():
+            find_term(name)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+                raise UserError(f"loss.terms={{{name}: {weight}}}: a weight is a number, 0 or more")
+        if self.r1_every < 1:
+            raise UserError(f"loss.r1_every={self.r1_every}: give 1 step or more")
+        for key in (
+            "mae", "adversarial", "weight_l1", "discriminator", "feature_matching", "r1", "ms_ssim",
+            "tolerance", "tolerance_beta1", "tolerance_beta2",
+        ):  # fmt: skip
+            if getattr(self, key) < 0:
+                raise UserError(f"loss.{key}={getattr(self, key)}: a weight is 0 or more")
+        for key in ("feature_matching", "r1"):
+            if getattr(self, key) and not self.adversarial:
+                raise UserError(
+                    f"loss.{key}={getattr(self, key)}: with loss.adversarial=0 there is no "
+                    "discriminator; set loss.adversarial above 0"
+                )
+        if not self.tolerance_temperature > 0:
+            raise UserError(
+                f"loss.tolerance_temperature={self.tolerance_temperature}: at 0 wrong pixels would "
+                "have no gradient; give a fraction of the range above 0, such as 0.1"
+            )

@@ -1,0 +1,433 @@
+"""`sweep=optuna`: a search for settings by trainings that learn from each other.
+
+A study is a folder: `study.db` (Optuna's, SQLite), `search.yaml` (what is searched), `trials.csv`, and
+a run folder a trial. Hydra's own Optuna sweeper needs Optuna 2.10, whose SQLite storage fails with
+today's SQLAlchemy; nor could it prune.
+"""
+
+import difflib
+import logging
+import math
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from vfn.cli.entry import plain, set_up_logging, trainable_task
+from vfn.cli.stored import read_stored
+from vfn.errors import DiskFull, UserError
+from vfn.models.checkpoint import BEST, LAST
+from vfn.system.csv_files import read_epochs, write_csv
+from vfn.system.files import make_folder, write_text
+from vfn.training.fit import SEARCH, fit, stain_data
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+STUDY, TABLE = "study.db", "trials.csv"
+LOCK_WAIT = 60.0  # s that SQLite waits for another process
+SHOWN = 5  # best trials in the summary
+SEARCHED = ("loss.", "model.")  # MAE on other data, or another time, would not compare
+MAY_CHANGE = ("run", "logger", "sweep.trials")  # between two calls of one search
+
+log = logging.getLogger(__name__)
+
+
+def search(config: DictConfig, folder: Path) -> Path:
+    """Train `config.sweep.trials` trials in all, one after another; go on with those of `folder`.
+
+    Several processes may work on one folder. A trial whose process died is taken up where it stopped.
+
+    Returns:
+        The path of `best.ckpt` of the best trial.
+
+    Raises:
+        UserError: anything wrong in the config or the data, another search in `folder`, Optuna is not
+            installed, or no trial succeeded.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError as exc:
+        raise UserError("sweep=optuna: not installed; pip install optuna") from exc
+    settings = plain(config.sweep)
+    _check(config, settings)
+    given = settings["usual"] if settings["space"] is None else settings["space"]
+    if not isinstance(given, dict) or not given:
+        raise UserError(f"sweep.space={given}: give settings, as {{loss.adversarial: [0, 0.1]}}")
+    space = {key: _dimension(key, spec, config) for key, spec in given.items()}
+    data = stain_data(config, trainable_task(config.task))
+    data.setup()  # once for all trials; what is wrong with the images is one line
+    make_folder(folder)
+    _same_search(config, folder)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = _Study(folder, int(config.seed), settings, space)
+    while (trial := study.next()) is not None:
+        try:
+            _run(trial, config, folder / trial.name, data)
+        finally:
+            trial.lock.release()
+        study.write_table(folder / TABLE)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the next network has other sizes
+    return _summary(study, folder)
+
+
+def _check(config: DictConfig, settings: dict[str, Any]) -> None:
+    if config.resume:
+        raise UserError(
+            f"resume={config.resume}: a search goes on by the same command with the same run=NAME"
+        )
+    for key, least in (("trials", 1), ("startup_trials", 0), ("warmup_epochs", 0)):
+        if settings[key] < least:
+            raise UserError(f"sweep.{key}={settings[key]}: give {least} or more")
+    trainer = plain(config.trainer)
+    alone = trainer["devices"] in (1, "1") or (
+        isinstance(trainer["devices"], list) and len(trainer["devices"]) == 1
+    )
+    if not alone or trainer["num_nodes"] != 1:
+        raise UserError(
+            f"sweep=optuna trainer.devices={trainer['devices']}: a trial trains in one process; give "
+            "trainer=gpu, and start the same command once for each GPU (CUDA_VISIBLE_DEVICES)"
+        )
+
+
+def _dimension(key: str, spec: Any, config: DictConfig) -> "BaseDistribution":
+    """What one entry of `sweep.space` says.
+
+    Raises:
+        UserError: no such setting, or values that it cannot take.
+    """
+    from optuna import distributions as d
+
+    default = OmegaConf.select(config, key, default=None)
+    if not key.startswith(SEARCHED) or not isinstance(default, bool | int | float | str):
+        names = [k for k, _ in _leaves(plain(config)) if k.startswith(SEARCHED)]
+        near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"sweep.space: {key} is no single setting of loss or model{hint}")
+    if isinstance(spec, list):
+        values = spec
+    elif isinstance(spec, dict) and {"low", "high"} <= spec.keys() <= {"low", "high", "log"}:
+        values = [spec["low"], spec["high"]]
+    else:
+        raise UserError(f"sweep.space: {key}: {spec}: give a list, or {{low: , high: , log: true}}")
+    if not values or any(not _fits(value, default) for value in values):
+        raise UserError(f"sweep.space: {key}: {values}: give values such as {default}")
+    if isinstance(spec, list):
+        return d.CategoricalDistribution(spec)
+    logarithmic = spec.get("log", False)
+    number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if not number or values[0] >= values[1] or (logarithmic and values[0] <= 0):
+        above = " and above 0" if logarithmic is True else ""
+        raise UserError(f"sweep.space: {key}: {spec}: give numbers, low below high{above}")
+    if not isinstance(logarithmic, bool):
+        raise UserError(f"sweep.space: {key}: log: {logarithmic}: give true or false")
+    if all(isinstance(v, int) for v in values):
+        return d.IntDistribution(low=values[0], high=values[1], log=logarithmic)
+    return d.FloatDistribution(low=float(values[0]), high=float(values[1]), log=logarithmic)
+
+
+def _fits(value: Any, default: bool | int | float | str) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, type(default))
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of plain data by its dotted name; a list is one setting."""
+    if not isinstance(node, dict):
+        yield prefix, node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _same_search(config: DictConfig, folder: Path) -> None:
+    """Keep what is searched beside the study; trials of two searches would not compare.
+
+    Raises:
+        UserError: `folder` holds another search.
+    """
+    ours = {k: v for k, v in _leaves(plain(config)) if not _may_change(k)}
+    stored = folder / SEARCH
+    if not stored.is_file():
+        if (folder / "checkpoints").exists():
+            raise UserError(f"{folder}: holds a run already; give another run=NAME")
+        write_text(stored, OmegaConf.to_yaml(config, resolve=True))
+        return
+    theirs = {k: v for k, v in _leaves(read_stored(stored)) if not _may_change(k)}
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"{folder}: holds a search with {key}={theirs.get(key)}, not {ours.get(key)}; go on "
+                "with it by the same settings, or give another run=NAME"
+            )
+
+
+def _may_change(key: str) -> bool:
+    return key in MAY_CHANGE or key.startswith(tuple(f"{name}." for name in MAY_CHANGE))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A trial that is ours to train: its run folder's name, and the lock that says so."""
+
+    trial: "optuna.Trial"
+    study: "optuna.Study"
+    name: str
+    lock: FileLock
+
+
+class _Study:
+    """Optuna's study in a folder, with trials that outlive their process.
+
+    A lock a trial is held by the process that trains it, and let go by the system when that dies:
+    a trial that Optuna calls running and whose lock is free is taken up anew, in the same run folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        settings: dict[str, Any],
+        space: "dict[str, BaseDistribution]",
+    ) -> None:
+        import optuna
+
+        self.folder, self.seed, self.settings, self.space = folder, seed, settings, space
+        with self._alone():
+            self.study = optuna.create_study(
+                storage=optuna.storages.RDBStorage(
+                    f"sqlite:///{(folder / STUDY).absolute()}",
+                    engine_kwargs={"connect_args": {"timeout": LOCK_WAIT}},
+                ),
+                study_name="study",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner(
+                    settings["startup_trials"], settings["warmup_epochs"]
+                ),
+            )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of several processes one counts and asks at a time."""
+        with FileLock(self.folder / ".study.lock"):
+            yield
+
+    def _lock(self, name: str) -> FileLock:
+        return FileLock(self.folder / f".{name}.lock")
+
+    def next(self) -> _Trial | None:
+        """The next trial, its lock held; None when there are enough."""
+        import optuna
+
+        with self._alone():
+            self._take_up()
+            everything = self.study.get_trials(deepcopy=False)
+            waiting = any(t.state == optuna.trial.TrialState.WAITING for t in everything)
+            if not waiting and len(self.trials()) >= self.settings["trials"]:
+                return None
+            # Seeded by the trial's number: a search in two pieces draws what an unbroken one draws,
+            # and two processes do not draw the same.
+            self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(everything))
+            trial = self.study.ask(self.space)
+            name = trial.user_attrs.get("folder", _name(trial.number))
+            trial.set_user_attr("folder", name)
+            lock = self._lock(name)
+            lock.acquire()
+        return _Trial(trial, self.study, name, lock)
+
+    def _take_up(self) -> None:
+        """Queue the trials anew whose process died."""
+        import optuna
+
+        state = optuna.trial.TrialState
+        for trial in self.study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+            name = trial.user_attrs.get("folder", _name(trial.number))
+            try:
+                with self._lock(name).acquire(timeout=0):
+                    self.study.tell(trial.number, state=state.FAIL)
+                    self.study.enqueue_trial(trial.params, user_attrs={"folder": name})
+            except Timeout:
+                continue  # it is alive
+
+    def trials(self) -> "list[optuna.trial.FrozenTrial]":
+        """The trials by their folders; of those that were taken up again the last."""
+        found = {
+            trial.user_attrs.get("folder", _name(trial.number)): trial
+            for trial in self.study.get_trials(deepcopy=False)
+        }
+        return list(found.values())
+
+    def ranked(self) -> "list[optuna.trial.FrozenTrial]":
+        """Trials that ran whole, the best first."""
+        import optuna
+
+        whole = [t for t in self.trials() if t.state == optuna.trial.TrialState.COMPLETE]
+        return sorted(whole, key=lambda t: t.value if t.value is not None else math.inf)
+
+    def write_table(self, path: Path) -> None:
+        """Write `trials.csv`."""
+        columns = ["trial", "state", "val_mae", "epochs", "seconds", *self.space, "error"]
+        lines = []
+        for trial in self.trials():
+            scores = trial.intermediate_values
+            lines.append(
+                [
+                    trial.user_attrs.get("folder", _name(trial.number)),
+                    trial.state.name.lower(),
+                    f"{min(scores.values()):.6g}" if scores else "",
+                    max(scores) + 1 if scores else 0,
+                    f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
+                    *(trial.params.get(name, "") for name in self.space),
+                    trial.user_attrs.get("error", ""),
+                ]
+            )
+        write_csv(path, columns, lines)
+
+
+def _name(number: int) -> str:
+    return f"trial_{number:03d}"
+
+
+class _Pruner(Callback):
+    """Tells Optuna the validation MAE of each epoch, and ends the run if that is hopeless.
+
+    Args:
+        known: MAE by epoch of a run that is taken up; its last epoch may come again.
+    """
+
+    def __init__(self, trial: "optuna.Trial", known: dict[int, float]) -> None:
+        self.trial, self.known, self.pruned = trial, known, False
+        for epoch, score in known.items():
+            trial.report(score, epoch)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at the end of this epoch, as a run does that is done: nothing of it is lost."""
+        score = float(trainer.callback_metrics["val/mae"])
+        if math.isfinite(score) and trainer.current_epoch not in self.known:
+            self.trial.report(score, trainer.current_epoch)
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if last or trainer.should_stop or not self.trial.should_prune():
+            return
+        self.pruned = trainer.should_stop = True
+        log.info(
+            "pruned: the best validation MAE of epochs 0 to %d is above the median of the other trials",
+            trainer.current_epoch,
+        )
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary["pruned"] = True
+
+
+def _run(ours: _Trial, config: DictConfig, folder: Path, data: Any) -> None:
+    """Train one trial and tell the study how it ended."""
+    import optuna
+
+    state = optuna.trial.TrialState
+    trial, study = ours.trial, ours.study
+    described = " ".join(f"{key}={_text(value)}" for key, value in trial.params.items())
+    log.info("%s: %s", ours.name, described)
+    # Without the search: a trial is a run as any other, that predicts and resumes by itself.
+    own = OmegaConf.create({k: v for k, v in plain(config).items() if k != "sweep"})
+    for key, value in trial.params.items():
+        OmegaConf.update(own, key, value)
+    own.run = f"{config.run}/{ours.name}"
+    if (folder / "checkpoints" / LAST).is_file() and (folder / "config.yaml").is_file():
+        own.resume, own.init = str(folder), None
+    pruner = _Pruner(trial, _scores(folder) if own.resume else {})
+    try:
+        fit(own, folder, data, callbacks=[pruner])
+    except (KeyboardInterrupt, SystemExit, DiskFull):  # untold how it ended, it is taken up again
+        log.info("the search goes on by the same command with run=%s", config.run)
+        raise
+    except (UserError, torch.OutOfMemoryError) as exc:
+        message = str(exc).splitlines()[0]
+        log.warning("%s failed: %s", ours.name, message)
+        trial.set_user_attr("error", message)
+        study.tell(trial, state=state.FAIL)
+        return
+    except Exception:
+        study.tell(trial, state=state.FAIL)  # a defect of ours: it would only come again
+        raise
+    finally:
+        set_up_logging()  # the training wrote to its own log.txt too
+    scores = _scores(folder)
+    if pruner.pruned:
+        study.tell(trial, state=state.PRUNED)
+    elif scores:
+        study.tell(trial, min(scores.values()))
+    else:
+        trial.set_user_attr("error", "no finite validation MAE")
+        study.tell(trial, state=state.FAIL)
+
+
+def _scores(folder: Path) -> dict[int, float]:
+    """Finite validation MAE by epoch, as the run's table has it."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return {}
+    rows = {int(r["epoch"]): float(r.get("val/mae") or "nan") for r in read_epochs(path)}
+    return {epoch: score for epoch, score in rows.items() if math.isfinite(score)}
+
+
+def _summary(study: _Study, folder: Path) -> Path:
+    """Say which trials were best, and how to train the best again."""
+    study.write_table(folder / TABLE)
+    trials, ranked = study.trials(), study.ranked()
+    if not ranked:
+        errors = [t.user_attrs["error"] for t in trials if "error" in t.user_attrs]
+        raise UserError(
+            f"{folder}: none of {len(trials)} trials ran whole; see {TABLE}"
+            + (f"; last: {errors[-1]}" if errors else "")
+        )
+    states = [trial.state.name for trial in trials]
+    counts = [
+        f"{states.count(name)} {word}"
+        for name, word in (
+            ("COMPLETE", "whole"), ("PRUNED", "pruned"), ("FAIL", "failed"), ("RUNNING", "still running"),
+        )
+        if name in states
+    ]  # fmt: skip
+    log.info("%d trials (%s); table: %s", len(trials), ", ".join(counts), folder / TABLE)
+    for trial in ranked[:SHOWN]:
+        described = " ".join(f"{key}={_text(value)}" for key, value in trial.params.items())
+        log.info("  %.5f  %s  %s", trial.value, trial.user_attrs["folder"], described)
+    best = ranked[0]
+    log.info("best again: %s", _command(best.params, folder.name))
+    return folder / str(best.user_attrs["folder"]) / "checkpoints" / BEST
+
+
+def _command(params: dict[str, Any], name: str) -> str:
+    """The command line that trains a trial by itself."""
+    typed = list(HydraConfig.get().overrides.task)
+    parsed = OverridesParser.create().parse_overrides(typed)
+    kept = [
+        text
+        for text, override in zip(typed, parsed, strict=True)
+        if override.key_or_group not in ("sweep", "run", *params)
+        and not override.key_or_group.startswith("sweep.")
+    ]
+    found = [f"{key}={_text(value)}" for key, value in params.items()]
+    plain_name = re.sub(r"[^\w.-]", "_", name)  # one of a sweep has `=` in it
+    return shlex.join(["python", "train.py", *kept, *found, f"run={plain_name}_best"])
+
+
+def _text(value: Any) -> str:
+    """A value as Hydra reads it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
