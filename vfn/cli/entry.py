@@ -29,7 +29,6 @@ from vfn.cli.help import (
     PACKAGE,
     check_words,
     help_text,
-    nearest,
     no_such,
     settings_of,
 )
@@ -37,7 +36,7 @@ from vfn.cli.paths import expand, readable
 from vfn.cli.settings import check_settings, settings_lines
 from vfn.cli.stored import read_stored
 from vfn.data.samples import Task
-from vfn.errors import UserError
+from vfn.errors import UserError, nearest
 from vfn.system.files import room_for
 from vfn.system.memory import keep_freed_memory
 from vfn.system.signals import INTERRUPTED, comes_of_stopping, end_by_signals, ignore_signals

@@ -3,7 +3,6 @@
 Hydra's own words for a misspelt key are many, and its help knows only the names of groups.
 """
 
-import difflib
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vfn.cli.paths import is_verbatim
-from vfn.errors import UserError
+from vfn.errors import UserError, nearest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a clone beside the package; pip puts it into it.
@@ -29,7 +28,6 @@ OPTIONS = (  # Hydra's, which take the next word
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
     "--config-dir", "-cd", "--info", "-i", "--experimental-rerun",
 )  # fmt: skip
-LIKE = 0.6  # how alike two words are that one is taken for the other, 0 to 1
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -86,28 +84,10 @@ def help_text(command: str) -> str:
     return template.replace("$APP_CONFIG_GROUPS", "\n".join(lines)).strip()
 
 
-def nearest(key: str, names: Sequence[str]) -> str | None:
-    """Of `names` the one that `key` was meant to be; None if none is like it.
-
-    The last part of a name counts most: `max_time` is `trainer.max_time`, and `lr` begins `lr_generator`.
-    """
-    last = _last(key)
-    alike = [
-        (
-            max(_likeness(last, _last(name)), LIKE * _last(name).startswith(f"{last}_")),
-            _likeness(key, name),
-            name,
-        )
-        for name in names
-    ]
-    best = max(alike, key=lambda found: found[0] + 0.5 * found[1], default=(0.0, 0.0, ""))
-    return best[2] if best[0] >= LIKE else None
-
-
 def nearest_setting(key: str, command: str) -> str | None:
     """The setting of a command that `key` was meant to be; of equals one that its help names."""
     names, known = settings_of(command), help_text(command)
-    same = [name for name in names if _last(name) == key and f" {name}=" in known]
+    same = [name for name in names if name.rpartition(".")[2] == key and f" {name}=" in known]
     return same[0] if same else nearest(key, names)
 
 
@@ -173,14 +153,6 @@ def _open(word: str) -> bool:
         elif pending and letter == pending[-1]:
             pending.pop()
     return bool(pending)
-
-
-def _likeness(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b).ratio()
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
 
 
 def _load(path: Path) -> Any:

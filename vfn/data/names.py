@@ -3,8 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from vfn.cli.help import nearest
-from vfn.errors import UserError
+from vfn.errors import UserError, nearest
 
 
 class Names:

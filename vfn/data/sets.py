@@ -9,14 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfn.cli.help import nearest
 from vfn.data import simulated
 from vfn.data.base import DataConfig, StainData, listed
 from vfn.data.defocus import DefocusedPlane, Optics
 from vfn.data.discovery import Field, ImageSource, Layout
 from vfn.data.samples import Task
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
-from vfn.errors import UserError
+from vfn.errors import UserError, nearest
 
 
 class FolderData(StainData):
