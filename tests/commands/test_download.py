@@ -724,7 +724,7 @@ def test_choose_refuses(text: str) -> None:
 
 def test_as_users_run_it(remote: Remote, tmp_path: Path) -> None:
     arguments = ("--root", "my data", "--url", remote.url, "--planes", "16,18")
-    result = run("vfn/commands/download.py", "u2os_af", *arguments, cwd=tmp_path).ok()
+    result = run("vfn/download.py", "u2os_af", *arguments, cwd=tmp_path).ok()
     lines = result.out.splitlines()
     assert len(lines) == 5, result.out
     assert lines[0].endswith(" unpacked in my data")
@@ -733,7 +733,7 @@ def test_as_users_run_it(remote: Remote, tmp_path: Path) -> None:
 
 
 def test_refused_on_the_command_line(tmp_path: Path) -> None:
-    script = "vfn/commands/download.py"
+    script = "vfn/download.py"
     run(script, "u2os_af", cwd=tmp_path).refused("--root; see python -m vfn.download u2os_af")
     run(script, "u2os_af", "--root", "d", "--plates", "1", cwd=tmp_path).refused("--plates")
     run(script, "u2os", "--root", "d", cwd=tmp_path).refused("u2os_af", "u2os_cps")
