@@ -45,7 +45,7 @@ from vfn.data.patches import RandomPatches, RawBatch, as_it_is, d4
 from vfn.data.pixels import sample_shape
 from vfn.data.samples import Sample
 from vfn.models.losses import LossWeights
-from vfn.training.fit import _networks, stain_data
+from vfn.training.build import make_networks, stain_data
 
 say = Tee()
 TOLERANCE = 0.03  # of the MAE: bf16 rounds, and a GAN magnifies
@@ -81,7 +81,7 @@ class Reference:
         self.data = stain_data(config, task)
         weights = {k: v for k, v in plain(config.loss).items() if k != "name"}
         self.objective = LossWeights(**weights)
-        g, d = _networks(config, task, self.objective, self.data)
+        g, d = make_networks(config, task, self.objective, self.data)
         self.data.setup()
         g.start_at(self.data.target_level())
         assert d is not None

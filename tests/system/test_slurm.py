@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from tests.cli import run
 from vfn.errors import UserError
 from vfn.system.slurm import processes
-from vfn.training.fit import _leave_to_first
+from vfn.training.outcome import _leave_to_first
 
 AUTO = {"name": "auto", "devices": 1, "num_nodes": 1}
 SLURM = {"name": "slurm", "devices": "auto", "num_nodes": 1}
@@ -128,7 +128,7 @@ def test_the_first_process_outlives_those_it_started() -> None:
 def test_the_others_leave_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another exit code than 0 would let SLURM, torchrun or Lightning kill the first."""
     ignored = []
-    monkeypatch.setattr("vfn.training.fit.ignore_signals", lambda: ignored.append(True))
+    monkeypatch.setattr("vfn.training.outcome.ignore_signals", lambda: ignored.append(True))
     with pytest.raises(SystemExit) as left:
         _leave_to_first(SimpleNamespace(global_rank=1))  # type: ignore[arg-type]
     assert (left.value.code, ignored) == (0, [True])

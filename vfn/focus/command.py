@@ -41,7 +41,7 @@ from vfn.report.figures import png_bytes
 from vfn.system.csv_files import write_csv
 from vfn.system.files import make_folder, replacing, write_text
 from vfn.system.locks import claimed
-from vfn.training.fit import stain_data
+from vfn.training.build import stain_data
 
 log = logging.getLogger(__name__)
 MEASURES = ("power_log_log_slope", "variance_of_laplacian", "normalised_variance")

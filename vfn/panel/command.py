@@ -23,7 +23,7 @@ from vfn.panel.plan import Cell, Question, Row, plan
 from vfn.panel.refocus import across
 from vfn.panel.run import Cells
 from vfn.system.files import clear_leftovers, make_folder
-from vfn.training.fit import stain_data
+from vfn.training.build import stain_data
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from vfn.models.checkpoint import load_checkpoint
 from vfn.panel.plan import Question
 from vfn.refocus.step import Refocuser, check_refocuses, range_of
 from vfn.system.progress import progress
-from vfn.training.fit import stain_data
+from vfn.training.build import stain_data
 
 FIELDS = 8  # test fields, each at every depth
 COLUMNS = ("psnr_signal", "pearson")

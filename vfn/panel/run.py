@@ -25,7 +25,8 @@ from vfn.panel.findings import FIGURES
 from vfn.panel.plan import Cell
 from vfn.report.results import finite
 from vfn.system.files import clear_leftovers, make_folder, write_text
-from vfn.training.fit import fit, stain_data
+from vfn.training.build import stain_data
+from vfn.training.fit import fit
 
 log = logging.getLogger(__name__)
 

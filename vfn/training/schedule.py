@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Timer
+from omegaconf import DictConfig
 
 from vfn.errors import UserError
 from vfn.models.gan import VirtualStain
@@ -103,3 +104,11 @@ class Schedule(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on behind it."""
         self.before = self.timed = float(state_dict["timed"])
+
+
+def make_schedule(model: DictConfig) -> list[Schedule]:
+    """Return the callback of `model.schedule` and `model.warmup`; none where the rates are constant."""
+    settings = ScheduleSettings(
+        str(model.get("schedule", "constant")), float(model.get("warmup", 0.0))
+    )
+    return [] if settings == ScheduleSettings() else [Schedule(settings)]

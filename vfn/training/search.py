@@ -31,7 +31,9 @@ from vfn.errors import DiskFull, UserError
 from vfn.models.checkpoint import BEST, LAST
 from vfn.system.csv_files import read_epochs, write_csv
 from vfn.system.files import make_folder, write_text
-from vfn.training.fit import SEARCH, fit, stain_data
+from vfn.training.build import stain_data
+from vfn.training.fit import fit
+from vfn.training.loggers import SEARCH
 
 if TYPE_CHECKING:
     import optuna

@@ -1,0 +1,234 @@
+"""The data set, the networks and the module of a training, from its config."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from vfn import __version__
+from vfn.cli.entry import known_tasks, plain
+from vfn.cli.paths import is_path
+from vfn.data.base import DataConfig, StainData
+from vfn.data.samples import Task
+from vfn.data.sets import make_data
+from vfn.errors import UserError
+from vfn.models.card import About, make_card
+from vfn.models.checkpoint import FORMAT, read_raw, submodule
+from vfn.models.ema import checked_decay
+from vfn.models.gan import RECIPE, AdamSettings, VirtualStain, ema_state_dict
+from vfn.models.losses import LossWeights
+from vfn.models.nets import Discriminator, Generator, make_discriminator, make_generator
+from vfn.models.nets.generator import AUTO, STARTS
+
+MOST = 0.5  # share of the targets' variance
+
+log = logging.getLogger(__name__)
+
+
+def stain_data(config: DictConfig, task: Task) -> StainData:
+    """Return the data module of a whole config, not set up.
+
+    Raises:
+        UserError: see `make_data`.
+    """
+    data = plain(config.data)
+    # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.
+    data |= {k: str(Path(v).absolute()) for k, v in data.items() if v and is_path(k)}
+    data["seed"] = config.seed
+    return make_data(task, DataConfig.from_dict(data), known_tasks())
+
+
+class ModelBuilder:
+    """The networks of a config, made and checked before the images are read, and the module after.
+
+    `config.model.generator.start` is settled here if it is open.
+
+    Args:
+        data: of the training; only `module` needs it set up.
+
+    Raises:
+        UserError: settings that do not fit each other, or weights of `init` that do not fit.
+    """
+
+    def __init__(self, config: DictConfig, task: Task, data: StainData) -> None:
+        self.config, self.task, self.data = config, task, data
+        card = config.get("card")  # older run folders have none, nor have the trainings of a panel
+        self.about = About.from_dict(plain(card) if card else {})
+        weights = {key: value for key, value in plain(config.loss).items() if key != "name"}
+        self.objective = LossWeights(**weights)
+        self.ema = checked_decay(float(config.model.get("ema", 0.0)))  # older run folders lack it
+        spec = config.model.generator
+        self.start_is_open = spec.get("start") == AUTO
+        if self.start_is_open:
+            spec.start = _start_of(Path(config.init)) if config.init else STARTS[0]
+        self.generator, self.discriminator = make_networks(config, task, self.objective, data)
+        self.last_is_new = True
+        if config.init:
+            self.last_is_new = _initialise(
+                self.generator, self.discriminator, Path(config.init), task
+            )
+        _freeze(self.generator, config)
+
+    def module(self) -> VirtualStain:
+        """Return the LightningModule, its new last layer started at what the training data say."""
+        config, data = self.config, self.data
+        if self.start_is_open and not config.init and _starts_linear(data, self.generator):
+            config.model.generator.start = "linear"
+            self.generator, self.discriminator = make_networks(
+                config, self.task, self.objective, data
+            )
+        if self.last_is_new:
+            _start(self.generator, data)
+        adam = plain(config.model.adam)
+        return VirtualStain(
+            self.generator,
+            self.discriminator,
+            self.objective,
+            AdamSettings(adam["lr_generator"], adam["lr_discriminator"], tuple(adam["betas"])),
+            _recipe(config, data, self.about),
+            bool(config.trainer.channels_last),
+            self.ema,
+        )
+
+
+def make_networks(
+    config: DictConfig, task: Task, objective: LossWeights, data: StainData
+) -> tuple[Generator, Discriminator | None]:
+    """Return generator and discriminator; none where the loss has no adversarial term.
+
+    Raises:
+        UserError: a patch that the networks cannot take.
+    """
+    inputs, targets = len(task.inputs), len(task.targets)
+    generator = make_generator(plain(config.model.generator), inputs, targets)
+    patch = data.config.patch_size
+    if patch % generator.stride:
+        raise UserError(
+            f"data.patch_size={patch}: the generator halves the image {generator.stride.bit_length() - 1} "
+            f"times, so give a multiple of {generator.stride} or lower model.generator.depth"
+        )
+    _check_norms(generator, inputs, data.config)
+    if not objective.adversarial:
+        return generator, None
+    spec = plain(config.model.discriminator)
+    return generator, make_discriminator(spec, inputs + targets, patch)
+
+
+def _check_norms(generator: Generator, inputs: int, config: DataConfig) -> None:
+    """Refuse a batch norm that would see a single value per channel: it has no variance."""
+    patch = config.patch_size
+    if config.batch_size * (patch // generator.stride) ** 2 > 1:
+        return
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            copy.deepcopy(generator).train()(torch.zeros(1, inputs, patch, patch))
+    except ValueError as exc:
+        depth = generator.stride.bit_length() - 1
+        raise UserError(
+            f"data.batch_size=1 with data.patch_size={patch}: at depth {depth} one pixel is left, and a batch norm "
+            f"needs more; give data.batch_size=2, data.patch_size={2 * patch} or model.generator.depth={depth - 1}"
+        ) from exc
+
+
+def _start_of(path: Path) -> str:
+    """Return the start of the generator in a checkpoint: it decides which layers there are."""
+    return str(read_raw(path)[RECIPE]["generator"].get("start", STARTS[0]))
+
+
+def _starts_linear(data: StainData, generator: Generator) -> bool:
+    """Decide `model.generator.start=auto`: whether to initialise with the linear baseline.
+
+    It is a head start where it explains most of the variance. Otherwise the network is slow to leave it: on
+    the Schwann cells of docs/models.md it never did.
+    """
+    share = float(np.mean(data.measured.explained))
+    linear = share >= MOST and data.linear_start() is not None and not generator.residual
+    log.info(
+        "the best linear map of the inputs explains %.0f %% of the targets' variance; starting at %s",
+        100 * share, "that map" if linear else "the mean of each target",
+    )  # fmt: skip
+    return linear
+
+
+def _start(generator: Generator, data: StainData) -> None:
+    linear = data.linear_start()
+    if generator.start == "linear" and linear is None:
+        log.info(
+            "model.generator.start=linear: equalised or corrected images have no linear map yet; "
+            "starting at the mean of each target"
+        )
+    generator.start_at(data.target_level(), linear)
+
+
+def _recipe(config: DictConfig, data: StainData, about: About) -> dict[str, Any]:
+    recipe = {
+        "format": FORMAT,
+        "version": __version__,
+        "generator": plain(config.model.generator),
+        "model": config.model.name,
+        "loss": plain(config.loss),
+        "seed": config.seed,
+        **data.recipe(),
+    }
+    return {**recipe, "card": make_card(recipe, about, data.counts())}
+
+
+def _initialise(
+    generator: torch.nn.Module, discriminator: Discriminator | None, path: Path, task: Task
+) -> bool:
+    """Load the weights of another model (`init=CKPT`); with other targets, all layers but the last.
+
+    Returns:
+        Whether the last layer is still as initialised.
+
+    Raises:
+        UserError: another network, or another number of inputs.
+    """
+    raw = read_raw(path)
+    theirs = submodule(ema_state_dict(raw["state_dict"]), "generator")
+    ours = generator.state_dict()
+    other = [
+        name
+        for name, value in ours.items()
+        if getattr(theirs.get(name), "shape", None) != value.shape
+    ]
+    if theirs.keys() != ours.keys() or any(
+        not name.startswith(("last.", "linear.")) for name in other
+    ):
+        task_there = raw[RECIPE]["task"]
+        raise UserError(
+            f"init={path}: its generator ({len(task_there['inputs'])} input(s), "
+            f"{len(task_there['targets'])} target(s), {raw[RECIPE]['generator']}) is not the one of this run "
+            f"({len(task.inputs)}, {len(task.targets)}); choose the same model and number of inputs"
+        )
+    generator.load_state_dict({**theirs, **{name: ours[name] for name in other}})
+    # A discriminator is taken along if it fits; it is no loss if it does not.
+    theirs_d = submodule(raw["state_dict"], "discriminator")
+    if discriminator is not None and {
+        k: v.shape for k, v in discriminator.state_dict().items()
+    } == {k: v.shape for k, v in theirs_d.items()}:
+        discriminator.load_state_dict(theirs_d)
+    log.info(
+        "weights from %s%s", path, "; the last layer starts anew (other targets)" if other else ""
+    )
+    return bool(other)
+
+
+def _freeze(generator: Generator, config: DictConfig) -> None:
+    """Freeze the encoder where `freeze` asks for it.
+
+    Raises:
+        UserError: an unknown word, or new weights that nobody would keep.
+    """
+    freeze = str(config.get("freeze", "none"))  # run folders of earlier versions do not say
+    if freeze not in ("none", "encoder"):
+        raise UserError(f"freeze={freeze}: choose none or encoder")
+    if freeze == "none":
+        return
+    if not (config.init or config.resume):
+        raise UserError("freeze=encoder: a new network has nothing to keep; give init=CKPT")
+    generator.freeze_encoder()

@@ -1,0 +1,114 @@
+"""The folder of a run: where it lies, whether it is begun, what a resumed run goes on from."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from vfn.cli.entry import varied
+from vfn.cli.settings import check_settings
+from vfn.cli.stored import read_stored
+from vfn.errors import UserError
+from vfn.models.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_raw, refuse_code
+from vfn.system.csv_files import read_epochs
+from vfn.system.files import make_folder
+from vfn.system.locks import refuse_if_claimed
+from vfn.training.resume import check_whole, merged
+
+PARTS = ("checkpoints", "samples")  # of a run folder
+
+
+def run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
+    """Return the folder of this run and its config: the stored one with overrides when it resumes.
+
+    Raises:
+        UserError: the folder holds another run, or none that can be resumed.
+    """
+    if config.resume == "auto":  # a queue starts a job that it stopped by the same command
+        own = folder_of(config)
+        config.resume = str(own) if _is_begun(own) else None
+        if _is_cut_short(own):
+            return own, config
+    if config.resume:
+        folder = Path(config.resume)
+        stored = folder / "config.yaml"
+        if not stored.is_file() or not _is_begun(folder):
+            raise UserError(
+                f"resume={folder}: holds no run (config.yaml and checkpoints/{LAST}); "
+                "give the folder of a run, outputs/NAME"
+            )
+        before = OmegaConf.create(read_stored(stored))
+        refuse_code(OmegaConf.to_container(before), str(stored))
+        check_settings(before, "train", str(stored))
+        check_whole(before, stored)
+        read_raw(newest_checkpoint(folder / "checkpoints"))  # refused before anything is written
+        return folder, merged(before, config, folder)
+    folder = folder_of(config)
+    # What failed before it learnt anything may be started anew.
+    if _is_begun(folder) or (folder / "checkpoints" / BEST).exists():
+        refuse_if_claimed(folder)
+        again = (
+            "start it anew by resume=auto"
+            if _is_cut_short(folder)
+            else f"go on with it by resume={folder}"
+        )
+        raise UserError(
+            f"run={config.run}: {folder} holds a run already; {again}, or give another run=NAME"
+        )
+    return folder, config
+
+
+def folder_of(config: DictConfig) -> Path:
+    """Return the folder of a new run or search: outputs/NAME, or one per job of a sweep within it."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return Path("outputs") / str(config.run)
+    folder, what = Path(hydra.sweep.dir), varied()
+    if config.get("sweep") and not what:  # a search alone needs no `-m`, and may have it
+        return folder
+    # File systems allow 255 bytes; the number keeps names apart that are cut.
+    return folder / re.sub(r"[^\w.,=+-]", "_", "_".join([str(hydra.job.num), *what]))[:100]
+
+
+def _is_begun(folder: Path) -> bool:
+    """Return whether the run in `folder` has a checkpoint to resume from."""
+    return any((folder / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS))
+
+
+def _is_cut_short(folder: Path) -> bool:
+    """Return whether the run was killed between the two checkpoints of its first epoch."""
+    table = folder / "metrics.csv"
+    rows = len(read_epochs(table)) if table.is_file() else 0
+    return (folder / "checkpoints" / BEST).is_file() and not _is_begun(folder) and rows <= 1
+
+
+def newest_checkpoint(checkpoints: Path) -> Path:
+    """Return the newest whole checkpoint with optimiser states.
+
+    Raises:
+        UserError: all are damaged.
+    """
+    whole = newest_whole(checkpoints)
+    if whole is None:
+        raise UserError(
+            f"resume={checkpoints.parent}: {LAST} is damaged, and no whole {PREVIOUS} is beside it; "
+            f"start another run from the best weights by init={checkpoints / BEST}"
+        )
+    return whole
+
+
+@contextmanager
+def new_parts(folder: Path) -> Iterator[None]:
+    """Make the parts of a run folder; remove them again if the block refuses the user's input."""
+    parts = [make_folder(folder / name) for name in PARTS]
+    try:
+        yield
+    except UserError:
+        for path in parts:
+            if not any(path.iterdir()):
+                path.rmdir()
+        raise
