@@ -9,15 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfn.data.discovery import Field, FilePlane
-from vfn.data.samples import (
-    Sample,
-    Split,
-    SplitRule,
-    Task,
-    make_samples,
-    split_samples,
-    split_spatial,
-)
+from vfn.data.samples import Sample, Task, make_samples
+from vfn.data.splits import Split, SplitRule, split_samples, split_spatial
 from vfn.errors import UserError
 
 REFOCUS = Task("refocus", ("actin",), ("actin",), (-2.0, 0.0, 2.0))

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfn.data.discovery import Field, Layout, Time, discover
-from vfn.data.samples import Sample, SplitRule, Task, make_samples, split_samples
+from vfn.data.samples import Sample, Task, make_samples
+from vfn.data.splits import SplitRule, split_samples
 from vfn.data.times import alike_but_for_time, time_points
 from vfn.errors import UserError
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from vfn.data.base import DataConfig
 from vfn.data.discovery import Field
-from vfn.data.samples import Sample, SplitRule, Task, split_samples
+from vfn.data.samples import Sample, Task
 from vfn.data.sets import make_data
+from vfn.data.splits import SplitRule, split_samples
 from vfn.data.wells import wells_from_names, with_wells
 
 

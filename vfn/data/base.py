@@ -43,17 +43,9 @@ from vfn.data.patches import (
 )  # fmt: skip
 from vfn.data.pixels import sample_shape
 from vfn.data.proposal import Proposal, propose
-from vfn.data.samples import (
-    NothingPairs,
-    Sample,
-    Split,
-    SplitRule,
-    Task,
-    make_samples,
-    split_samples,
-    split_spatial,
-)  # fmt: skip
+from vfn.data.samples import NothingPairs, Sample, Task, make_samples
 from vfn.data.shifts import Shifts
+from vfn.data.splits import Split, SplitRule, overlap, split_samples, split_spatial, stored_region
 from vfn.data.statistics import DatasetStatistics, LinearMap, mean_images, survey
 from vfn.data.wells import with_wells
 from vfn.errors import UserError
@@ -664,36 +656,11 @@ class StainData(L.LightningDataModule):
             "split": {
                 "by": self.split.by,
                 **{
-                    part: [_where(sample) for sample in getattr(self.split, part)]
+                    part: [stored_region(sample) for sample in getattr(self.split, part)]
                     for part in ("train", "val", "test")
                 },
             },
         }
-
-
-def _where(sample: Sample) -> list[Any]:
-    """Plain data that says which pixels a sample holds: name and, if cut, its rows and columns."""
-    if sample.region is None:
-        return [sample.name, None]
-    return [sample.name, [[int(s.start), int(s.stop)] for s in sample.region]]
-
-
-def overlap(samples: Sequence[Sample], used: Sequence[Sequence[Any]]) -> list[str]:
-    """Names of `samples` that share pixels with `used`, a part of a recipe's split."""
-    by_name: dict[str, list[Any]] = {}
-    for name, region in used:
-        by_name.setdefault(name, []).append(region)
-
-    def touches(sample: Sample) -> bool:
-        for region in by_name.get(sample.name, ()):
-            if region is None or sample.region is None:
-                return True
-            cuts = zip(sample.region, region, strict=True)
-            if all(max(c.start, start) < min(c.stop, stop) for c, (start, stop) in cuts):
-                return True
-        return False
-
-    return [sample.name for sample in samples if touches(sample)]
 
 
 __all__ = ["DataConfig", "StainData", "overlap"]

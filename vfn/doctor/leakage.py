@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from vfn.data.base import DataConfig
-from vfn.data.samples import Sample, Split, split_samples, split_spatial
+from vfn.data.samples import Sample
+from vfn.data.splits import Split, split_samples, split_spatial
 from vfn.doctor.findings import FATAL, LOOK, NOTE, Finding, all_keys, label
 from vfn.doctor.likeness import OVERLAP, by_digest, near_copies, overlap
 from vfn.doctor.reading import FieldStats, Key

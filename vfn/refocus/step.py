@@ -26,7 +26,8 @@ from vfn.data.discovery import ImageSource, split_plane
 from vfn.data.input_shift import SIZES_DIFFER
 from vfn.data.intensity import Histogram, IntensityNormaliser
 from vfn.data.names import Names
-from vfn.data.samples import Sample, Split, Task
+from vfn.data.samples import Sample, Task
+from vfn.data.splits import Split
 from vfn.data.tables import read_table
 from vfn.errors import UserError
 from vfn.inference.predictor import Predictor

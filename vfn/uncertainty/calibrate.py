@@ -18,7 +18,8 @@ from vfn.data.base import StainData
 from vfn.data.cache import ImageCache, cache_folder, store_name
 from vfn.data.patches import Normaliser
 from vfn.data.pixels import present, read_sample
-from vfn.data.samples import Sample, Split
+from vfn.data.samples import Sample
+from vfn.data.splits import Split
 from vfn.errors import UserError
 from vfn.evaluation.held_out import held_out_data, recorded, true_targets
 from vfn.inference.predictor import Predictor
