@@ -1,18 +1,8 @@
 """Predict whole fields with a trained model: python predict.py --help"""
 
-import hydra
-from omegaconf import DictConfig
+import sys
 
-from vfn.cli.entry import guarded, run_cli
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
-def main(config: DictConfig) -> None:
-    """Hydra's entry point."""
-    from vfn.commands.predict import predict  # here: --help and a misspelt key need not wait for it
-
-    guarded(predict, config, "predict", show=True)
-
+from vfn.__main__ import run
 
 if __name__ == "__main__":
-    run_cli(main, "predict")
+    run("predict", sys.argv[1:])

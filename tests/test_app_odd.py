@@ -378,10 +378,8 @@ HANGING = """
 import sys, threading, vfn.app.server, vfn.app.predicting
 for where in {where}:
     setattr(vfn.app.server, where, lambda *_, **__: threading.Event().wait())
-sys.argv = ["app", *sys.argv[1:]]
-from vfn.app.__main__ import main
-from vfn.cli.entry import run_module
-run_module("app", main)
+from vfn.__main__ import run
+run("app", sys.argv[1:])
 """
 
 

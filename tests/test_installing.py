@@ -1,6 +1,7 @@
 """`pip install .`: the wheel holds all that the package reads, and its commands work from anywhere."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,16 +55,32 @@ def test_the_wheel_holds_every_file_of_package_and_configs(installed: Path) -> N
     }
 
 
-def test_a_command_runs_without_the_clone(installed: Path, tmp_path: Path) -> None:
-    """It needs its configs, and the data sets and tasks that they name."""
-    env = {**os.environ, "PYTHONPATH": str(installed)}
-    images = [f"data.{key}" for key in ("fields=4", "height=96", "width=96", "first_seed=5")]
-    command = ["-m", "vfn.doctor", "data=simulated", "task=dapi_from_phase", *images, "output=out"]
-    result = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+def test_commands_run_without_the_clone(installed: Path, tmp_path: Path) -> None:
+    """They need their configs, the data sets and tasks that these name, and the console script."""
+    env = {**os.environ, "PYTHONPATH": str(installed), "WANDB_MODE": "offline"}
+    (points,) = installed.glob("vfn-*.dist-info/entry_points.txt")
+    target = re.search(r"^vfn = ([\w.]+):(\w+)$", points.read_text(), re.MULTILINE)
+    assert target is not None
+    script = tmp_path / "vfn"  # as pip writes it
+    script.write_text(f"import sys\nfrom {target[1]} import {target[2]}\nsys.exit({target[2]}())\n")
+
+    def vfn(*words: str) -> str:
+        result = subprocess.run(
+            [sys.executable, script, *words], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+        assert (result.returncode, result.stderr) == (0, ""), words
+        return result.stdout
+
+    images = [f"data.{key}" for key in ("fields=5", "height=96", "width=96", "first_seed=5")]
+    vfn("doctor", "data=simulated", "task=dapi_from_phase", *images, "output=out")
     assert (tmp_path / "out" / "doctor.html").is_file()
+    small = ["model=unet", "model.generator.width=4", "model.generator.depth=2", "data.patch_size=32",
+             "data.patches_per_epoch=4", "data.val_patches=2", "trainer=cpu", "trainer.max_epochs=1"]  # fmt: skip
+    said = vfn("train", "run=a", "logger=csv", *images, *small)
+    best = "outputs/a/checkpoints/best.ckpt"
+    assert f"next: vfn evaluate ckpt={best}" in said
+    vfn("evaluate", f"ckpt={best}", "output=scores", "device=cpu")
+    assert (tmp_path / "scores" / "report.html").is_file()
     found = [sys.executable, "-c", "import vfn; print(vfn.__file__)"]
-    said = subprocess.run(found, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-    assert Path(said.stdout.strip()).parent == installed / "vfn"
+    where = subprocess.run(found, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert Path(where.stdout.strip()).parent == installed / "vfn"

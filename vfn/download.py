@@ -2,9 +2,7 @@
 
 import sys
 
-from vfn.commands.download import main
-from vfn.system.signals import end_by_signals
+from vfn.__main__ import run
 
 if __name__ == "__main__":
-    end_by_signals()
-    sys.exit(main())
+    run("download", sys.argv[1:])

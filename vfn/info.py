@@ -2,10 +2,7 @@
 
 import sys
 
-from vfn.cli.entry import run_parsed
-from vfn.commands.info import info
-from vfn.system.signals import end_by_signals
+from vfn.__main__ import run
 
 if __name__ == "__main__":
-    end_by_signals()
-    sys.exit(run_parsed(info))
+    run("info", sys.argv[1:])

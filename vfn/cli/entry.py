@@ -1,4 +1,4 @@
-"""What the entry points share: one clear line for bad input, and the exit codes.
+"""Running of commands: one clear line for bad input, and the exit codes.
 
 0 done; 2 the user's input is wrong; 130 interrupted.
 """
@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import hydra
@@ -27,6 +28,7 @@ from vfn.cli.help import (
     CONF,
     HELP,
     PACKAGE,
+    as_called,
     check_words,
     help_text,
     no_such,
@@ -57,20 +59,13 @@ class JobFailed(Exception):  # noqa: N818
     """A job of a sweep failed and has said why; it may cross from a launcher's process to ours."""
 
 
-def guarded(
-    work: Callable[[DictConfig], Any], config: DictConfig, command: str, show: bool = False
-) -> None:
-    """Do the work of one Hydra job and leave with the promised exit code.
-
-    Args:
-        command: the name of its config.
-        show: print the settings first.
+def _guarded(work: str, config: DictConfig, command: str, show: bool) -> None:
+    """Do one Hydra job and leave with the promised exit code; see `run_settings`.
 
     Only what the user gave wrongly becomes a line; anything else is a defect of ours and keeps its
     traceback. Hydra must not see the exception: it would add lines of its own. In a sweep it must,
     though: it goes on with the other jobs, and raises the first exception after the last of them.
     """
-    hydra_config = HydraConfig.get()
     swept = bool(varied())
     try:
         check_settings(config, command)
@@ -78,18 +73,18 @@ def guarded(
         if show:
             print("\n".join(settings_lines(config, command)), flush=True)
         with room_for(Path("a file of this command")):
-            work(config)
+            resolve_name(work)(config)
     except (Exception, KeyboardInterrupt) as exc:
         if comes_of_stopping(exc):
-            _leave("interrupted", INTERRUPTED)
+            leave("interrupted", INTERRUPTED)
         if not isinstance(exc, UserError):
             if swept:  # of several defects Hydra would show one
                 traceback.print_exc()
             raise
         if not swept:
-            _leave(str(exc), WRONG_INPUT)
-        message = f"job {hydra_config.job.num}: {exc}"
-        print(f"error: {message}", file=sys.stderr, flush=True)
+            leave(str(exc), WRONG_INPUT)
+        message = f"job {HydraConfig.get().job.num}: {exc}"
+        print(f"error: {as_called(message)}", file=sys.stderr, flush=True)
         raise JobFailed(message) from None
 
 
@@ -133,12 +128,19 @@ def refuse_unread(read: Mapping[str, Sequence[str]], given: Container[str]) -> N
                 raise UserError(f"{key}: is read {form} alone; leave it out")
 
 
-def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) -> None:
-    """Run a Hydra entry point; a command line that Hydra cannot compose becomes a line, too.
+def run_settings(
+    work: str, command: str, words: Sequence[str], alone: Sequence[str] = (), show: bool = False
+) -> None:
+    """Run a command whose settings Hydra composes from `conf/COMMAND.yaml` and the command line.
+
+    A command line that Hydra cannot compose becomes one line, too.
 
     Args:
-        command: the name of its config.
-        alone: the settings that are taken where none is given.
+        work: "module:function", called with the config; imported only then, so that `--help` and a
+            misspelt key need not wait for it.
+        words: the command line.
+        alone: settings for a call without any.
+        show: print the settings first.
     """
     keep_freed_memory()
     end_by_signals()
@@ -146,27 +148,34 @@ def run_cli(main: Callable[[], Any], command: str, alone: Sequence[str] = ()) ->
     # Jobs that a launcher starts in processes of their own must find vfn from any folder.
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    if any(word in HELP for word in sys.argv[1:]):
+    if any(word in HELP for word in words):
         print(help_text(command))
         return
-    if alone and not sys.argv[1:]:
+    typed = list(sys.argv)
+    if alone and not words:
         print(f"no settings given, so this is the demo: {' '.join(alone)}", flush=True)
-        sys.argv += alone
+        words, typed = alone, [*typed, *alone]
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
+    def main(config: DictConfig) -> None:
+        sys.argv = typed  # Lightning starts further processes by it
+        _guarded(work, config, command, show)
+
     try:
-        check_words(sys.argv[1:], command)
-        sys.argv[1:] = readable(sys.argv[1:])
+        check_words(words, command)
+        sys.argv = [typed[0], *readable(words)]  # Hydra reads it
         main()
     except (Exception, KeyboardInterrupt) as exc:
         if comes_of_stopping(exc):
-            _leave("interrupted", INTERRUPTED)
+            leave("interrupted", INTERRUPTED)
         if isinstance(exc, UserError):
-            _leave(str(exc), WRONG_INPUT)
+            leave(str(exc), WRONG_INPUT)
         if isinstance(exc, JobFailed):  # jobs on a cluster have said it in their own logs alone
-            _leave(f"the sweep ran on past what failed, first {exc}", WRONG_INPUT)
+            leave(f"the sweep ran on past what failed, first {exc}", WRONG_INPUT)
         if isinstance(exc, HydraException | OmegaConfBaseException):
-            _leave(_config_message(exc, command), WRONG_INPUT)
+            leave(_config_message(exc, command), WRONG_INPUT)
         if lost := _lost_job(exc):
-            _leave(lost, INTERRUPTED)
+            leave(lost, INTERRUPTED)
         raise
 
 
@@ -180,16 +189,6 @@ def _lost_job(exc: BaseException) -> str | None:
         f"a job of the sweep was ended from outside, by its time limit perhaps ({told}); what it said is in "
         ".submitit of the sweep's folder, the other jobs go on, and resume=FOLDER goes on with it"
     )
-
-
-def run_module(config_name: str, work: Callable[[DictConfig], Any]) -> None:
-    """Run `work` as the command of a module (`python -m vfn.NAME`), with `conf/CONFIG_NAME.yaml`."""
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-    def main(config: DictConfig) -> None:
-        guarded(work, config, config_name)
-
-    run_cli(main, config_name)
 
 
 class LineParser(argparse.ArgumentParser):
@@ -217,13 +216,15 @@ def run_parsed(work: Callable[[], Any], interrupted: str = "interrupted") -> int
     return 0
 
 
-def _leave(message: str, code: int) -> NoReturn:
+def leave(message: str, code: int) -> NoReturn:
+    """Exit with `message` on stderr."""
     sys.exit(_tell(message, code))
 
 
 def _tell(message: str, code: int) -> int:
     if code == INTERRUPTED:
         ignore_signals()
+    message = as_called(message)
     with suppress(OSError):  # the terminal may be gone
         print(f"error: {message}" if code == WRONG_INPUT else message, file=sys.stderr, flush=True)
     return code
@@ -335,7 +336,7 @@ class _Stdout(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
         # A file's name need not be UTF-8, and print would end the command over it.
-        text = self.format(record).encode(errors="backslashreplace").decode()
+        text = as_called(self.format(record)).encode(errors="backslashreplace").decode()
         with suppress(OSError):  # nobody reads any more: the work goes on
             print(text, flush=True)
 

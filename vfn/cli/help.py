@@ -3,6 +3,8 @@
 Hydra's own words for a misspelt key are many, and its help knows only the names of groups.
 """
 
+import re
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ OPTIONS = (  # Hydra's, which take the next word
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
     "--config-dir", "-cd", "--info", "-i", "--experimental-rerun",
 )  # fmt: skip
+_COMMAND = re.compile(r"python (?:(train|predict|evaluate)\.py|-m vfn\.([a-z]+)(?![\w.]))")
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -81,7 +84,24 @@ def help_text(command: str) -> str:
             text, WIDTH, initial_indent=f"  {group:<8}", subsequent_indent=" " * 10,
             break_on_hyphens=False,
         )  # fmt: skip
-    return template.replace("$APP_CONFIG_GROUPS", "\n".join(lines)).strip()
+    return as_called(template.replace("$APP_CONFIG_GROUPS", "\n".join(lines)).strip())
+
+
+def as_called(text: str) -> str:
+    """Return `text` with commands named as this one was called: `python train.py` may be `vfn train`.
+
+    >>> sys.argv[0] = "/usr/bin/vfn"
+    >>> as_called("python train.py resume=outputs/a, python -m vfn.doctor")
+    'vfn train resume=outputs/a, vfn doctor'
+    """
+    program = Path(sys.argv[0])
+    if program.stem == "vfn":
+        prefix = "vfn"
+    elif program.name == "__main__.py" and program.parent == PACKAGE:
+        prefix = "python -m vfn"
+    else:
+        return text
+    return _COMMAND.sub(lambda found: f"{prefix} {found[1] or found[2]}", text)
 
 
 def nearest_setting(key: str, command: str) -> str | None:

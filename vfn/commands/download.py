@@ -29,6 +29,7 @@ import requests
 from rich.filesize import decimal
 
 from vfn.cli.entry import LineParser, known_tasks, run_parsed, set_up_logging
+from vfn.cli.help import as_called
 from vfn.errors import UserError
 from vfn.system.files import make_folder, write_text
 from vfn.system.progress import progress, progress_bytes
@@ -565,10 +566,10 @@ exit codes: 0 done, 2 your input is wrong (one line says what), 130 interrupted
 
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(
-        "python -m vfn.download",
+        as_called("python -m vfn.download"),
         description="Fetch, check and unpack a public data set. Run again after an interruption, it goes on\n"
         "where it stopped; what is there already is not fetched.",
-        epilog=EXAMPLES,
+        epilog=as_called(EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     common = LineParser(add_help=False)

@@ -3,12 +3,14 @@
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-from vfn.cli.entry import LineParser
+from vfn.cli.entry import LineParser, run_parsed
+from vfn.cli.help import as_called
 from vfn.models.card import card_of, markdown
 from vfn.models.checkpoint import load_checkpoint
 
@@ -20,7 +22,7 @@ def info(argv: Sequence[str] | None = None) -> None:
         UserError: a wrong command line; see `load_checkpoint`, `card_of`.
     """
     parser = LineParser(
-        "python -m vfn.info",
+        as_called("python -m vfn.info"),
         description="Print the model card of a checkpoint: task, data, training, scores, limits, "
         "licence. The file is read as data; it can run no code.",
     )
@@ -36,3 +38,8 @@ def info(argv: Sequence[str] | None = None) -> None:
         Console().print(Markdown(markdown(card)))
     else:
         print(markdown(card), end="")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return run_parsed(partial(info, argv))

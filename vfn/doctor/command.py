@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from vfn.data.samples import Task
 from vfn.data.sets import make_data
 from vfn.doctor import tables
 from vfn.doctor.case import Case
-from vfn.doctor.findings import LOOK, OF_NAMES, REPLACE, Finding, examine, in_order, unpaired
+from vfn.doctor.findings import FATAL, LOOK, OF_NAMES, REPLACE, Finding, examine, in_order, unpaired
 from vfn.doctor.leakage import divide, leaks, parts_of
 from vfn.doctor.page import render
 from vfn.doctor.reading import FieldStats, read_fields
@@ -24,7 +25,15 @@ from vfn.errors import UserError
 from vfn.system.files import write_text
 from vfn.system.locks import claimed
 
+DO_NOT_TRAIN = 1  # exit code: the files were written, but a script should not go on to training
+
 log = logging.getLogger(__name__)
+
+
+def check(config: DictConfig) -> None:
+    """Run the command; a fatal finding becomes its exit code."""
+    if diagnose(config).of_severity(FATAL):
+        sys.exit(DO_NOT_TRAIN)
 
 
 def diagnose(config: DictConfig) -> Case:

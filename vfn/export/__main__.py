@@ -1,16 +1,8 @@
-"""Hand a trained model to other programs: python -m vfn.export --help"""
+"""Export a model for other programs: python -m vfn.export --help"""
 
-from omegaconf import DictConfig
+import sys
 
-from vfn.cli.entry import run_module
-
-
-def main(config: DictConfig) -> None:
-    """The work, imported once the command line has proved sound."""
-    from vfn.export.command import export
-
-    export(config)
-
+from vfn.__main__ import run
 
 if __name__ == "__main__":
-    run_module("export", main)
+    run("export", sys.argv[1:])
