@@ -34,6 +34,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	! git grep -nE '^(<<<<<<<|>>>>>>>) ' # left of a merge, in whatever kind of file
 
 # The pages of docs/ as a site: open site/index.html. A dead link or anchor is an error.

@@ -46,7 +46,7 @@ COMMANDS = {
     "panel": Command("find out which stains predict which", "vfn.panel.command:make_panel", "panel"),
     "focus": Command("measure how far out of focus fields are", "vfn.focus.command:focus", "focus"),
     "calibrate": Command(
-        "give a trained model its uncertainty", "vfn.uncertainty.calibrate:calibrate", "calibrate"
+        "give a trained model its uncertainty", "vfn.commands.calibrate:calibrate", "calibrate"
     ),
     "export": Command("export a model for other programs", "vfn.export.command:export", "export"),
     "info": Command("print the model card of a checkpoint", "vfn.commands.info:main", None),

@@ -29,7 +29,7 @@ from vfn.evaluation.held_out import recorded
 from vfn.inference.predictor import Predictor
 from vfn.metrics.coverage import coverage_reached
 from vfn.models.checkpoint import Checkpoint, load_checkpoint
-from vfn.uncertainty.calibrate import miscoverage
+from vfn.commands.calibrate import miscoverage
 from vfn.uncertainty.intervals import (
     MULTIPLIERS,
     Miscoverage,

@@ -2,7 +2,7 @@
 
 The score is the absolute error that a small network expects (`ScaleHead`), from what the generator
 saw and what it made of it. It is fitted after the training, the generator frozen, on training
-patches (`vfn.uncertainty.calibrate`). The spread over test-time augmentations would need no such network, but
+patches (`vfn.commands.calibrate`). The spread over test-time augmentations would need no such network, but
 eight predictions a field, which plates of thousands of fields cannot pay.
 
 What turns the score into an interval is split-conformal calibration: half-width = lambda x score,
