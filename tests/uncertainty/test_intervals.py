@@ -16,6 +16,7 @@ from tests.cli import run
 from tests.inference.test_predictor import grey, make_checkpoint
 from tests.planes import make_sample
 from tests.test_resume import assert_same
+from vfn.commands.calibrate import miscoverage
 from vfn.commands.evaluate import CheckpointPairs
 from vfn.data.base import DataConfig
 from vfn.data.cache import ImageCache
@@ -29,7 +30,6 @@ from vfn.evaluation.held_out import recorded
 from vfn.inference.predictor import Predictor
 from vfn.metrics.coverage import coverage_reached
 from vfn.models.checkpoint import Checkpoint, load_checkpoint
-from vfn.commands.calibrate import miscoverage
 from vfn.uncertainty.intervals import (
     MULTIPLIERS,
     Miscoverage,
