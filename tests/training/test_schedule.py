@@ -57,7 +57,13 @@ def test_schedules_that_cannot_be() -> None:
         ScheduleSettings("cosine", 1.0)
 
 
-def step(schedule: Schedule, done: int, spent: float | None = None) -> list[float]:
+def step(
+    schedule: Schedule,
+    done: int,
+    spent: float | None = None,
+    max_steps: int = -1,
+    accumulate: int = 1,
+) -> list[float]:
     """Rates of G and D after `done` of 10 steps, and `spent` of 100 s."""
     optimisers = [adam(), adam()]
     timer: Any = Timer(duration={"seconds": 100}) if spent is not None else None
@@ -65,11 +71,11 @@ def step(schedule: Schedule, done: int, spent: float | None = None) -> list[floa
         timer.time_elapsed = lambda *_: spent
     trainer = SimpleNamespace(
         optimizers=optimisers, global_step=2 * done, max_epochs=2, num_training_batches=5,
-        callbacks=[timer] if timer else [], strategy=SimpleNamespace(broadcast=lambda x: x),
+        callbacks=[timer] if timer else [], max_steps=max_steps, strategy=SimpleNamespace(broadcast=lambda x: x),
     )  # fmt: skip
     module: Any = VirtualStain.__new__(VirtualStain)
     torch.nn.Module.__init__(module)
-    module.adam = AdamSettings(1.0, 0.5)
+    module.adam, module.accumulate = AdamSettings(1.0, 0.5), accumulate
     schedule.on_train_batch_start(trainer, module, None, 0)  # type: ignore[arg-type]
     return [o.param_groups[0]["lr"] for o in optimisers]
 
@@ -81,6 +87,13 @@ def test_both_rates_follow_steps_or_time_whichever_is_ahead() -> None:
     assert step(schedule, 1, spent=50.0) == pytest.approx([0.5, 0.25])
     assert step(schedule, 5, spent=1.0) == pytest.approx([0.5, 0.25])
     assert step(schedule, 1, spent=200.0) == pytest.approx([0.0, 0.0])
+
+
+def test_the_end_comes_earlier_by_max_steps_or_accumulation() -> None:
+    schedule = Schedule(ScheduleSettings("cosine"))
+    assert step(schedule, 2, max_steps=8) == pytest.approx([0.5, 0.25])  # of two optimisers
+    assert step(schedule, 3, accumulate=2) == pytest.approx([0.5, 0.25])  # of 3 steps an epoch
+    assert step(schedule, 5, max_steps=80) == pytest.approx([0.5, 0.25])
 
 
 def test_a_resumed_run_spends_its_new_time_on_what_was_left() -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from vfn.models.losses import (
     masked_mae,
     soft_tolerance,
 )
+from vfn.models.manual_optimization import ManualOptimization
 from vfn.models.ms_ssim import ms_ssim_loss
 from vfn.models.nets.discriminator import Discriminator
 from vfn.models.terms import find_term
@@ -52,7 +52,7 @@ class AdversarialFeedback:
     gradient: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-class VirtualStain(L.LightningModule):
+class VirtualStain(ManualOptimization):
     """Conditional GAN that maps input channels to target channels (sec. 2.4).
 
     Args:
@@ -64,6 +64,7 @@ class VirtualStain(L.LightningModule):
         channels_last: memory format of networks and batches.
         ema: decay of the average of the generator's weights that validates, draws samples and goes
             into `best.ckpt`; 0: the weights themselves.
+        options: of `ManualOptimization`.
     """
 
     def __init__(
@@ -75,14 +76,13 @@ class VirtualStain(L.LightningModule):
         recipe: Mapping[str, Any],
         channels_last: bool = False,
         ema: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(**options)
         self.generator, self.discriminator = generator, discriminator
         self.averaged = EMA(generator, ema) if ema else None
         self.objective, self.adam, self.recipe = objective, adam, dict(recipe)
         self.further = {name: find_term(name) for name in objective.terms or {}}
-        self.steps = 0  # since the training began, over all its calls
         # Of this epoch: name -> sum over its patches, and how many these were.
         self.sums: dict[str, tuple[Tensor | float, int]] = {}
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -116,10 +116,11 @@ class VirtualStain(L.LightningModule):
         return list(optimisers)
 
     def training_step(self, batch: Batch, _index: int) -> None:
-        """Both learn from one pass of G, and of D over its prediction and over the truth.
+        """Run one generator and one discriminator update on this batch, or accumulate their gradients.
 
-        Each moves against the other as it was when the batch came. The paper leaves the order open;
-        moving D first, as pix2pix's code does, takes a further pass of D over the prediction.
+        The updates are simultaneous, not alternating: one pass of G, and one of D over prediction and
+        truth, serve both. The paper leaves the order open; updating D first, as pix2pix's code does,
+        takes a further pass of D over the prediction.
         """
         optimisers = self.optimizers()
         optimisers = optimisers if isinstance(optimisers, list) else [optimisers]
@@ -132,7 +133,7 @@ class VirtualStain(L.LightningModule):
             of_d, feedback = self.discriminator_step(optimisers[1], batch, seen)
             losses |= of_d
         losses |= self.generator_step(optimisers[0], batch, fake, seen, feedback)
-        self.steps += 1
+        self.end_batch()
         self._log(losses, len(batch.input))
 
     def _log(self, losses: Mapping[str, Tensor], count: int) -> None:
@@ -185,18 +186,19 @@ class VirtualStain(L.LightningModule):
             matching = feature_matching(fake, [features.detach() for features in real])
             feedback.terms["feature_matching"] = matching
             feedback.loss = feedback.loss + weights.feature_matching * matching
-        (feedback.gradient,) = torch.autograd.grad(feedback.loss, seen, retain_graph=True)
+        scale = self.loss_scale
+        (gradient,) = torch.autograd.grad(scale * feedback.loss, seen, retain_graph=True)
+        feedback.gradient = gradient / scale
         loss = weights.discriminator * discriminator_term(
             weights.adversarial_kind, real_logits, fake_logits
         )
         penalty = {}
-        if weights.r1 and self.steps % weights.r1_every == 0:
+        if weights.r1 and self.updates % weights.r1_every == 0:
             penalty["r1"] = self._penalty(batch)
             loss = loss + weights.r1_every * weights.r1 * penalty["r1"]
-        optimiser.zero_grad()
         # Of D's weights alone: the way on to the prediction costs, and is G's.
-        self.manual_backward(loss, inputs=list(self.discriminator.parameters()))
-        optimiser.step()
+        self.add_gradients(optimiser, loss, inputs=list(self.discriminator.parameters()))
+        self.step_if_due(optimiser)
         of_d = {
             "loss_d": loss,
             "d_real": torch.sigmoid(real_logits).mean(),
@@ -244,22 +246,22 @@ class VirtualStain(L.LightningModule):
             structure = ms_ssim_loss(fake.float(), batch.target, batch.valid)
             loss = loss + weights.ms_ssim * structure
             terms["ms_ssim"] = structure
-        optimiser.zero_grad()
         if feedback is None:
-            self.manual_backward(loss)
+            self.add_gradients(optimiser, loss)
         else:
             # This sum is no loss; its gradient is the one that D found.
-            self.manual_backward(loss + (seen * feedback.gradient).sum())
+            self.add_gradients(optimiser, loss + (seen * feedback.gradient).sum())
             loss = loss + feedback.loss
             terms |= feedback.terms
         if weights.weight_l1:
             # Of what is trained: a frozen encoder's weights would only add a constant.
             trained = [p for p in self.generator.parameters() if p.requires_grad]
-            norm = add_weight_l1(trained, weights.weight_l1, weights.weight_l1_reduction)
+            factor = weights.weight_l1 * self.loss_scale / self.accumulate
+            norm = add_weight_l1(trained, factor, weights.weight_l1_reduction)
             loss = loss + weights.weight_l1 * norm
             terms["weight_l1"] = norm
-        optimiser.step()
-        if self.averaged is not None:
+        self.step_if_due(optimiser)
+        if self.averaged is not None and self.is_due:
             self.averaged.update(self.generator)
         return {"loss_g": loss, **terms}
 
@@ -290,10 +292,10 @@ class VirtualStain(L.LightningModule):
         Weights that no training goes on from (`best.ckpt`) are the averaged ones under the name of
         the generator's; otherwise both are kept.
         """
+        super().on_save_checkpoint(checkpoint)
         checkpoint[RECIPE] = self.recipe
         if "optimizer_states" not in checkpoint:
             checkpoint["state_dict"] = ema_state_dict(checkpoint["state_dict"])
-        checkpoint["steps"] = self.steps
         checkpoint["sums"] = self._sums_of_all() if "optimizer_states" in checkpoint else []
         checkpoint["rng"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
@@ -314,14 +316,14 @@ class VirtualStain(L.LightningModule):
         An average that is switched on by a resumed run starts from the weights; one that is
         switched off is left out.
         """
+        super().on_load_checkpoint(checkpoint)
         self._rng = checkpoint.get("rng")
         rates = (self.adam.lr_generator, self.adam.lr_discriminator)
         for optimiser, rate in zip(checkpoint.get("optimizer_states", ()), rates, strict=False):
             for group in optimiser["param_groups"]:  # of the settings, which may have changed
                 group["lr"], group["betas"] = rate, (self.adam.betas[0], self.adam.betas[1])
-        # Checkpoints of earlier versions do not say.
-        self.steps, self.sums = int(checkpoint.get("steps", 0)), {}
-        of_all = checkpoint.get("sums")
+        self.sums = {}
+        of_all = checkpoint.get("sums")  # checkpoints of earlier versions do not say
         if isinstance(of_all, list) and of_all:
             # By another number of processes some epoch's figures are those of a part of it.
             self.sums = dict(of_all[self.global_rank % len(of_all)])
@@ -337,6 +339,7 @@ class VirtualStain(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Take up the random state of the checkpoint."""
+        super().on_train_start()
         rng = getattr(self, "_rng", None)
         if rng is not None:
             torch.set_rng_state(rng["cpu"].cpu())

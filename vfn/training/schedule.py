@@ -60,10 +60,10 @@ def _between(start: float, end: float, share: float) -> float:
 class Schedule(Callback):
     """Sets both optimisers' rates before each step.
 
-    A training is over after `trainer.max_epochs`, or after `trainer.max_time` where that comes
-    first: the share that is done is the larger of steps and time. `max_time` is that of one call,
-    so that a resumed run spends its new time on the share that was left. With more epochs than
-    before, a resumed run goes back to the rate of its new share.
+    A training is over after `trainer.max_epochs`, `trainer.max_steps` or `trainer.max_time`,
+    whichever comes first: the share that is done is the larger of steps and time. `max_time` is that
+    of one call, so that a resumed run spends its new time on the share that was left. With more epochs
+    than before, a resumed run goes back to the rate of its new share.
     """
 
     def __init__(self, settings: ScheduleSettings) -> None:
@@ -76,17 +76,21 @@ class Schedule(Callback):
         """Steps are counted from 0, so that the first is that of share 0."""
         assert isinstance(pl_module, VirtualStain)
         adam = pl_module.adam
-        factor = self.settings.factor(self._share(trainer))
+        factor = self.settings.factor(self._share(trainer, pl_module))
         rates = (adam.lr_generator, adam.lr_discriminator)
         for optimiser, rate in zip(trainer.optimizers, rates, strict=False):
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
 
-    def _share(self, trainer: L.Trainer) -> float:
-        # Manual optimisation counts a step for each optimiser.
-        done = trainer.global_step // len(trainer.optimizers)
-        assert trainer.max_epochs is not None
-        share = done / (trainer.max_epochs * trainer.num_training_batches)
+    def _share(self, trainer: L.Trainer, module: VirtualStain) -> float:
+        """Return the share of the training that is done, in [0, 1]."""
+        ends = []
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            ends.append(trainer.max_epochs * -(-trainer.num_training_batches // module.accumulate))
+        if trainer.max_steps > 0:  # manual optimisation counts a step for each optimiser
+            ends.append(trainer.max_steps / len(trainer.optimizers))
+        done = trainer.global_step / len(trainer.optimizers)
+        share = done / min(ends) if ends else 0.0
         timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)  # type: ignore[attr-defined]
         if timer is not None and timer.time_remaining() is not None:
             spent = timer.time_elapsed()
