@@ -31,17 +31,12 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
+from vfn.data.augment import TURNS, Augmentation
+from vfn.data.batch import RawBatch
 from vfn.data.cache import ImageCache
 from vfn.data.discovery import Layout, discover
-from vfn.data.patches import (
-    TURNS,
-    PatchReader,
-    RandomPatches,
-    RawBatch,
-    as_it_is,
-    d4,
-    share_by_name,
-)
+from vfn.data.loading import as_it_is, share_by_name
+from vfn.data.patches import PatchReader, RandomPatches, d4
 from vfn.data.samples import Sample, Task, make_samples
 from vfn.data.simulated import Specimen
 
@@ -130,7 +125,7 @@ def random_patches(samples: list[Sample], store: ImageCache) -> RandomPatches:
     """As training draws them."""
     shape = store.read(samples[0].inputs[0]).shape
     reader = PatchReader(store, [None] * 5, 4, SIDE, np.dtype(np.uint16))
-    return RandomPatches(samples, [shape] * len(samples), reader, True, 0)
+    return RandomPatches(samples, [shape] * len(samples), reader, Augmentation(), 0)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
-from vfn.data.patches import Batch
+from vfn.data.batch import Batch
 from vfn.models.gan import AdamSettings, VirtualStain
 from vfn.models.losses import LossWeights
 from vfn.models.nets import make_discriminator, make_generator

@@ -41,7 +41,10 @@ from real_images import call
 from sections import Tee, machine, write_section
 
 from vfn.cli.entry import plain, trainable_task
-from vfn.data.patches import RandomPatches, RawBatch, as_it_is, d4
+from vfn.data.augment import Augmentation
+from vfn.data.batch import RawBatch
+from vfn.data.loading import as_it_is
+from vfn.data.patches import RandomPatches, d4
 from vfn.data.pixels import sample_shape
 from vfn.data.samples import Sample
 from vfn.models.losses import LossWeights
@@ -96,7 +99,7 @@ class Reference:
             samples,
             [sample_shape(sample, self.data.store) for sample in samples],
             Decoding(len(task.inputs), config.data.patch_size),  # type: ignore[arg-type]
-            True,
+            Augmentation(),
             config.seed,
         )
         self.loader = DataLoader(

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +40,10 @@ def test_training_says_which_whole_numbers_are_rounded(tmp_path: Path) -> None:
             tifffile.imwrite(tmp_path / f"{i}_{channel}.tif", array)
     (said,) = remarks(tmp_path)
     assert said == "ph3 has whole numbers beyond 16,777,216, which networks see rounded to 24 bits"
+
+
+def test_the_data_module_loads_nothing_of_higher_rooms() -> None:
+    code = "import sys, vfn.data.base, vfn.data.sets; print(*(m for m in sys.modules if m.startswith('vfn.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rooms = {module.split(".")[1] for module in done.stdout.split()}
+    assert rooms == {"data", "errors", "system"}

@@ -94,7 +94,7 @@ def test_a_data_set_comes_onto_the_grid_of_its_first_input(tmp_path: Path) -> No
     config = DataConfig("folder", str(tmp_path), patch_size=16, cache_dir=str(tmp_path / "cache"))
     data = FolderData(Task("t", ("rna", "er"), ("dna",)), config)
     data.setup()
-    assert data.binning == Binning((1.0, 0.5), (2.0,))
+    assert data.registration.binning == Binning((1.0, 0.5), (2.0,))
     assert "on the grid of rna: er averaged 2x2, dna repeated 2x2" in data.summary()
     assert data.recipe()["binning"] == {"inputs": [1.0, 0.5], "targets": [2.0]}
     assert data.split is not None

@@ -9,17 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.planes import make_sample
+from vfn.data.augment import Augmentation
+from vfn.data.batch import Normaliser, RawBatch
 from vfn.data.cache import ImageCache
 from vfn.data.intensity import IntensityNormaliser
-from vfn.data.patches import (
-    GridPatches,
-    Normaliser,
-    PatchLoader,
-    PatchReader,
-    RandomPatches,
-    RawBatch,
-    as_it_is,
-)
+from vfn.data.loading import PatchLoader, as_it_is
+from vfn.data.patches import GridPatches, PatchReader, RandomPatches
 from vfn.data.samples import Sample
 
 
@@ -42,7 +37,9 @@ def make_reader(size: int, targets: int = 1) -> PatchReader:
 def make_data(
     shapes: Sequence[tuple[int, int]], size: int = 16, augment: bool = True, seed: int = 5
 ) -> RandomPatches:
-    return RandomPatches(make_samples(shapes), shapes, make_reader(size), augment, seed)
+    return RandomPatches(
+        make_samples(shapes), shapes, make_reader(size), Augmentation(augment), seed
+    )
 
 
 def first_input(batch: RawBatch) -> np.ndarray:
@@ -87,7 +84,9 @@ def test_an_index_is_always_the_same_patch() -> None:
 @pytest.mark.parametrize("augment", [False, True])
 def test_inputs_and_targets_stay_registered(augment: bool) -> None:
     shapes = [(40, 50), (30, 90)]
-    data = RandomPatches(make_samples(shapes, 3), shapes, make_reader(16, 3), augment, 0)
+    data = RandomPatches(
+        make_samples(shapes, 3), shapes, make_reader(16, 3), Augmentation(augment), 0
+    )
     for index in range(40):
         batch = data[index]
         assert batch.planes.dtype == torch.uint16
@@ -113,7 +112,7 @@ def test_patches_lie_within_the_sample() -> None:
     (sample,) = make_samples([(60, 70)])
     sample = replace(sample, region=(slice(10, 40), slice(20, 61)))
     inside = set(sample.inputs[0].read()[10:40, 20:61].ravel().tolist())
-    data = RandomPatches([sample], [(30, 41)], make_reader(16), True, 0)
+    data = RandomPatches([sample], [(30, 41)], make_reader(16), Augmentation(), 0)
     seen: set[int] = set()
     for index in range(300):
         seen |= set(first_input(data[index]).ravel().tolist())
@@ -253,7 +252,7 @@ def test_ranks_together_are_one_larger_batch() -> None:
 def test_a_missing_target_is_never_valid() -> None:
     samples = make_samples([(40, 40), (40, 40)], 2)
     samples[1] = replace(samples[1], targets=(samples[1].targets[0], None))
-    data = RandomPatches(samples, [(40, 40)] * 2, make_reader(16, 2), True, 0)
+    data = RandomPatches(samples, [(40, 40)] * 2, make_reader(16, 2), Augmentation(), 0)
     batch = data.__getitems__(range(40))
     second = (first_input(batch) >= 40 * 40 * 4).all(axis=(1, 2))  # patches of the second field
     assert 0 < second.sum() < 40
@@ -292,8 +291,8 @@ def test_a_batch_is_normalised_as_each_channel_is(dtype: str) -> None:
 def test_jitter_changes_the_inputs_alone_and_keeps_their_range() -> None:
     shapes = [(40, 40)]
     samples, reader = make_samples(shapes), make_reader(16)
-    plain = RandomPatches(samples, shapes, reader, False, 3)
-    jittered = RandomPatches(samples, shapes, reader, False, 3, jitter=0.3)
+    plain = RandomPatches(samples, shapes, reader, Augmentation(False), 3)
+    jittered = RandomPatches(samples, shapes, reader, Augmentation(False, 0.3), 3)
     normalise = Normaliser([IntensityNormaliser(0.0, 6400.0, "uint16")], MAPS[:1])
     before, after = normalise(plain[7]), normalise(jittered[7])
     assert torch.equal(before.target, after.target)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vfn.data.patches import Batch
+from vfn.data.batch import Batch
 from vfn.models.gan import AdamSettings, VirtualStain
 from vfn.models.losses import LossWeights, discriminator_bce, soft_tolerance
 from vfn.models.ms_ssim import ms_ssim_loss

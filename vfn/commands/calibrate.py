@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from vfn.cli.entry import set_up_logging
 from vfn.commands.predict import make_predictor, required
 from vfn.data.base import StainData
-from vfn.data.cache import ImageCache, cache_folder, store_name
-from vfn.data.patches import Normaliser
+from vfn.data.batch import Normaliser
+from vfn.data.cache import ImageCache
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
 from vfn.data.splits import Split
@@ -101,15 +101,13 @@ def training_data(config: DictConfig, checkpoint: Checkpoint) -> StainData:
                 f"(as {checkpoint.recipe['split'][part][0][0]}) is here; give the folder of the images "
                 "that the model was trained on"
             )
-    if data.config.cache == "disk":
-        name = store_name(data.root) if data.root else data.config.name
-        data.store = ImageCache(cache_folder(data.config.cache_dir) / name)
+    data.use_cache()
     data.store.prepare(
         plane for samples in parts.values() for sample in samples for plane in sample.planes
     )
     data.split = Split(parts["train"], parts["val"], by=str(checkpoint.recipe["split"]["by"]))
     data.inputs, data.targets = list(checkpoint.inputs), list(checkpoint.targets)
-    data.flats = list(checkpoint.flats)
+    data.flat_fields.flats = list(checkpoint.flats)
     data.normaliser = Normaliser(data.inputs, data.targets)
     # Errors on inputs as they are, not on jittered ones, are what half-widths are about.
     data.config = replace(data.config, input_jitter=0.0, seed=int(config.seed))

@@ -32,7 +32,8 @@ from vfn.inference.predictor import Predictor
 from vfn.metrics.stain import Nuclei
 from vfn.models.card import scores_of
 from vfn.models.checkpoint import load_checkpoint, store_test_scores
-from vfn.refocus.step import is_refocused, refocused, restored
+from vfn.refocus.refocuser import is_refocused, restored
+from vfn.refocus.step import refocused
 from vfn.report.verdict import read_limits
 from vfn.system.files import NAME_BYTES, clear_leftovers, make_folder
 from vfn.system.locks import claimed
@@ -120,7 +121,8 @@ class CheckpointPairs:
 
     def _over_true_pixels(self, prediction: np.ndarray, sample: Sample) -> np.ndarray:
         """Of a target with larger pixels than the prediction's, means over these."""
-        sizes = self.data.binning.targets if self.data.binning is not None else ()
+        binning = self.data.registration.binning
+        sizes = binning.targets if binning is not None else ()
         if max(sizes, default=1.0) <= 1:
             return prediction
         region = sample.region or (slice(0, None), slice(0, None))

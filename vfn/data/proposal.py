@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfn.data.discovery import Field, FilePlane, Layout
+from vfn.data.formats import ContainerPlane
 from vfn.data.images import strip_suffix
 from vfn.data.walk import tokenize
 
@@ -67,8 +69,25 @@ class _Name:
         return self.text[self.spans[self.at][0] : self.spans[self.stop - 1][1]]
 
 
+def propose_pattern(fields: Sequence[Field], root: Path, layout: Layout) -> Proposal | None:
+    """Propose a pattern that pairs the files of `fields`.
+
+    Returns:
+        None if the layout says how files pair, or nothing pairs them.
+    """
+    if layout.pattern or layout.manifest:
+        return None
+    planes = [(c, plane) for entry in fields for (c, _), plane in entry.planes.items()]
+    files = {
+        plane.path.relative_to(root).as_posix(): channel
+        for channel, plane in planes
+        if isinstance(plane, FilePlane | ContainerPlane)
+    }
+    return propose(files, layout.words) if len(files) > 1 else None
+
+
 def propose(files: Mapping[str, str], words: Callable[[str], Sequence[str]]) -> Proposal | None:
-    """A pattern that pairs the files of fields, if there is one.
+    """Propose a pattern that pairs the files of fields.
 
     Args:
         files: relative path -> channel.

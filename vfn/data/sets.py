@@ -1,7 +1,7 @@
 """The data sets: each a few facts over `StainData`."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,11 +10,14 @@ from typing import ClassVar
 import numpy as np
 
 from vfn.data import simulated
-from vfn.data.base import DataConfig, StainData, listed
+from vfn.data.augment import Augmentation
+from vfn.data.base import StainData
+from vfn.data.config import DataConfig, listed
 from vfn.data.defocus import DefocusedPlane, Optics
 from vfn.data.discovery import Field, ImageSource, Layout
 from vfn.data.samples import Task
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
+from vfn.data.steps import Step
 from vfn.errors import UserError, nearest
 
 
@@ -233,11 +236,18 @@ DATA_SETS: dict[str, type[StainData]] = {
 }
 
 
-def make_data(task: Task, config: DataConfig, known_tasks: Iterable[Task] = ()) -> StainData:
-    """The data module for `task` on `config.name`.
+def make_data(
+    task: Task,
+    config: DataConfig,
+    known_tasks: Iterable[Task] = (),
+    steps: Sequence[Step] = (),
+    augmentation: Augmentation | None = None,
+) -> StainData:
+    """Return the data module for `task` on `config.name`, not set up.
 
     Args:
         known_tasks: named in the message when the task does not fit.
+        steps, augmentation: of a training; see `StainData`.
 
     Raises:
         UserError: unknown data set; a setting of another one; a task that it has no channels or planes
@@ -265,4 +275,4 @@ def make_data(task: Task, config: DataConfig, known_tasks: Iterable[Task] = ()) 
             f"{' out of focus' if task.input_z else ''}) does not fit data={config.name}: {have}; "
             f"choose task={' | '.join(fitting) or 'by task.inputs=[...] task.targets=[...]'}"
         )
-    return kind(task, config)
+    return kind(task, config, steps, augmentation)

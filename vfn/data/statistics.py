@@ -1,4 +1,4 @@
-"""One pass over the data before training: is every image sound, and what are its grey values?"""
+"""Statistics of a data set, from one pass over it before training that checks every image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from vfn.errors import UserError
 
 @dataclass(frozen=True)
 class LinearMap:
-    """The two baselines that any network must beat, in grey values.
+    """Mean and linear map, the two baselines that any network must beat, in grey values.
 
     Attributes:
         weights: (Ct, Ci) and `offset` (Ct,): least squares of the targets on the inputs over all
@@ -31,7 +31,7 @@ class LinearMap:
     mean: np.ndarray
 
     def predict(self, inputs: Sequence[np.ndarray], dtypes: Sequence[str]) -> dict[str, np.ndarray]:
-        """Baseline predictions "mean" and "linear", each (Ct, H, W) in the targets' dtype.
+        """Return the predictions "mean" and "linear", each (Ct, H, W) in the targets' dtype.
 
         Args:
             inputs: Ci arrays (H, W) in grey values.
@@ -47,7 +47,7 @@ class LinearMap:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for the checkpoint."""
+        """Return plain data, for the checkpoint."""
         return {key: getattr(self, key).tolist() for key in ("weights", "offset", "mean")}
 
     @classmethod
@@ -65,13 +65,13 @@ class _Moments:
         self.products = np.zeros((inputs + 1, inputs + 1))
 
     def add(self, flat: np.ndarray) -> None:
-        """Pixels (inputs + 1, n)."""
+        """Add pixels (inputs + 1, n)."""
         self.count += flat.shape[1]
         self.sums += flat.sum(1)
         self.products += flat @ flat.T
 
     def fit(self) -> tuple[np.ndarray, float, float, float]:
-        """Weights (inputs,), offset, mean of the target, and the share of its variance that the map
+        """Return weights (inputs,), offset, mean of the target, and the share of its variance that the map
         explains (R^2); 0 for a constant target."""
         mean = self.sums / self.count
         covariance = self.products / self.count - np.outer(mean, mean)
@@ -105,6 +105,68 @@ class DatasetStatistics:
     pixel_size: float | None
 
 
+class _GreyValues:
+    """Histogram of one channel; every image of it must have one dtype."""
+
+    def __init__(self) -> None:
+        self.histogram: Histogram | None = None
+        self.first: ImageSource | None = None
+
+    def meet(self, plane: ImageSource, dtype: np.dtype) -> Histogram:
+        """Return the histogram, made for the first plane.
+
+        Raises:
+            UserError: another dtype than the first plane's.
+        """
+        if self.histogram is None:
+            self.histogram, self.first = Histogram(dtype), plane
+        if dtype != self.histogram.dtype:
+            raise UserError(
+                f"{plane}: is {dtype}, but {self.first} is {self.histogram.dtype}; "
+                "save one channel in one dtype throughout"
+            )
+        return self.histogram
+
+
+class _Survey:
+    """Sums over the samples that were read so far; those of the training alone are measured."""
+
+    def __init__(
+        self, sample: Sample, store: ImageCache, flats: Sequence[FlatField | None]
+    ) -> None:
+        self.store, self.flats, self.inputs = store, flats, len(sample.inputs)
+        self.grey = [_GreyValues() for _ in flats]
+        self.moments = [_Moments(self.inputs) for _ in sample.targets]
+        self.statistics: list[list[dict[str, float]]] = [[] for _ in sample.inputs]
+
+    def add(
+        self, sample: Sample, arrays: Sequence[np.ndarray | None], numbers: list[dict[str, float]]
+    ) -> None:
+        """Check a sample and, if it comes with the `field_statistics` of its inputs, measure it."""
+        planes = sample.inputs + sample.targets
+        for channel, (plane, array) in enumerate(zip(planes, arrays, strict=True)):
+            if plane is None or array is None:
+                continue
+            target = channel - self.inputs
+            dtype = array.dtype
+            if target >= 0:
+                dtype = target_dtype(sample, target, array, self.store)
+            histogram, flat = self.grey[channel].meet(plane, dtype), self.flats[channel]
+            if numbers:
+                grey = array if flat is None else flat.correct(array, sample.region)
+                histogram.add(to_dtype(grey, dtype.name) if grey.dtype != dtype else grey)
+        for known, number in zip(self.statistics, numbers, strict=False):
+            known.append(number)
+        if numbers:
+            self._add_moments(arrays)
+
+    def _add_moments(self, arrays: Sequence[np.ndarray | None]) -> None:
+        pixels = [a.ravel().astype(np.float64) for a in present(arrays[: self.inputs])]
+        for sums, array in zip(self.moments, arrays[self.inputs :], strict=True):
+            if array is not None:
+                sums.add(np.stack([*pixels, array.ravel().astype(np.float64)]))
+
+
 def survey(
     train: Sequence[Sample],
     others: Sequence[Sample],
@@ -114,70 +176,35 @@ def survey(
     """Read every sample once: check all of them, and measure the training ones.
 
     Args:
-        flats: of each channel, inputs first.
+        flats: flat field of each channel, inputs first.
 
     Raises:
         UserError: an image that cannot be used; dtypes that differ between fields.
     """
-    inputs, targets = len(train[0].inputs), len(train[0].targets)
-    moments = [_Moments(inputs) for _ in range(targets)]
-    histograms: list[Histogram | None] = [None] * (inputs + targets)
-    sources: list[ImageSource | None] = [None] * (inputs + targets)
-    statistics: list[list[dict[str, float]]] = [[] for _ in range(inputs)]
-    training = {id(sample) for sample in train}
+    found, training = _Survey(train[0], store, flats), {id(sample) for sample in train}
 
     def measure(sample: Sample) -> tuple[Sample, list[np.ndarray | None], list[dict[str, float]]]:
-        arrays = read_sample(sample, store)
-        numbers = (
-            [field_statistics(a) for a in present(arrays[:inputs])]
-            if id(sample) in training
-            else []
-        )
+        arrays, numbers = read_sample(sample, store), []
+        if id(sample) in training:
+            numbers = [field_statistics(a) for a in present(arrays[: found.inputs])]
         return sample, arrays, numbers
 
-    for sample, arrays, numbers in in_parallel(
-        measure, [*train, *others], "reading images", len(train) + len(others)
-    ):
-        for channel, (plane, array) in enumerate(
-            zip(sample.inputs + sample.targets, arrays, strict=True)
-        ):
-            if plane is None or array is None:
-                continue
-            target = channel - inputs
-            dtype = array.dtype if target < 0 else target_dtype(sample, target, array, store)
-            histogram = histograms[channel]
-            if histogram is None:
-                histogram, sources[channel] = Histogram(dtype), plane
-                histograms[channel] = histogram
-            if dtype != histogram.dtype:
-                raise UserError(
-                    f"{plane}: is {dtype}, but {sources[channel]} is {histogram.dtype}; "
-                    "save one channel in one dtype throughout"
-                )
-            if id(sample) in training:
-                flat = flats[channel]
-                grey = array if flat is None else flat.correct(array, sample.region)
-                histogram.add(to_dtype(grey, dtype.name) if grey.dtype != dtype else grey)
-        if id(sample) in training:
-            for known, number in zip(statistics, numbers, strict=True):
-                known.append(number)
-            flat_pixels = [a.ravel().astype(np.float64) for a in present(arrays[:inputs])]
-            for sums, array in zip(moments, arrays[inputs:], strict=True):
-                if array is not None:
-                    sums.add(np.stack([*flat_pixels, array.ravel().astype(np.float64)]))
-    weights, offset, mean, explained = zip(*(sums.fit() for sums in moments), strict=True)
+    samples = [*train, *others]
+    for read in in_parallel(measure, samples, "reading images", len(samples)):
+        found.add(*read)
+    weights, offset, mean, explained = zip(*(sums.fit() for sums in found.moments), strict=True)
     return DatasetStatistics(
-        tuple(h for h in histograms if h is not None),
+        tuple(one.histogram for one in found.grey if one.histogram is not None),
         LinearMap(np.stack(weights), np.array(offset), np.array(mean)),
-        tuple(TrainingDistribution.fit(known) for known in statistics),
+        tuple(TrainingDistribution.fit(known) for known in found.statistics),
         explained,
-        tuple(sum(sample.targets[i] is not None for sample in train) for i in range(targets)),
+        tuple(sum(s.targets[i] is not None for s in train) for i in range(len(found.moments))),
         train[0].inputs[0].pixel_size,
     )
 
 
 def mean_images(train: Sequence[Sample], store: ImageCache, channels: int) -> list[MeanImage]:
-    """The mean of each channel over the training fields, for its flat field.
+    """Return the mean image of each channel over the training fields, for its flat field.
 
     Whole fields, also where a field is divided in space: falloff belongs to the microscope.
 

@@ -53,8 +53,8 @@ def held_out_data(config: DictConfig, checkpoint: Checkpoint) -> HeldOutData:
     data = make_data(checkpoint.task, DataConfig.from_dict(node), known_tasks())
     kept = same and data.config.rule() == DataConfig.from_dict(checkpoint.recipe["data"]).rule()
     if same:  # shifts as they were measured then
-        data.shifts = Shifts.from_dict(checkpoint.recipe["shifts"])
-        data.binning = checkpoint.binning
+        data.registration.shifts = Shifts.from_dict(checkpoint.recipe["shifts"])
+        data.registration.binning = checkpoint.binning
     return HeldOutData(data, same, kept)
 
 

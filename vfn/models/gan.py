@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vfn.data.patches import Batch
+from vfn.data.batch import Batch
 from vfn.models.ema import EMA
 from vfn.models.losses import (
     LossWeights,

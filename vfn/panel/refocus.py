@@ -12,7 +12,7 @@ from vfn.evaluation.ranges import FULL_RANGES, ChannelRanges, Range
 from vfn.evaluation.rows import pixel_figures
 from vfn.models.checkpoint import load_checkpoint
 from vfn.panel.plan import Question
-from vfn.refocus.step import Refocuser, check_refocuses, range_of
+from vfn.refocus.refocuser import Refocuser, check_refocuses, range_of
 from vfn.system.progress import progress
 from vfn.training.build import stain_data
 

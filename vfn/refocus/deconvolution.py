@@ -1,6 +1,6 @@
 """The classical way to refocus, which a network must beat: Wiener deconvolution.
 
-The blur is taken for a Gaussian. Its width, the regularisation and the scale of grey values are
+The blur is modelled as a Gaussian. Its width, the regularisation and the scale of grey values are
 chosen for each distance from focus so that training fields come out nearest to their focal plane
 (least squares), and at evaluation the distance is given: more than a microscopist would know.
 """
@@ -36,12 +36,12 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Wiener's filter for one distance from focus.
+    """Wiener filter for one distance from focus.
 
     Attributes:
-        sigma: of the Gaussian, px.
+        sigma: width of the Gaussian, px.
         balance: of regularisation against data.
-        gain, offset: what makes grey values of its result.
+        gain, offset: map the result to grey values.
     """
 
     sigma: float
@@ -62,17 +62,17 @@ class Deconvolution:
 
     @classmethod
     def fit(cls, pairs: Iterable[Pair]) -> "Deconvolution":
-        """Choose the filters; a grid of widths and balances is tried for each |z|."""
+        """Choose the filters by a grid search over widths and balances for each |z|."""
         by_depth: dict[float, list[Pair]] = {}
         for pair in pairs:
             by_depth.setdefault(abs(pair.z), []).append(pair)
         return cls({depth: _best(some) for depth, some in sorted(by_depth.items())})
 
     @classmethod
-    def fit_views(
+    def fit_samples(
         cls, samples: Sequence[Sample], task: Task, store: ImageCache
     ) -> "Deconvolution | None":
-        """On the middles of some training fields; None where the task is not to refocus a channel."""
+        """Fit on the middles of some training fields; None if the task does not refocus a channel."""
         if not (task.input_z and len(task.inputs) == 1 and task.inputs == task.targets):
             return None
         depths: dict[float, list[Sample]] = {}
@@ -88,7 +88,7 @@ class Deconvolution:
     def apply(self, image: NDArray[np.generic], z: float) -> NDArray[Any]:
         """Refocus one plane (H, W) that lies `z` um from focus; the dtype stays.
 
-        A depth that was not fitted takes the filter of the nearest.
+        A depth that was not fitted takes the nearest filter.
         """
         nearest = min(self.filters, key=lambda depth: abs(depth - abs(z)))
         return to_dtype(self.filters[nearest].apply(image), image.dtype.name)
@@ -138,7 +138,7 @@ def _scaled(x: Float, truth: Float, sigma: float, balance: float) -> tuple[float
 
 
 def _deconvolved(image: NDArray[np.generic], sigma: float, balance: float) -> Float:
-    """Wiener's filter over a field that goes on beyond its edges as in a mirror."""
+    """Apply Wiener's filter to a field that is mirrored at its edges."""
     x = image.astype(np.float64)
     if not sigma:
         return x

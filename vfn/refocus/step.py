@@ -1,18 +1,10 @@
-"""Refocus, then stain: blurred fields of an input are refocused before a network sees them (paper, sec. 3.1, fig. 1).
+"""Refocus, then stain: refocus blurred fields of an input before a network sees them (paper, sec. 3.1, fig. 1).
 
-A refocusing model (`task=refocus`) was trained on one stain of one data set; here it works on a
-channel of another. It comes with its scale of focus, which says which fields are blurred, where the
-paper picked them by hand. Only those are touched; the files stay as they are.
-
-The grey values of another channel mean something else, so the model's range is carried over: the new
-channel's range is fitted on its training fields that are in focus, by the rule of the model's own
-training, and stands for the range of the model's target; the range of its input keeps its place
-relative to that.
+A refocusing model (`task=refocus`) was trained on one stain of one data set; here it works on a channel of another.
+Its scale of focus says which fields are blurred, where the paper picked them by hand. The files stay as they are.
 """
 
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,197 +14,27 @@ import numpy as np
 import torch
 
 from vfn.data.cache import ImageCache, in_parallel
-from vfn.data.discovery import ImageSource, split_plane
+from vfn.data.discovery import ImageSource
 from vfn.data.input_shift import SIZES_DIFFER
-from vfn.data.intensity import Histogram, IntensityNormaliser
-from vfn.data.names import Names
+from vfn.data.intensity import IntensityNormaliser
 from vfn.data.samples import Sample, Task
 from vfn.data.splits import Split
-from vfn.data.tables import read_table
 from vfn.errors import UserError
-from vfn.inference.predictor import Predictor
 from vfn.models.checkpoint import Checkpoint, from_recipe, load_checkpoint
-from vfn.models.precision import pick_device, pick_precision
 from vfn.refocus.measures import Spectrum, mean_spectrum, tile_spectra
+from vfn.refocus.refocuser import RefocusedPlane, Refocuser, check_refocuses, original, range_of
 from vfn.refocus.scale import FocusScale, FocusScore
+from vfn.refocus.settings import RefocusSettings
 from vfn.system.csv_files import write_csv
-from vfn.system.progress import progress
 
 log = logging.getLogger(__name__)
 
-PREFERRED = ("golgi_actin", "actin")  # channels that the paper refocuses
-ACTIONS = ("refocus", "leave_out", "keep")
-KEPT = 8  # refocused planes in memory
 HEADER = ("field", "channel", "part", "focus_um", "low", "high", "blurred", "refocused")
 
 
 @dataclass(frozen=True)
-class RefocusSettings:
-    """What the keys `data.refocus...` say.
-
-    Attributes:
-        beyond: um from focus beyond which a plane is blurred.
-        channels: inputs that are looked at; empty for golgi_actin, else actin, else the model's own.
-        action: what is done with a field with a blurred plane: "refocus" it; "leave_out" of training and validation;
-            "keep" it as it is. Whatever is done, `refocus.csv` records it.
-        fields: blurred are these, whatever their score; None goes by the score.
-
-    Raises:
-        UserError: a setting out of range.
-    """
-
-    beyond: float = 3.0
-    channels: tuple[str, ...] = ()
-    action: str = "refocus"
-    fields: frozenset[str] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.beyond > 0:
-            raise UserError(f"data.refocus_beyond={self.beyond:g}: give micrometres above 0")
-        if self.action not in ACTIONS:
-            raise UserError(f"data.refocus_action={self.action}: choose {', '.join(ACTIONS)}")
-
-    def looked_at(self, task: Task, own: str) -> tuple[int, ...]:
-        """Numbers of the task's inputs that are looked at.
-
-        Args:
-            own: channel that the model was trained on.
-
-        Raises:
-            UserError: the task has none of them.
-        """
-        names = [split_plane(channel)[0] for channel in task.inputs]
-        wanted = self.channels or next(((name,) for name in (*PREFERRED, own) if name in names), ())
-        unknown = [name for name in wanted if name not in names]
-        if unknown or not wanted:
-            raise UserError(
-                f"data.refocus_channels={list(self.channels)}: "
-                f"{'no input ' + ', '.join(unknown) if unknown else 'which input is to be refocused?'}; "
-                f"the inputs are {', '.join(names)}"
-            )
-        return tuple(i for i, name in enumerate(names) if name in wanted)
-
-
-def read_fields(path: Path, known: Iterable[str]) -> frozenset[str]:
-    """Names in the column `field` of a CSV.
-
-    Args:
-        known: fields that there are.
-
-    Raises:
-        UserError: unreadable, without that column, or with a field that is not there.
-    """
-    key = "data.refocus_fields"
-    given = [row["field"] for _, row in read_table(path, key, ["field"])]
-    return frozenset(Names(known).pick(given, f"{key}={path}", "field"))
-
-
-class Refocuser:
-    """A refocusing model on one channel of another data set. Thread-safe: one image at a time.
-
-    Args:
-        checkpoint: of a model that refocuses one channel.
-        sharp: range of the channel's grey values in focus.
-
-    Raises:
-        UserError: a checkpoint of another kind.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, sharp: IntensityNormaliser) -> None:
-        check_refocuses(checkpoint)
-        self.checkpoint, self.sharp = checkpoint, sharp
-        own_in, own_out = checkpoint.inputs[0], checkpoint.targets[0]
-        if own_in.knots is not None or own_out.knots is not None:
-            raise UserError(
-                f"data.refocus={checkpoint.path}: was trained with data.equalise, whose curve holds for "
-                "its own images alone; train it without"
-            )
-        scale = (sharp.high - sharp.low) / (own_out.high - own_out.low)
-        low, high = (sharp.low + (e - own_out.low) * scale for e in (own_in.low, own_in.high))
-        moved = replace(sharp, low=float(low), high=float(high))
-        self._predictor = Predictor(
-            replace(
-                checkpoint, inputs=(moved,), targets=(sharp,), flats=(None, None), envelopes=(),
-                uncertainty=None,
-            ),
-            # Settled here, not by the first image: what is kept must not depend on the order.
-            precision=pick_precision("auto", pick_device("auto")),
-        )  # fmt: skip
-        self.identity = (
-            f"{checkpoint.identity} {sharp.low:g} {sharp.high:g} {self._predictor.precision}"
-        )
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Refocus an image (H, W) in grey values; dtype and scale stay.
-
-        Raises:
-            UserError: another dtype than the channel has.
-        """
-        with self._lock:
-            return self._predictor.predict([image])[0]
-
-    def plane(self, plane: ImageSource) -> np.ndarray:
-        """Refocus a plane; the last few are kept, since a field is read several times in a row."""
-        with self._lock:
-            known = self._kept.get(plane.key)
-        if known is None:
-            known = self(plane.read())
-            with self._lock:
-                self._kept[plane.key] = known
-                if len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-        return known
-
-
-def check_refocuses(checkpoint: Checkpoint) -> None:
-    """Refuse a model that does not refocus one channel.
-
-    Raises:
-        UserError: it does something else.
-    """
-    task = checkpoint.task
-    if not task.input_z or len(task.inputs) != 1 or task.inputs != task.targets:
-        raise UserError(
-            f"data.refocus={checkpoint.path}: is a model of {' + '.join(task.inputs)} -> "
-            f"{', '.join(task.targets)}; give one that refocuses a channel (task=refocus)"
-        )
-
-
-@dataclass(frozen=True)
-class RefocusedPlane:
-    """A plane that is refocused when it is read; equal planes of one model have one key."""
-
-    blurred: ImageSource
-    refocuser: Refocuser
-
-    def read(self) -> np.ndarray:
-        """Pixels (H, W) in the dtype of the blurred plane."""
-        return self.refocuser.plane(self.blurred)
-
-    @property
-    def pixel_size(self) -> float | None:
-        """Micrometres a pixel, if known."""
-        return self.blurred.pixel_size
-
-    @property
-    def key(self) -> str:
-        """Of the blurred plane, and of the model with its settings."""
-        return f"{self.blurred.key} refocused by {self.refocuser.identity}"
-
-    @property
-    def remark(self) -> str:
-        """What a reader of a prediction should know."""
-        return f"Input {self}"
-
-    def __str__(self) -> str:
-        return f"{self.blurred} (refocused)"
-
-
-@dataclass(frozen=True)
 class Looked:
-    """What was found of one input of one field."""
+    """Focus of one input of one field."""
 
     field: str
     channel: str
@@ -221,14 +43,14 @@ class Looked:
 
 
 class Refocusing:
-    """The step before staining: which fields are blurred, and what is done with them.
+    """A fitted refocusing step: finds blurred fields and deals with them.
 
     Args:
-        settings: of the data set.
-        task: whose inputs are looked at.
-        model: that refocuses.
-        scales: of focus, for each input that is looked at.
-        refocusers: likewise; of the channel's range.
+        settings: settings of the data set.
+        task: the task whose inputs are looked at.
+        model: the refocusing model.
+        scales: scale of focus for each input that is looked at, by its index.
+        refocusers: likewise, on the channel's range.
     """
 
     def __init__(
@@ -255,10 +77,10 @@ class Refocusing:
         """Fit scales of focus and ranges of grey values on the training samples.
 
         Args:
-            path: checkpoint of the model; by the rule of its training ranges are fitted.
+            path: checkpoint of the model.
 
         Raises:
-            UserError: no such model; a channel of which no training field is in focus.
+            UserError: no such model; a channel without a training field in focus.
         """
         model = load_checkpoint(path)
         check_refocuses(model)
@@ -290,8 +112,8 @@ class Refocusing:
         return cls(settings, task, model, scales, refocusers)
 
     def look(self, sample: Sample, i: int, store: ImageCache) -> Looked:
-        """Whether input `i` of a sample is blurred, as it lies on the disk. Looked at once."""
-        plane = _original(sample.inputs[i])
+        """Rate the focus of input `i` of a sample, as it is on disk; once."""
+        plane = original(sample.inputs[i])
         key = (plane.key, i)
         if key not in self._looked:
             score = self.scales[i].score(store.read(plane))
@@ -300,11 +122,11 @@ class Refocusing:
         return self._looked[key]
 
     def is_blurred(self, sample: Sample, store: ImageCache) -> bool:
-        """Whether an input of the sample is blurred."""
+        """Return True if an input of the sample is blurred."""
         return any(self.look(sample, i, store).blurred for i in self.scales)
 
     def apply(self, samples: Iterable[Sample], store: ImageCache) -> list[Sample]:
-        """The samples with their blurred inputs refocused, if that is the action; else as they are."""
+        """Return the samples with blurred inputs refocused, if that is the action; else as they are."""
         return [self._applied(sample, store) for sample in samples]
 
     def _applied(self, sample: Sample, store: ImageCache) -> Sample:
@@ -317,7 +139,7 @@ class Refocusing:
         return replace(sample, inputs=tuple(inputs))
 
     def divided(self, split: Split, store: ImageCache) -> Split:
-        """A split whose blurred fields were dealt with.
+        """Return the split with blurred fields refocused, left out or kept.
 
         Raises:
             UserError: nothing is left to train or validate on.
@@ -339,7 +161,7 @@ class Refocusing:
         return Split(train, val, split.test, by=split.by)
 
     def record(self, path: Path, parts: Mapping[str, Sequence[Sample]], store: ImageCache) -> None:
-        """Write `refocus.csv`: every field that was looked at, and what was done.
+        """Write `refocus.csv`: one row per field and input that was looked at.
 
         Args:
             parts: name of the part ("train", ...; empty in a prediction) -> its samples.
@@ -359,7 +181,7 @@ class Refocusing:
         write_csv(path, HEADER, lines)
 
     def summary(self, samples: Sequence[Sample], store: ImageCache) -> str:
-        """How many of the samples' fields are blurred, in a sentence."""
+        """Count the blurred fields, in a sentence."""
         seen = {sample.field: self.is_blurred(sample, store) for sample in samples}
         done = {
             "refocus": "refocused",
@@ -376,7 +198,7 @@ class Refocusing:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data and tensors, for the checkpoint: the whole step, the refocusing model included."""
+        """Return plain data and tensors, for the checkpoint: the whole step with the refocusing model."""
         weights = self.model.generator.state_dict()
         return {
             "beyond": self.settings.beyond,
@@ -394,8 +216,8 @@ class Refocusing:
         """The inverse of `to_dict`.
 
         Args:
-            task: of the checkpoint that holds it.
-            path: of that checkpoint, for messages.
+            task: task of the checkpoint that holds it.
+            path: that checkpoint, for messages.
         """
         weights: dict[str, torch.Tensor] = dict(data["weights"])
         model = from_recipe(data["recipe"], weights, path)
@@ -412,22 +234,8 @@ class Refocusing:
         return cls(settings, task, model, scales, refocusers)
 
 
-def range_of(
-    planes: Sequence[ImageSource], model: Checkpoint, store: ImageCache
-) -> IntensityNormaliser:
-    """Of the grey values of planes in focus, by the rule of the model's training."""
-    histogram = Histogram(store.read(planes[0]).dtype)
-    for plane in progress(planes, len(planes), "grey values in focus"):
-        histogram.add(store.read(plane))
-    rule = model.recipe["data"]
-    low, high = rule["percentiles"]
-    return IntensityNormaliser.fit(
-        histogram, str(rule["range"]), (float(low), float(high)), equalise=False
-    )
-
-
 def refocusing_of(checkpoint: Checkpoint) -> Refocusing | None:
-    """The step before staining that a checkpoint carries, if any."""
+    """Return the refocusing step that a checkpoint carries, if any."""
     stored = checkpoint.recipe.get("refocus")
     return (
         None if stored is None else Refocusing.from_dict(stored, checkpoint.task, checkpoint.path)
@@ -435,7 +243,7 @@ def refocusing_of(checkpoint: Checkpoint) -> Refocusing | None:
 
 
 def refocused(checkpoint: Checkpoint, samples: list[Sample], store: ImageCache) -> list[Sample]:
-    """The samples as the model of `checkpoint` sees them: blurred inputs refocused, if it carries that step."""
+    """Return the samples as the model of `checkpoint` sees them: blurred inputs refocused if it carries that step."""
     step = refocusing_of(checkpoint)
     return samples if step is None else step.apply(samples, store)
 
@@ -451,20 +259,6 @@ def _is_blurred(field: str, score: FocusScore, settings: RefocusSettings) -> boo
     if settings.fields is not None:
         return field in settings.fields
     return score.um > settings.beyond  # never where nothing is shown (NaN)
-
-
-def _original(plane: ImageSource) -> ImageSource:
-    return plane.blurred if isinstance(plane, RefocusedPlane) else plane
-
-
-def restored(sample: Sample) -> Sample:
-    """The sample with its planes as they lie on the disk."""
-    return replace(sample, inputs=tuple(_original(plane) for plane in sample.inputs))
-
-
-def is_refocused(sample: Sample) -> bool:
-    """Whether an input of the sample is a refocused plane."""
-    return any(isinstance(plane, RefocusedPlane) for plane in sample.inputs)
 
 
 def _compare_pixel_sizes(model: Checkpoint, sample: Sample, path: Path) -> None:

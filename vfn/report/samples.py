@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vfn.data.patches import Batch
+from vfn.data.batch import Batch
 from vfn.system.files import replacing
 
 INCHES, DPI = 1.6, 110  # of one tile

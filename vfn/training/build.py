@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from vfn import __version__
 from vfn.cli.entry import known_tasks, plain
 from vfn.cli.paths import is_path
+from vfn.data.augment import make_augmentation
 from vfn.data.base import DataConfig, StainData
 from vfn.data.samples import Task
 from vfn.data.sets import make_data
@@ -23,6 +24,7 @@ from vfn.models.gan import RECIPE, AdamSettings, VirtualStain, ema_state_dict
 from vfn.models.losses import LossWeights
 from vfn.models.nets import Discriminator, Generator, make_discriminator, make_generator
 from vfn.models.nets.generator import AUTO, STARTS
+from vfn.refocus.preparation import preparation
 
 MOST = 0.5  # share of the targets' variance
 
@@ -39,7 +41,12 @@ def stain_data(config: DictConfig, task: Task) -> StainData:
     # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.
     data |= {k: str(Path(v).absolute()) for k, v in data.items() if v and is_path(k)}
     data["seed"] = config.seed
-    return make_data(task, DataConfig.from_dict(data), known_tasks())
+    settings = DataConfig.from_dict(data)
+    group = config.get("augment")  # older run folders have none, nor have the trainings of a panel
+    augmentation = make_augmentation(
+        None if group is None else plain(group), settings.augment, settings.input_jitter
+    )
+    return make_data(task, settings, known_tasks(), preparation(task, settings), augmentation)
 
 
 class ModelBuilder:

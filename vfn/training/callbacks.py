@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from vfn.data.base import StainData
-from vfn.data.patches import Batch
+from vfn.data.batch import Batch
 from vfn.errors import UserError
 from vfn.models.card import counted, updated
 from vfn.models.checkpoint import BEST, LAST

@@ -147,7 +147,7 @@ def _fit(
     module = builder.module()
 
     def record() -> None:
-        data.record_refocusing(folder / "refocus.csv")
+        data.record(folder)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
     logger = make_logger(folder, config, (builder.generator, builder.discriminator))
