@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import vfn
 from tests.cli import run
 from tests.conftest import HEIGHT, WIDTH, make_image, write, write_tokens, write_zarr_image
-from vfn.commands.download import DamagedError, unpack
+from vfn.commands.download.unpack import DamagedError, unpack
 from vfn.data import images
 from vfn.data.discovery import Layout
 from vfn.data.formats import scenes

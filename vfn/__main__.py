@@ -50,7 +50,7 @@ COMMANDS = {
     ),
     "export": Command("export a model for other programs", "vfn.export.command:export", "export"),
     "info": Command("print the model card of a checkpoint", "vfn.commands.info:main", None),
-    "download": Command("download a public data set", "vfn.commands.download:main", None),
+    "download": Command("download a public data set", "vfn.commands.download.command:main", None),
     "app": Command("predict in the browser", "vfn.app.command:serve", "app"),
 }  # fmt: skip
 

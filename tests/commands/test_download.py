@@ -20,22 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-import vfn.commands.download
+import vfn.commands.download.fetch
 import vfn.system.progress
 from tests.cli import run
 from tests.conftest import AF_FOLDERS
-from vfn.commands.download import (
-    CHECKSUMS,
-    PLATES,
-    DamagedError,
-    af_archive,
-    choose,
-    cps_archive,
-    is_whole,
-    main,
-    next_step,
-    unpack,
-)
+from vfn.commands.download.archives import PLATES, af_archive, choose, cps_archive
+from vfn.commands.download.command import CHECKSUMS, main, next_step
+from vfn.commands.download.unpack import MARKER, DamagedError, is_whole, unpack
 from vfn.data.base import DataConfig
 from vfn.data.samples import Sample, Task
 from vfn.data.sets import make_data
@@ -176,8 +167,8 @@ def archives(roots: dict[str, Path]) -> dict[str, bytes]:
 
 @pytest.fixture
 def remote(archives: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
-    monkeypatch.setattr(vfn.commands.download, "WAITS", (0.0, 0.0))
-    monkeypatch.setattr(vfn.commands.download, "CHUNK", CHUNK)
+    monkeypatch.setattr(vfn.commands.download.fetch, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(vfn.commands.download.fetch, "CHUNK", CHUNK)
     ours = logging.getLogger("vfn")
     before = ours.handlers[:], ours.propagate, ours.level
     remote = Remote(dict(archives))
@@ -302,7 +293,7 @@ def test_a_folder_that_lost_something_is_mended(command: Command, harm: str) -> 
     elif harm == "shorter":
         victim.write_bytes(victim.read_bytes()[:-1])
     else:  # unpacked by hand, who knows whether to the end
-        (folder / vfn.commands.download.MARKER).unlink()
+        (folder / MARKER).unlink()
     (folder / "my notes.txt").write_text("mine")
     command.ok("u2os_af", "--planes", "16")
     assert len(command.remote.gets(FOCAL)) == 2
@@ -747,7 +738,7 @@ def test_refused_on_the_command_line(tmp_path: Path) -> None:
 def mark(root: Path, archive: str) -> None:
     folder = root / archive.removesuffix(".zip")
     folder.mkdir(parents=True)
-    (folder / vfn.commands.download.MARKER).touch()
+    (folder / MARKER).touch()
 
 
 @pytest.mark.parametrize(
