@@ -16,9 +16,9 @@ from vfn.data.simulated import Specimen
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import channel_ranges
 from vfn.metrics.stain import Nuclei, measure
-from vfn.report.blocks import Block, Place, Table
+from vfn.report.blocks import Part, Place, Places, Soft, Table
+from vfn.report.evaluation_page import ShownField, render
 from vfn.report.images import detail_pictures, field_pictures
-from vfn.report.page import ShownField, render
 from vfn.report.results import ChannelResult
 from vfn.report.verdict import default_limits, judge
 
@@ -263,12 +263,14 @@ def test_a_link_leads_to_the_place_of_a_missed_nucleus(visit, tmp_path):
         Place("f0", "hallucinated", 10.0, 30.0),
         Place("elsewhere", "missed", 1.0, 2.0),
     )
-    blocks = {"dapi": [Block("Nuclei", ("Two differ.",), table=Table(("F1",), [("0.9",)]),
-                             places=places, note="Otsu.")]}  # fmt: skip
+    table = Table(("F1",), [("0.9",)])
+    parts = {
+        "dapi": [Part("Nuclei", ["Two differ.", table, Places("Nuclei", places), Soft("Otsu.")])]
+    }
     summary = {"dapi": result.summary()}
     verdicts = {"dapi": judge(summary["dapi"], default_limits(), 4)}
     path = tmp_path / "page.html"
-    path.write_text(render([result], summary, {"dapi": shown}, verdicts, {}, blocks))
+    path.write_text(render([result], summary, {"dapi": shown}, verdicts, {}, parts))
 
     page = visit(path)
     entries = page.locator(".places li")

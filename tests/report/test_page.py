@@ -1,15 +1,37 @@
-"""The page as a file: its size, its guarantee to load nothing, its links, what is absent."""
+"""The page as a file: its size, its promise to load nothing, its links, what is absent."""
 
 import re
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from vfn.commands.score import score
 from vfn.evaluation.pairs import FieldPair
-from vfn.report import page
-from vfn.report.blocks import Block, Table
+from vfn.report import evaluation_page
+from vfn.report.blocks import (
+    Article,
+    Block,
+    Bullets,
+    Chart,
+    Charts,
+    Command,
+    Drawing,
+    Fold,
+    Gallery,
+    Key,
+    Part,
+    Place,
+    Places,
+    Section,
+    Slider,
+    Soft,
+    Styled,
+    Table,
+    Terms,
+)
 from vfn.report.html import environment
+from vfn.report.images import Panel, Pictures, Strip
 from vfn.report.verdict import LEVELS, Judgement, Verdict
 
 LIMIT = 400_000
@@ -37,7 +59,7 @@ class Noise:
 def text(tmp_path_factory):
     folder = tmp_path_factory.mktemp("noise")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "PICTURES_LIMIT", LIMIT)
+        patch.setattr(evaluation_page, "PICTURES_LIMIT", LIMIT)
         score(Noise(), folder, {})
     return (folder / "report.html").read_text()
 
@@ -47,7 +69,7 @@ def test_pictures_keep_to_their_limit(text):
     assert len(pictures) == 24 * 6
     assert LIMIT / 4 < sum(map(len, pictures)) <= LIMIT
     # The limit that ships leaves room for everything else, here 100 fields of two stains.
-    assert len(text) - sum(map(len, pictures)) + page.PICTURES_LIMIT < 15e6
+    assert len(text) - sum(map(len, pictures)) + evaluation_page.PICTURES_LIMIT < 15e6
 
 
 def test_nothing_may_be_loaded_and_every_link_has_its_end(text):
@@ -60,14 +82,14 @@ def test_nothing_may_be_loaded_and_every_link_has_its_end(text):
     assert ends <= set(ids)
 
 
-def parts():
-    return environment().get_template("report/parts.html.j2").module
+def blocks():
+    return environment().get_template("report/blocks.html.j2").module
 
 
 def test_levels_are_told_by_word_and_shape():
-    marks = parts().marks
+    marks = blocks().marks
     assert set(marks) == {*LEVELS, None}
-    drawn = {level: str(parts().mark(level)) for level in marks}
+    drawn = {level: str(blocks().mark(level)) for level in marks}
     shapes = {re.search(r"<(?:path|circle) [^>]+>", mark)[0] for mark in drawn.values()}
     assert len(shapes) == len(marks)
     assert all(word in drawn[level] for level, (_, word) in marks.items())
@@ -80,11 +102,42 @@ def test_what_was_not_measured_leaves_no_trace(text):
 
 
 def test_a_block_is_shown_as_it_is():
-    block = Block("Nuclei <1>", ("a & b",), table=Table(("F1", "note"), [("0.9", "x")], (1,)))
-    shown = str(parts().block(block, {}))
-    for words in ("<h3>Nuclei &lt;1&gt;</h3>", "<p>a &amp; b</p>", '<td class="words">x</td>'):
+    cell = Styled('"x"', "best", "why <not>")
+    table = Table(("F1", "note"), [("0.9", "x"), (cell, "<y>")], (1,))
+    shown = str(blocks().show([Part("Nuclei <1>", ["a & b", table])]))
+    for words in (
+        "<h3>Nuclei &lt;1&gt;</h3>",
+        "<p>a &amp; b</p>",
+        '<td class="words">x</td>',
+        '<td class="best" title="why &lt;not&gt;">&#34;x&#34;</td>',
+        '<td class="words">&lt;y&gt;</td>',
+    ):
         assert words in shown
     assert "<ul" not in shown
+
+
+def test_every_block_has_its_markup():
+    picture = Panel("p", np.zeros((2, 3), np.uint8))
+    place = Place("f", "missed", 1.0, 2.0)
+    made = [
+        Soft("x"),
+        Bullets(["x"]),
+        Charts([Chart("x", "", "data:", "data:"), Drawing(Markup("<svg/>"), "x")]),
+        Key(Chart("x", "", "data:", "data:")),
+        Terms([("x", "y")]),
+        Part("x", []),
+        Fold("x", []),
+        Article(Markup("x"), [], "field"),
+        Section("x", []),
+        Command("x"),
+        Gallery(Strip((picture,), None, 0.0), "f", "x"),
+        Places("x", [place]),
+        Slider("x", Pictures((), *[picture] * 4, 0, 0, 0, 2, 3, None, 0), "f", "x", (), "", 1e6),
+        Table(["x"], [["y"]]),
+    ]
+    assert {type(block) for block in made} == set(Block.__subclasses__())
+    for block in made:
+        assert "x" in str(blocks().show([block]))
 
 
 def test_a_remark_comes_before_the_reasons():

@@ -15,7 +15,8 @@ from vfn.metrics import comparison
 from vfn.metrics.comparison import Comparison
 from vfn.metrics.stain import COLUMNS, HIGHER_IS_BETTER
 from vfn.report import compare_page, tables
-from vfn.report.console import make_console
+from vfn.report.compare_words import run_pairs, verdict
+from vfn.report.console import compare_table, make_console
 from vfn.report.html import versions
 from vfn.system.csv_files import read_csv, write_csv
 from vfn.system.files import make_folder, write_text
@@ -90,9 +91,9 @@ def compare(
     page = compare_page.render([run.name for run in runs], comparisons, notes, found)
     write_text(output / "compare.html", page)
     console = make_console()
-    for part in compare_page.parts(comparisons):
-        console.print(compare_page.console_table(part))
-        log.info("%s\n", compare_page.verdict(part).text)
+    for pair in run_pairs(comparisons):
+        console.print(compare_table(pair))
+        log.info("%s\n", verdict(pair).text)
     log.info("report: %s", output / "compare.html")
     return found
 
@@ -417,6 +418,6 @@ def _as_json(
         "provenance": dict(provenance),
         "versions": f"{versions()}, scipy {version('scipy')}",
         "notes": list(notes),
-        "verdicts": [asdict(compare_page.verdict(p)) for p in compare_page.parts(comparisons)],
+        "verdicts": [asdict(verdict(pair)) for pair in run_pairs(comparisons)],
         "comparisons": [{k: strict(v) for k, v in _record(c).items()} for c in comparisons],
     }

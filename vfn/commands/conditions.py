@@ -20,7 +20,7 @@ from vfn.inference.ome import write_ome
 from vfn.metrics.comparison import ALPHA, holm
 from vfn.metrics.objects import segment_cells, segment_nuclei
 from vfn.metrics.stain import Nuclei
-from vfn.report.conditions import NAMES, Shown, render
+from vfn.report.conditions_page import NAMES, Shown, render
 from vfn.report.figures import png_bytes
 from vfn.report.results import finite
 from vfn.system.csv_files import write_csv

@@ -23,12 +23,12 @@ from vfn.metrics.features import (
 )
 from vfn.metrics.stain import Measured, Nuclei, measure
 from vfn.report import depths, figures, refocus_gain, tables
-from vfn.report.blocks import Block
+from vfn.report.blocks import Part
 from vfn.report.console import channel_table, make_console
+from vfn.report.evaluation_page import ShownField, render
 from vfn.report.feature_figures import write_features
 from vfn.report.images import Strip, detail_pictures, field_pictures, worst_region
-from vfn.report.page import ShownField, render
-from vfn.report.parts import OBJECTS_HEADER, blocks, found_rows
+from vfn.report.parts import OBJECTS_HEADER, found_rows, parts
 from vfn.report.results import ChannelResult, shown_rows
 from vfn.report.verdict import Limits, default_limits, judge
 from vfn.system.csv_files import write_csv
@@ -113,11 +113,11 @@ def score(
         summary[name]["verdict"] = verdict.as_dict()
     shown = _pictures(source, results)
     gains = {r.name: gain for r in results if (gain := refocus_gain.RefocusGain.of(r)) is not None}
-    parts = {r.name: blocks(r, summary[r.name], features, settings.survives) for r in results}
+    shown_parts = {r.name: parts(r, summary[r.name], features, settings.survives) for r in results}
     for name, gain in gains.items():
         summary[name]["refocus"] = gain.summary()
-        parts[name].insert(0, gain.block())
-    drawn = _depths(source, results, summary, parts)
+        shown_parts[name].insert(0, gain.part())
+    drawn = _depths(source, results, summary, shown_parts)
     tables.write_metrics(output / "metrics.csv", results)
     tables.write_baselines(output / "baselines.csv", results)
     write_csv(output / "objects.csv", OBJECTS_HEADER, found_rows(results))
@@ -129,7 +129,9 @@ def score(
         lines = [line for one in drawn.values() for line in one.table.lines()]
         write_csv(output / "depths.csv", depths.HEADER, lines)
     _write_figures(make_folder(output / "figures"), results, shown, drawn)
-    write_text(output / "report.html", render(results, summary, shown, verdicts, provenance, parts))
+    write_text(
+        output / "report.html", render(results, summary, shown, verdicts, provenance, shown_parts)
+    )
     console = make_console()
     for name, part in summary.items():
         console.print(channel_table(name, part))
@@ -197,7 +199,7 @@ def _depths(
     source: PairSource,
     results: Sequence[ChannelResult],
     summary: dict[str, Any],
-    parts: dict[str, list[Block]],
+    parts: dict[str, list[Part]],
 ) -> dict[str, _Refocused]:
     """What is known by depth, where inputs lie out of focus; goes into `summary` and `parts` too."""
     found = {}
@@ -207,7 +209,7 @@ def _depths(
             continue
         found[result.name] = _Refocused(by_depth, series)
         summary[result.name]["depths"] = by_depth.summary()
-        parts[result.name].insert(0, depths.block(by_depth, series))
+        parts[result.name].insert(0, depths.part(by_depth, series))
     return found
 
 

@@ -3,32 +3,53 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
+from markupsafe import Markup
 
-from vfn.data.discovery import Field, ImageSource
+from vfn.data.discovery import Field
 from vfn.doctor.case import Case
 from vfn.doctor.findings import FATAL, LOOK, NOTE, SEVERITIES, Finding, corner_ratio
 from vfn.doctor.leakage import PARTS
 from vfn.doctor.measure import PlaneStats
+from vfn.doctor.pictures import field_pictures
 from vfn.doctor.reading import FieldStats, Key
 from vfn.doctor.tables import number, role, status
-from vfn.errors import UserError
-from vfn.report.html import environment, today, versions
-from vfn.report.images import Panel, Strip, scale_bar
+from vfn.report.blocks import (
+    Article,
+    Command,
+    Content,
+    Fold,
+    Gallery,
+    Page,
+    Section,
+    Soft,
+    Table,
+    Terms,
+)
+from vfn.report.html import today, versions
 
 SHOWN_FIELDS = 12  # with pictures, the worst first
-SHOWN_PLANES = 6  # pictures a field
 SAMPLES = 3  # fields that are shown where none is bad
-PICTURE = 320  # pixels, the longer side
-DETAIL = 160  # pixels of the middle that the overlay shows
 TABLE_ROWS = 400  # of the folded table; doctor.csv has all
 SENTENCES = 4  # of one kind before "and N more"
 WORDS = {FATAL: "do not train", LOOK: "look", NOTE: "note"}
+CHANNELS = ("channel", "role", "fields", "size", "bits", "grey values", "saturated, at most", "noise", "focus", "corners", "shift (rows, columns)")  # fmt: skip
+FIELDS = ("field", "channel", "part", "file", "size", "bits", "grey values", "saturated", "noise", "focus", "shift", "found")  # fmt: skip
+HOW = (
+    ("files", "Every image that the task needs was decoded once. A field must have its inputs and at least one target."),
+    ("bits", "How many bits the grey values need, and whether they are all multiples of one step, as when 8 bits are stretched to 16. One channel should have one depth and scale in all fields."),
+    ("saturated", "Share of the pixels at the largest grey value, if they pile up there: from 0.05 % a note, from 1 % on to be looked at."),
+    ("empty", "A field is empty where less than 0.03 % of its area (a quarter of one nucleus at 20x) stands out from noise and illumination by six standard deviations."),
+    ("noise", "Standard deviation between neighbouring pixels (Immerkær 1996), as a part of the 0.1 to 99.9 percentile range. More than 5 % is noted."),
+    ("focus", "Detail of 2 to 8 pixels against that of 8 to 64, in octaves, free of noise, gain and offset. A field is out of focus if it lies an octave or more below the median of its channel and well outside the spread of the others."),
+    ("corners", "Light in the darkest corner over that in the centre; of single fields where the background is even (transmitted light), else of the average over eight fields or more."),
+    ("shift", "Of each target against the first input, in fractions of a pixel, by how structures agree; fields where the peak is not clear get no verdict. A steady shift of 1 pixel is noted, 2 pixels are to be looked at, and so is a field that lies 1.5 pixels from the others."),
+    ("exchanged channels", "Level, contrast, noise and texture of each plane are compared with its own channel and with each other channel in the other fields (four fields at least)."),
+    ("copies", "The same pixels (by a hash), or nearly the same picture (correlation above 0.8, blind to gain, offset and compression)."),
+    ("shared cells", "The split that training would use: fields of one well (as known, or as read from the names), copies, and fields whose borders overlap must not lie in two parts of it."),
+)  # fmt: skip
 TITLES = {
     "unreadable": "Files that cannot be read",
     "names": "Names that pair no field",
@@ -53,73 +74,116 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Group:
-    """Findings of one kind, severity and remedy, shown as one."""
-
-    severity: str
-    title: str
-    sentences: tuple[str, ...]
-    more: int
-    remedy: str
-
-
-@dataclass(frozen=True)
-class ShownField:
-    """A field with pictures, what is wrong with it, and planes that cannot be shown."""
-
-    name: str
-    findings: tuple[Finding, ...]
-    strip: Strip
-    absent: tuple[str, ...]
-
-
 def render(case: Case, fields: Mapping[str, Field], exclude: Path) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
         fields: name -> where its planes are; those that are shown are read again.
         exclude: path of `exclude.csv`.
     """
-    worst = _worst(case)
-    chosen = worst[:SHOWN_FIELDS] or [f.name for f in _spread(case.fields)]
-    by_name = {f.name: f for f in case.fields}
-    lines = _rows(case)
-    return environment().get_template("doctor/doctor.html.j2").render(
-        verdict=case.verdict,
-        severity=case.findings[0].severity if case.findings else "",
-        case=case,
-        groups=_groups(case.findings),
-        words=WORDS,
-        commands=_commands(case, exclude),
-        excluded=len({name for name, _ in case.excluded}),
-        channels=[_channel(case, key) for key in case.names],
-        shown=[_shown(case, by_name[name], fields[name]) for name in chosen],
-        bad=len(worst),
-        rows=lines[:TABLE_ROWS],
-        left_out=max(0, len(lines) - TABLE_ROWS),
-        parts=Counter(in_words(p) for p in case.parts.values()),
-        in_words=in_words,
-        versions=versions(),
-        date=today(),
+    fatal = bool(case.findings) and case.findings[0].severity == FATAL
+    root = Markup(' in <span class="mono">{}</span>').format(case.config.root)
+    of = Markup("{}{} of data={}{} · {} → {} · {}").format(
+        len(case.fields), " field" if len(case.fields) == 1 else " fields", case.config.name,
+        root if case.config.root else "", " + ".join(case.task.inputs),
+        ", ".join(case.task.targets), today(),
     )  # fmt: skip
+    lines = _rows(case)
+    table = Table(FIELDS, lines[:TABLE_ROWS], words=(len(FIELDS) - 1,))
+    more = Soft(f"{len(lines) - TABLE_ROWS} more rows in doctor.csv.")
+    blocks = [
+        Soft(of),
+        Section("", _findings(case.findings)),
+        Section("Next", _next(case, exclude)),
+        Section("Channels", _channels(case)),
+        _pictures(case, fields),
+        Section(
+            "",
+            [
+                Fold(
+                    "All fields in figures", [table, more] if len(lines) > TABLE_ROWS else [table]
+                ),
+                Fold("What was checked, and how", [Terms([*HOW, ("software", versions())])]),
+            ],
+        ),
+    ]
+    heading = "Do not train" if fatal else case.verdict[0].upper() + case.verdict[1:]
+    return Page(f"Doctor: {case.verdict}", heading, blocks).html()
 
 
-def _groups(findings: Sequence[Finding]) -> list[Group]:
-    """Findings of one kind together, in the order of severity and then of size."""
+def _findings(findings: Sequence[Finding]) -> list[Content]:
+    """Findings of one kind, severity and remedy together, in the order of severity and then of size."""
+    blocks: list[Content] = []
+    if not findings:
+        blocks.append("Nothing was found that would harm training.")
+    elif findings[0].severity == NOTE:
+        blocks.append("Nothing was found that would harm training; what follows is good to know.")
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.severity, finding.kind, finding.remedy), []).append(finding)
-    return [
-        Group(
-            severity,
-            TITLES[kind],
-            tuple(f.text for f in some[:SENTENCES]),
-            max(0, len(some) - SENTENCES),
-            remedy,
+    for (severity, kind, remedy), some in groups.items():
+        title = Markup('<h3><span class="tag {}">{}</span> {}</h3>').format(
+            severity, WORDS[severity], TITLES[kind]
         )
-        for (severity, kind, remedy), some in groups.items()
-    ]
+        more = len(some) - SENTENCES
+        inner: list[Content] = [f.text for f in some[:SENTENCES]]
+        if more > 0:
+            inner.append(Soft(f"And {more} more, see doctor.csv."))
+        inner.append(Soft(f"What to do: {remedy}."))
+        blocks.append(Article(title, inner, f"finding {severity}"))
+    return blocks
+
+
+def _next(case: Case, exclude: Path) -> list[Content]:
+    """What to type now."""
+    blocks: list[Content] = []
+    for what, command in _commands(case, exclude):
+        blocks += [f"{what}:", Command(command)]
+    count = len({name for name, _ in case.excluded})
+    if count:
+        blocks.append(
+            Soft(
+                f"exclude.csv beside this page lists {count} field{'' if count == 1 else 's'} that {'is' if count == 1 else 'are'} better "
+                "left out, with the reasons. Strike the lines that you disagree with: no file is touched."
+            )
+        )
+    return blocks
+
+
+def _channels(case: Case) -> list[Content]:
+    note = "Medians over the fields."
+    parts = Counter(in_words(p) for p in case.parts.values())
+    if parts:
+        listed = ", ".join(f"{count} for {part}" for part, count in parts.items())
+        note += f" Training would divide the fields so: {listed}."
+    return [Table(CHANNELS, [_channel(case, key) for key in case.names]), Soft(note)]
+
+
+def _pictures(case: Case, fields: Mapping[str, Field]) -> Section:
+    """The worst fields, or some where none is bad."""
+    worst = _worst(case)
+    chosen = worst[:SHOWN_FIELDS] or [f.name for f in _spread(case.fields)]
+    note = "Each picture has its own display range, the 0.1 to 99.9 percentile."
+    if len(worst) > len(chosen):
+        note = f"{len(chosen)} of {len(worst)}, the worst first; doctor.csv lists all. {note}"
+    by_name = {f.name: f for f in case.fields}
+    articles = [_field(case, by_name[name], fields[name]) for name in chosen]
+    title = "Fields to look at" if worst else "Some of the fields"
+    return Section(title, [Soft(note), *articles])
+
+
+def _field(case: Case, stats: FieldStats, entry: Field) -> Article:
+    findings = [f for f in case.findings if stats.name in f.fields and f.severity != NOTE]
+    strip, absent = field_pictures(case, stats, entry, findings)
+    part = Markup('<span class="soft">{}</span>').format(in_words(case.parts.get(stats.name, ())))
+    title = Markup("<header><strong>{}</strong>{}</header>").format(
+        stats.name, part if case.parts.get(stats.name) else ""
+    )
+    blocks: list[Content] = [f.text for f in findings]
+    blocks += [Soft(Markup('<span class="mono">{}</span>').format(line)) for line in absent]
+    if strip.panels:
+        blocks.append(Gallery(strip, stats.name, "whole field"))
+    return Article(title, blocks, "field")
 
 
 def _worst(case: Case) -> list[str]:
@@ -161,7 +225,7 @@ def _commands(case: Case, exclude: Path) -> list[tuple[str, str]]:
     return commands
 
 
-def _channel(case: Case, key: Key) -> dict[str, str]:
+def _channel(case: Case, key: Key) -> list[str]:
     """A line of the table of channels."""
     planes = [f.planes[key] for f in case.fields if key in f.planes]
     entry = next(f for f in case.fields if key in f.keys)
@@ -180,19 +244,19 @@ def _channel(case: Case, key: Key) -> dict[str, str]:
     }
     low, high = (median([p.quantiles[i] for p in planes]) for i in (0, 4))
     move = "{:+.1f}, {:+.1f}".format(*np.median(sure, axis=0)) if len(sure) else "not known"
-    return {
-        "name": case.names[key],
-        "role": role(entry, key),
-        "fields": f"{len(planes)} of {len(case.fields)}",
-        "size": ", ".join(shape for shape, _ in shapes.most_common(3)) or "-",
-        "depth": ", ".join(_depth(p) for p in deepest.values()) or "-",
-        "range": f"{number(low)} to {number(high)}",
-        "saturated": f"{100 * max((p.top for p in planes), default=0):.2g} %",
-        "noise": f"{100 * median([p.noise_share for p in planes]):.1f} %",
-        "focus": number(median([p.focus for p in planes])),
-        "corner": number(median([corner_ratio(p) for p in planes])),
-        "shift": f"{move} ({len(sure)} of {len(shifts)})" if shifts else "",
-    }
+    return [
+        case.names[key],
+        role(entry, key),
+        f"{len(planes)} of {len(case.fields)}",
+        ", ".join(shape for shape, _ in shapes.most_common(3)) or "-",
+        ", ".join(_depth(p) for p in deepest.values()) or "-",
+        f"{number(low)} to {number(high)}",
+        f"{100 * max((p.top for p in planes), default=0):.2g} %",
+        f"{100 * median([p.noise_share for p in planes]):.1f} %",
+        number(median([p.focus for p in planes])),
+        number(median([corner_ratio(p) for p in planes])),
+        f"{move} ({len(sure)} of {len(shifts)})" if shifts else "",
+    ]
 
 
 def _depth(plane: PlaneStats) -> str:
@@ -202,69 +266,12 @@ def _depth(plane: PlaneStats) -> str:
     return f"{plane.depth} of {np.dtype(plane.dtype).itemsize * 8}{steps}"
 
 
-def _shown(case: Case, stats: FieldStats, entry: Field) -> ShownField:
-    findings = tuple(f for f in case.findings if stats.name in f.fields and f.severity != NOTE)
-    panels: list[Panel] = []
-    absent = [f"{case.names[k]}: {status(stats, k)}" for k in stats.keys if k not in stats.planes]
-    pixels: dict[Key, np.ndarray] = {}
-    pixel_size: float | None = None
-    for key in [k for k in stats.keys if k in stats.planes][:SHOWN_PLANES]:
-        plane: ImageSource = entry.planes[key]
-        try:
-            pixels[key], pixel_size = plane.read(), pixel_size or plane.pixel_size
-        except UserError as exc:  # it was there a moment ago
-            absent.append(str(exc))
-            continue
-        picture = grey(pixels[key], stats.planes[key])
-        panels.append(Panel(f"{role(stats, key)}: {case.names[key]}", shrink(picture)))
-    reference = min(stats.inputs, key=lambda k: abs(k[1]))
-    for key in pixels:
-        moved = [f for f in findings if f.kind == "shift" and f.channel == case.names[key]]
-        if moved and reference in pixels:
-            two = [grey(pixels[k], stats.planes[k]) for k in (reference, key)]
-            title = f"middle, {case.names[reference]} magenta, {case.names[key]} green"
-            panels.append(Panel(title, overlay(*two)))
-    width = next(iter(pixels.values())).shape[1] if pixels else 1
-    return ShownField(
-        stats.name, findings, Strip(tuple(panels), *scale_bar(width, pixel_size)), tuple(absent)
-    )
-
-
-def grey(pixels: np.ndarray, stats: PlaneStats) -> np.ndarray:
-    """(H, W) uint8: the 0.1 to 99.9 percentile stretched, or the range where that is nothing."""
-    low, high = stats.quantiles[0], stats.quantiles[4]
-    low, high = (low, high) if high > low else (stats.low, stats.high)
-    scaled = (pixels.astype(np.float32) - low) / ((high - low) or 1.0)
-    return np.asarray((scaled.clip(0, 1) * 255).round(), np.uint8)
-
-
-def shrink(picture: np.ndarray) -> np.ndarray:
-    """Longer side `PICTURE`, never enlarged."""
-    height, width = picture.shape[:2]
-    factor = min(1.0, PICTURE / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
-
-
-def overlay(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Edges of two pictures in magenta and green, the middle of the field, twice enlarged, (H, W, 3)."""
-    top, left = (max(0, (side - DETAIL) // 2) for side in one.shape)
-    cut = [p[top : top + DETAIL, left : left + DETAIL].astype(np.float32) for p in (one, other)]
-    edges = []
-    for picture in cut:
-        smooth = cv2.GaussianBlur(picture, (0, 0), 1.0)
-        edge = cv2.magnitude(cv2.Sobel(smooth, -1, 1, 0), cv2.Sobel(smooth, -1, 0, 1))
-        edges.append((edge / (float(np.quantile(edge, 0.99)) or 1.0)).clip(0, 1) * 255)
-    rgb = np.stack([edges[0], edges[1], edges[0]], axis=-1).round().astype(np.uint8)
-    return np.asarray(cv2.resize(rgb, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST))
-
-
 def in_words(parts: Sequence[str]) -> str:
     """Parts of the split that a field is in."""
     return " + ".join(PARTS[part] for part in parts)
 
 
-def _rows(case: Case) -> list[dict[str, Any]]:
+def _rows(case: Case) -> list[list[str]]:
     """The table of all fields and channels, those with findings first."""
     grave: dict[str, int] = {}
     for finding in case.findings:
@@ -289,9 +296,10 @@ def _rows(case: Case) -> list[dict[str, Any]]:
                 f.kind for f in case.findings
                 if entry.name in f.fields and f.channel in ("", case.names[key])
             )  # fmt: skip
-            lines.append({
-                "field": entry.name, "channel": case.names[key],
-                "part": in_words(case.parts.get(entry.name, ())), "status": status(entry, key),
-                "cells": cells, "kinds": ", ".join(kinds),
-            })  # fmt: skip
+            lines.append(
+                [
+                    entry.name, case.names[key], in_words(case.parts.get(entry.name, ())),
+                    status(entry, key), *cells, ", ".join(kinds),
+                ]
+            )  # fmt: skip
     return lines

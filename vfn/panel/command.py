@@ -18,9 +18,9 @@ from vfn.data.samples import Task
 from vfn.data.sets import DATA_SETS
 from vfn.errors import UserError
 from vfn.panel.findings import Finding, Grades, collect
-from vfn.panel.page import write
 from vfn.panel.plan import Cell, Question, Row, plan
 from vfn.panel.refocus import across
+from vfn.panel.results import write
 from vfn.panel.run import Cells
 from vfn.system.files import clear_leftovers, make_folder
 from vfn.training.build import stain_data

@@ -1,11 +1,14 @@
-"""What the terminal shows at the end: one table for each channel."""
+"""Tables for the terminal."""
 
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vfn.models.card import counted
+from vfn.report import compare_words as words
+from vfn.report.compare_words import RunPair
 from vfn.report.results import MODEL, best_systems, label
 
 SHOWN = {
@@ -60,3 +63,36 @@ def channel_table(name: str, summary: dict[str, Any]) -> Table:
             cells.append(f"[bold]{text} *[/bold]" if best.get(column) == system else text)
         table.add_row(label(system), *cells)
     return table
+
+
+def compare_table(pair: RunPair) -> Table:
+    """The main figures of one channel and pair, a star at the better run where that is shown."""
+    head = pair.head
+    title = f"{head.channel}: {head.b} minus {head.a}, over {head.result.n} {words.plural(head)}"
+    shown = any(words.starred(line, run) for line in pair.main for run in (head.a, head.b))
+    table = Table(
+        title=_plain(title),
+        title_justify="left",
+        caption="* shown and not slight: p Wilcoxon below 0.05, 0 outside the interval"
+        if shown
+        else "",
+        caption_justify="left",
+    )
+    table.add_column("")
+    names = (head.a, head.b, "difference", "95 % CI", "p Wilcoxon, Holm", "p Student, Holm")
+    for name in names:
+        table.add_column(_plain(name), justify="right")
+    for line in pair.main or pair.lines:
+        means = [
+            words.value_text(line, key) + (" *" if words.starred(line, run) else "")
+            for key, run in (("mean_a", line.a), ("mean_b", line.b))
+        ]
+        cells = [words.title(line), *means, words.difference_text(line), words.interval_text(line)]
+        cells += [words.p_cell(line.p_wilcoxon_holm), words.p_cell(line.p_t_holm)]
+        table.add_row(*map(_plain, cells))
+    return table
+
+
+def _plain(name: str) -> Text:
+    # A name may hold square brackets, which are no markup, and bytes that are no UTF-8.
+    return Text(name.encode(errors="backslashreplace").decode())

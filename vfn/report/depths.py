@@ -19,7 +19,7 @@ from vfn.evaluation.pairs import FieldPair, PairSource
 from vfn.evaluation.rows import HIGHER_IS_BETTER, Row, summarise
 from vfn.metrics import comparison
 from vfn.metrics.comparison import Paired, make_units
-from vfn.report.blocks import Block, Table, chart
+from vfn.report.blocks import Charts, Part, Soft, Table, chart
 from vfn.report.figures import LIGHT, Theme, dress, new_figure
 from vfn.report.images import scale_bar
 from vfn.report.results import MODEL, ChannelResult, label
@@ -275,7 +275,7 @@ def quality_figure(depths: Depths, theme: Theme = LIGHT) -> Figure:
     return figure
 
 
-def block(depths: Depths, shown: Series) -> Block:
+def part(depths: Depths, shown: Series) -> Part:
     """The part of the page."""
     rows = [
         [f"{z:+g}", label(method), *(_cell(depths, z, method, c) for c in COLUMNS)]
@@ -300,15 +300,9 @@ def block(depths: Depths, shown: Series) -> Block:
         "Input: the plane as it is. Wiener filter: Gaussian blur and regularisation fitted on training fields for each "
         "distance, which it is told. PIQE and BRISQUE judge pictures, not focus."
     )
-    return Block(
-        "Refocusing, by depth",
-        sentences(depths),
-        charts,
-        Table(header, rows, (1,)),
-        (),
-        note,
-        wide=True,
-    )
+    title = "Refocusing, by depth"
+    table = Table(header, rows, (1,), title)
+    return Part(title, [*sentences(depths), Charts(charts, wide=True), table, Soft(note)])
 
 
 def _cell(depths: Depths, z: float, method: str, column: str) -> str:

@@ -3,6 +3,7 @@
 import datetime
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,8 +14,9 @@ from vfn import __version__
 PACKAGES = ("numpy", "torch", "scikit-image", "tifffile")
 
 
+@cache
 def environment() -> Environment:
-    """Templates of the package by their path in it; `report/base.html.j2` is the frame of a page."""
+    """Return the templates of the package, by their path in it."""
     return Environment(
         loader=PackageLoader("vfn", "."),
         autoescape=True,

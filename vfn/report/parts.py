@@ -1,4 +1,4 @@
-"""What was measured of a stain beyond its pixels, as blocks of its section in the page."""
+"""What was measured of a stain beyond its pixels, as parts of its section in the page."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from vfn.metrics.features import SURVIVES, FeatureResult, survivors
 from vfn.metrics.matching import THRESHOLDS, Found
 from vfn.report import feature_figures, trust_figures
-from vfn.report.blocks import Block, Place, Table, chart
+from vfn.report.blocks import Charts, Part, Place, Places, Soft, Table, chart
 from vfn.report.results import ChannelResult
 from vfn.report.wording import number
 
@@ -23,13 +23,13 @@ KINDS = {
 }
 
 
-def blocks(
+def parts(
     result: ChannelResult,
     summary: Mapping[str, Any],
     features: FeatureResult | None = None,
     threshold: float = SURVIVES,
-) -> list[Block]:
-    """The blocks of one channel, those that were not measured left out.
+) -> list[Part]:
+    """The parts of one channel; those that were not measured left out.
 
     Args:
         result: the channel.
@@ -51,7 +51,7 @@ def _text(summary: Mapping[str, Any], column: str) -> str:
     return number(column, summary[column]["mean"])
 
 
-def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
+def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
     if result.found is None:
         return []
     counts = Counter(fault.kind for _, fault in result.found)
@@ -71,6 +71,7 @@ def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
             ["F1", *(_text(summary, f"f1_{p}") for p in percent)],
             ["AP", *(_text(summary, f"ap_{p}") for p in percent)],
         ],
+        label="Nuclei",
     )
     places = [_place(name, fault) for name, fault in result.found if _is_place(fault)]
     others = [
@@ -81,7 +82,8 @@ def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
         + (f"Besides: {', '.join(others)}. " if others else "")
         + "F1 = 2 TP / (2 TP + FP + FN), AP = TP / (TP + FP + FN), for each field, then averaged."
     )
-    return [Block("Nuclei", sentences, table=table, places=places, note=note)]
+    listed = [Places("Nuclei", places)] if places else []
+    return [Part("Nuclei", [*sentences, table, *listed, Soft(note)])]
 
 
 def _is_place(fault: Found) -> bool:
@@ -96,13 +98,13 @@ def _place(name: str, fault: Found) -> Place:
     return Place(name, kind, fault.row, fault.column, words)
 
 
-def _amounts(result: ChannelResult) -> list[Block]:
+def _amounts(result: ChannelResult) -> list[Part]:
     if not result.over:
         return []
     truth, prediction = result.amounts()
     agreement = result.agreement()
     if agreement.reason:
-        return [Block("Amount of stain", [f"Not judged: {agreement.reason}."])]
+        return [Part("Amount of stain", [f"Not judged: {agreement.reason}."])]
     low, high = (agreement.percent(v) for v in (agreement.lower, agreement.upper))
     sentence = (
         f"Summed over each of {agreement.n} {result.over} of the real fields, the predicted amount of stain differs "
@@ -116,7 +118,7 @@ def _amounts(result: ChannelResult) -> list[Block]:
         f"predicted against real amount of {result.name} in {result.over}, and their difference",
     )
     note = "Grey values above the real ground, over the real objects in both images (Bland and Altman 1986)."
-    return [Block("Amount of stain", [sentence], charts=[drawn], note=note)]
+    return [Part("Amount of stain", [sentence, Charts([drawn]), Soft(note)])]
 
 
 def _signed(percent: float) -> str:
@@ -124,7 +126,7 @@ def _signed(percent: float) -> str:
     return text if text.strip("+-0.") else "0.0"
 
 
-def _spectra(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
+def _spectra(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
     fields = [row.spectra for row in result.rows if row.spectra is not None]
     if not fields:
         return []
@@ -146,10 +148,10 @@ def _spectra(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
         f"Fourier ring correlation and power ratio of {result.name}",
     )
     note = "Left: agreement by size of detail, 1 is perfect. Right: amount of detail whether right or not."
-    return [Block("Detail", sentences, charts=[drawn], note=note)]
+    return [Part("Detail", [*sentences, Charts([drawn]), Soft(note)])]
 
 
-def _quality(summary: Mapping[str, Any]) -> list[Block]:
+def _quality(summary: Mapping[str, Any]) -> list[Part]:
     if "piqe" not in summary:
         return []
     rows = [
@@ -160,10 +162,11 @@ def _quality(summary: Mapping[str, Any]) -> list[Block]:
         "Scores of a picture by itself, made for photographs (lower is better). A difference from the truth is a "
         "sign of another texture, smoother or grainier. They tell neither focus nor whether a cell is real."
     )
-    return [Block("Look of the picture", table=Table(["", "PIQE", "BRISQUE"], rows), note=note)]
+    table = Table(["", "PIQE", "BRISQUE"], rows, label="Look of the picture")
+    return [Part("Look of the picture", [table, Soft(note)])]
 
 
-def _intervals(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]:
+def _intervals(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
     if result.risk is None or result.coverage is None or "coverage" not in summary:
         return []
     curve = result.risk.curve()
@@ -179,7 +182,7 @@ def _intervals(result: ChannelResult, summary: Mapping[str, Any]) -> list[Block]
         lambda theme: trust_figures.risk_coverage(result.name, curve, theme),
         f"mean error of the surest pixels of {result.name}, by how many are kept",
     )
-    return [Block("Uncertainty", sentences, charts=[drawn])]
+    return [Part("Uncertainty", [*sentences, Charts([drawn])])]
 
 
 def _skill(skill: float) -> str:
@@ -190,7 +193,7 @@ def _skill(skill: float) -> str:
     )
 
 
-def _features(channel: str, result: FeatureResult, threshold: float) -> list[Block]:
+def _features(channel: str, result: FeatureResult, threshold: float) -> list[Part]:
     rows = result.of_channel(channel)
     if not rows:
         return []
@@ -211,7 +214,7 @@ def _features(channel: str, result: FeatureResult, threshold: float) -> list[Blo
             ]
             for row in surviving[:SHOWN_SURVIVORS]
         ],
-        words=(0, 1, 2, 3),
+        words=(0, 1, 2, 3), label="Which read-outs survive",
     )  # fmt: skip
     charts = [
         chart(
@@ -223,8 +226,8 @@ def _features(channel: str, result: FeatureResult, threshold: float) -> list[Blo
             f"correlation of every measurement of {channel}",
         ),
     ]
-    note = " ".join(result.notes())
-    return [Block("Which read-outs survive", sentences, charts, table, note=note)]
+    note = Soft(" ".join(result.notes()))
+    return [Part("Which read-outs survive", [*sentences, Charts(charts), table, note])]
 
 
 def found_rows(results: Sequence[ChannelResult]) -> list[list[str]]:

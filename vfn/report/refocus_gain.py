@@ -8,7 +8,7 @@ from typing import Any
 
 from vfn.evaluation.rows import Row
 from vfn.metrics.comparison import Paired, compare, make_units
-from vfn.report.blocks import Block, Table
+from vfn.report.blocks import Part, Soft, Table
 from vfn.report.results import ChannelResult, finite
 from vfn.report.wording import TITLES, number
 
@@ -110,7 +110,7 @@ class RefocusGain:
             f"them as they are."
         )
 
-    def block(self) -> Block:
+    def part(self) -> Part:
         """The part of the page."""
         shown = COLUMNS[:4]
         rows = [
@@ -126,7 +126,8 @@ class RefocusGain:
             "refocusing gains in training is told by models trained with data.refocus_action=keep and leave_out."
         )
         header = ["", "fields", *(TITLES[column] for column in shown)]
-        return Block("Refocused inputs", [self.sentence()], [], Table(header, rows, (0,)), (), note)
+        table = Table(header, rows, (0,), "Refocused inputs")
+        return Part("Refocused inputs", [self.sentence(), table, Soft(note)])
 
 
 def _mean(rows: Sequence[Row], column: str) -> float:

@@ -1,4 +1,4 @@
-"""`conditions.html` and its figures."""
+"""The page of a comparison of conditions, `conditions.html`, and its figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,32 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vfn.report.blocks import chart
+from vfn.report.blocks import (
+    Bullets,
+    Charts,
+    Content,
+    Fold,
+    Page,
+    Section,
+    Soft,
+    Table,
+    Terms,
+    chart,
+    how_computed,
+)
 from vfn.report.figures import LIGHT, Theme, dress, new_figure
-from vfn.report.html import environment, plain_text, today, versions
+from vfn.report.html import today
 from vfn.report.wording import TITLES
 
 LIMIT = 6.0  # standard deviations at the ends of the maps' colours
+HOW_TO_READ = (
+    ("the idea", "The model learnt on control cells what the stain looks like, given the inputs. Where it errs more on treated cells than on control cells it never saw, the treatment changed the stain in a way that the inputs do not tell (Nguyen et al. 2020, sec. 4)."),
+    ("what it cannot tell", "A treatment that changes inputs and stain alike is predicted along with them. A treatment, day or microscope that changes the inputs alone makes the model err, too: the input-shift alarms are counted for that."),
+    ("departure", "Truth minus prediction, relative to what is usual in control fields where the prediction is as bright, smoothed over a part of a cell, in standard deviations of the control. Of a cell (or a field): the median of its absolute value over the cell."),
+    ("Cliff's delta", "How often a treated unit exceeds a control one, minus the reverse: 0 is no difference, 1 all of them. In brackets a 95 % bootstrap interval, too short with few units."),
+    ("Hedges' g", "The difference in standard deviations of the units, with its 95 % interval."),
+    ("p", "Mann-Whitney's test over units, after Holm's correction over channels and figures. With three units on either side it cannot fall below 0.1, with four 0.029, before the correction."),
+)  # fmt: skip
 NAMES = {**TITLES, "bias_signal": "signal bias", "departure": "departure (SD)"}
 
 
@@ -100,37 +120,52 @@ class Shown:
 def render(
     summary: Mapping[str, Any], shown: Mapping[str, Shown], provenance: Mapping[str, Any]
 ) -> str:
-    """The page."""
-    sections = []
-    for channel, entry in summary["channels"].items():
-        one = shown[channel]
-        rows = [
-            [
-                NAMES[column], _text(f["control"]), _text(f["treated"]),
-                _with_interval(f, "delta"), _with_interval(f, "g"),
-                _text(f.get("p_holm"), "{:.2g}") if "p_holm" in f else "not tested",
-            ]
-            for column, f in entry["figures"].items()
-        ]  # fmt: skip
-        sections.append(
-            {
-                "channel": channel,
-                "unit": entry["unit"],
-                "n": [entry["figures"]["mae_signal"][k] for k in ("n_control", "n_treated")],
-                "rows": rows,
-                "cells": entry["cells"],
-                "charts": [
-                    chart(one.distributions, f"errors of {channel} in control and treated"),
-                    chart(one.picture, f"{channel}: input, real, predicted, departure",
-                          "The most departing treated fields, and the median control field."),
-                ],
-            }
-        )  # fmt: skip
-    said = {key: plain_text(value) for key, value in provenance.items()}
-    return environment().get_template("report/conditions.html.j2").render(
-        sentences=summary["sentences"], sections=sections, provenance=said, date=today(),
-        versions=versions(), false_alarms=summary["false_alarms_stated"],
-    )  # fmt: skip
+    """Return the page as text."""
+    head = [Bullets(summary["sentences"]), Fold("How to read it", [Terms(HOW_TO_READ)])]
+    alarms = summary["false_alarms_stated"]
+    page = Page(
+        "Control and treated",
+        "Control and treated cells",
+        [
+            Soft(today()),
+            Section("", head),
+            *(_section(c, e, shown[c], alarms) for c, e in summary["channels"].items()),
+            how_computed([], provenance, "conditions.csv, cells.csv and conditions.json"),
+        ],
+    )
+    return page.html()
+
+
+def _section(channel: str, entry: Mapping[str, Any], one: Shown, alarms: float) -> Section:
+    """One channel: its table of metrics, its departing cells, its figures."""
+    rows = [
+        [
+            NAMES[column], _text(f["control"]), _text(f["treated"]),
+            _with_interval(f, "delta"), _with_interval(f, "g"),
+            _text(f.get("p_holm"), "{:.2g}") if "p_holm" in f else "not tested",
+        ]
+        for column, f in entry["figures"].items()
+    ]  # fmt: skip
+    fields = entry["figures"]["mae_signal"]
+    blocks: list[Content] = [
+        Soft(f"{fields['n_control']} control and {fields['n_treated']} treated {entry['unit']}s."),
+        Table(["", "control", "treated", "Cliff's delta", "Hedges' g", "p (Holm)"], rows),
+    ]
+    control, treated = entry["cells"]["control"], entry["cells"]["treated"]
+    if control["n"]:
+        blocks.append(
+            f"Cells that depart (limit: {100 * alarms:g} % of control cells of the validation fields): {control['departing']} of "
+            f"{control['n']} in control, {treated['departing']} of {treated['n']} in treated. They are listed in cells.csv, maps lie in maps/."
+        )
+    charts = [
+        chart(one.distributions, f"errors of {channel} in control and treated"),
+        chart(
+            one.picture,
+            f"{channel}: input, real, predicted, departure",
+            "The most departing treated fields, and the median control field.",
+        ),
+    ]
+    return Section(channel, [*blocks, Charts(charts, wide=True)])
 
 
 def _text(value: float | None, form: str = "{:.4g}") -> str:

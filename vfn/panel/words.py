@@ -1,0 +1,73 @@
+"""What a panel says, in sentences."""
+
+import math
+from collections.abc import Sequence
+
+from vfn.panel.findings import Estimate, Finding, Stained
+from vfn.panel.plan import Question
+from vfn.report.results import label
+
+SHOWN_PANELS = 5
+NO_BETTER = 0.5  # dB over the better baseline below which a network is no better than it
+
+
+def sentences(
+    question: Question, findings: Sequence[Finding], panels: Sequence[Stained]
+) -> list[str]:
+    """What the panel says, the most useful first."""
+    said = []
+    if panels:
+        last = panels[-1]
+        enough = [panel for panel in panels if panel.enough]
+        if enough:
+            said.append(_advice(enough[0], question))
+            if len(enough) > 1:
+                others = "; ".join(" + ".join(p.stains) or "none" for p in enough[1:SHOWN_PANELS])
+                said.append(f"As few stains are enough in {len(enough)} ways: also {others}.")
+        else:
+            short = [t for t, (_, r) in last.sources.items() if not r >= question.wanted]
+            said.append(
+                f"No choice reaches r = {question.wanted:g} for all other stains. Nearest with "
+                f"{len(last.stains)}: stain {' and '.join(last.stains) or 'nothing'}; short are "
+                + ", ".join(f"{t} (r = {last.sources[t][1]:.2f})" for t in short)
+                + "."
+            )
+    for target in dict.fromkeys(f.target for f in findings):
+        own = [f for f in findings if f.target == target]
+        best = max(own, key=lambda f: _or(f.figures["pearson"].mean, -2))
+        text = (
+            f"{target} is predicted best from {' + '.join(best.inputs)}: r = "
+            f"{estimate_text(best.figures['pearson'])}, grade {best.grade}"
+        )
+        if best.gain.mean < NO_BETTER:
+            text += (
+                f"; the {label(best.baseline)} alone is as good ({best.gain.mean:+.1f} dB): "
+                "light that leaks between the channels, or too short a training"
+            )
+        said.append(text + ".")
+    return said
+
+
+def _advice(panel: Stained, question: Question) -> str:
+    free = [c for c in question.channels if c in question.free]
+    beside = f" (and {' and '.join(free)}, which costs no stain)" if free else ""
+    made = " and ".join(panel.stains) or "nothing"
+    predicted = ", ".join(
+        f"{target} from {' + '.join(inputs)} (r = {r:.2f})"
+        for target, (inputs, r) in panel.sources.items()
+    )
+    return f"Stain {made}{beside}; predict {predicted}. All reach r = {question.wanted:g}."
+
+
+def _or(value: float, otherwise: float) -> float:
+    return otherwise if math.isnan(value) else value
+
+
+def estimate_text(estimate: Estimate, digits: int = 2) -> str:
+    """Return an estimate with its interval."""
+    if math.isnan(estimate.mean):
+        return "-"
+    text = f"{estimate.mean:.{digits}f}"
+    if math.isnan(estimate.low):
+        return text
+    return f"{text} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
