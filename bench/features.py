@@ -29,8 +29,9 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
+from vfn.evaluation.features import compare_features, grey_scales, segment
 from vfn.evaluation.pairs import FieldPair
-from vfn.metrics.features import ObjectChannels, compare_features, grey_scales, measure, segment
+from vfn.metrics.features import ObjectChannels, measure
 
 FILES = {
     "golgi_actin": "Ph_golgi",

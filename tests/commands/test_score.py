@@ -12,8 +12,8 @@ from skimage.metrics import structural_similarity
 
 from vfn.commands.score import FieldPair, file_names, score
 from vfn.errors import UserError
+from vfn.evaluation.stain import AMOUNT_COLUMNS, INTERVAL_COLUMNS, QUALITY_COLUMNS
 from vfn.metrics.objects import COLUMNS as OBJECT_COLUMNS
-from vfn.metrics.stain import AMOUNT_COLUMNS, INTERVAL_COLUMNS, QUALITY_COLUMNS
 
 PROMISED = [
     "mae", "psnr", "ssim", "pearson", "tolerance_level", "tolerance_threshold",

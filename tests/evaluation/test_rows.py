@@ -14,6 +14,7 @@ from scipy.stats import linregress
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vfn.data.simulated import simulate_field
+from vfn.evaluation import stain
 from vfn.evaluation.ranges import ChannelRanges, Range
 from vfn.evaluation.rows import (
     BASELINE_COLUMNS,
@@ -23,7 +24,6 @@ from vfn.evaluation.rows import (
     score_image,
     summarise,
 )
-from vfn.metrics import stain
 from vfn.report.wording import SPECS, TITLES
 
 RANGES = ChannelRanges("uint16", Range(0, 65535), Range(100, 900), fields=1, pixels=1)

@@ -15,7 +15,7 @@ from vfn.commands.score import score
 from vfn.data.simulated import Specimen
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import channel_ranges
-from vfn.metrics.stain import Nuclei, measure
+from vfn.evaluation.stain import Nuclei, measure
 from vfn.report.blocks import Part, Place, Places, Soft, Table
 from vfn.report.evaluation_page import ShownField, render
 from vfn.report.images import detail_pictures, field_pictures

@@ -8,7 +8,7 @@ import pytest
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges, Range
 from vfn.evaluation.rows import COLUMNS, Row
-from vfn.metrics.stain import Nuclei, measure
+from vfn.evaluation.stain import Nuclei, measure
 from vfn.report.images import (
     DETAIL_SIDE,
     LONGEST_SIDE,

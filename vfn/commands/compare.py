@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vfn.errors import UserError
+from vfn.evaluation.stain import COLUMNS, HIGHER_IS_BETTER
 from vfn.metrics import comparison
 from vfn.metrics.comparison import Comparison
-from vfn.metrics.stain import COLUMNS, HIGHER_IS_BETTER
 from vfn.report import compare_page, tables
 from vfn.report.compare_words import run_pairs, verdict
 from vfn.report.console import compare_table, make_console

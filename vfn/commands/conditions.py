@@ -15,11 +15,11 @@ from vfn.evaluation.expect import FALSE_ALARMS, Expectation, departures
 from vfn.evaluation.pairs import FieldPair, PairSource
 from vfn.evaluation.ranges import ChannelRanges, channel_ranges
 from vfn.evaluation.rows import pixel_figures
+from vfn.evaluation.stain import Nuclei
 from vfn.evaluation.statistics import TwoGroups, cliffs_delta, two_groups
 from vfn.inference.ome import write_ome
 from vfn.metrics.comparison import ALPHA, holm
 from vfn.metrics.objects import segment_cells, segment_nuclei
-from vfn.metrics.stain import Nuclei
 from vfn.report.conditions_page import NAMES, Shown, render
 from vfn.report.figures import png_bytes
 from vfn.report.results import finite

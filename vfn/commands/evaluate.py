@@ -28,8 +28,8 @@ from vfn.data.sets import make_data
 from vfn.errors import UserError
 from vfn.evaluation.held_out import HeldOutData, held_out_data, recorded, true_targets
 from vfn.evaluation.pairs import FieldPair, FolderPairs
+from vfn.evaluation.stain import Nuclei
 from vfn.inference.predictor import Predictor
-from vfn.metrics.stain import Nuclei
 from vfn.models.card import scores_of
 from vfn.models.checkpoint import load_checkpoint, store_test_scores
 from vfn.refocus.refocuser import is_refocused, restored

@@ -12,16 +12,12 @@ from typing import Any
 
 from vfn.data.cache import in_parallel
 from vfn.errors import UserError
+from vfn.evaluation.features import compare_features
 from vfn.evaluation.pairs import FieldPair, FolderPairs, PairSource
 from vfn.evaluation.ranges import ChannelRanges, channel_ranges
-from vfn.metrics.features import (
-    SURVIVES,
-    ObjectChannels,
-    compare_features,
-    object_channels,
-    require_cp_measure,
-)
-from vfn.metrics.stain import Measured, Nuclei, measure
+from vfn.evaluation.stain import Measured, Nuclei, measure
+from vfn.metrics.feature_fidelity import SURVIVES
+from vfn.metrics.features import ObjectChannels, object_channels, require_cp_measure
 from vfn.report import depths, figures, refocus_gain, tables
 from vfn.report.blocks import Part
 from vfn.report.console import channel_table, make_console

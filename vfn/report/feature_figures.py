@@ -11,7 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vfn.metrics.features import COMPARTMENTS, GROUPS, SURVIVES, FeatureResult, FeatureRow
+from vfn.metrics.feature_fidelity import SURVIVES, FeatureResult, FeatureRow
+from vfn.metrics.features import COMPARTMENTS, GROUPS
 from vfn.report.figures import LIGHT, Theme, dress, new_figure
 from vfn.system.csv_files import write_csv
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges, Range
 from vfn.evaluation.rows import HIGHER_IS_BETTER, Row, summarise
+from vfn.evaluation.stain import Measured
 from vfn.metrics.agreement import Agreement, agree
 from vfn.metrics.coverage import RiskCoverage
 from vfn.metrics.matching import Found
-from vfn.metrics.stain import Measured
 
 Float = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vfn.evaluation.rows import BASELINE_COLUMNS, Row
-from vfn.metrics.stain import COLUMNS
+from vfn.evaluation.stain import COLUMNS
 from vfn.report.results import ChannelResult
 from vfn.system.csv_files import write_csv
 from vfn.system.files import write_text

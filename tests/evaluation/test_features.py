@@ -13,17 +13,12 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from vfn.errors import UserError
+from vfn.evaluation import features as comparison
+from vfn.evaluation.features import compare_features
 from vfn.evaluation.pairs import FieldPair
 from vfn.metrics import features
-from vfn.metrics.features import (
-    FeatureRow,
-    ObjectChannels,
-    compare_features,
-    fisher_interval,
-    measure,
-    object_channels,
-    survivors,
-)
+from vfn.metrics.feature_fidelity import FeatureRow, Moments, fisher_interval, survivors
+from vfn.metrics.features import ObjectChannels, measure, object_channels
 from vfn.report.feature_figures import HEADER, histograms, matrix, write_features
 from vfn.report.figures import DARK, png_bytes
 
@@ -183,7 +178,7 @@ def test_moments_in_parts_give_scipys_r(sizes, offset):
     rng = np.random.default_rng(sum(sizes))
     values = rng.normal(size=(2, sum(sizes)))
     values[1] += values[0] + offset
-    moments = features._Moments()
+    moments = Moments()
     for part in np.split(values, np.cumsum(sizes)[:-1], axis=1):
         moments.add(np.concatenate([part, [[np.nan], [1.0]]], axis=1))
     row = moments.row(features.Feature("f", "intensity", "nuclei", (DNA,)), (DNA,))
@@ -322,10 +317,10 @@ def test_few_fields_are_in_flight(monkeypatch):
             yield taken
 
     monkeypatch.setattr(
-        features, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n)
+        comparison, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n)
     )
-    monkeypatch.setattr(features, "_compare", lambda job: job)
-    for answer in features._answers(jobs(), 3):
+    monkeypatch.setattr(comparison, "_compare", lambda job: job)
+    for answer in comparison._answers(jobs(), 3):
         answered += 1
         assert answer == answered  # in the order of the jobs
         ahead = max(ahead, taken - answered)
