@@ -54,8 +54,9 @@ class Table(Block):
         header: column titles.
         rows: cells.
         words: indices of the columns that hold text.
-        label: name for screen readers; such a table scrolls within a box of limited height.
+        label: name for screen readers, of a table that is scrolled by keyboard.
         css: class.
+        tall: scrolls within a box of limited height.
     """
 
     header: Sequence[str | Styled]
@@ -63,6 +64,7 @@ class Table(Block):
     words: Sequence[int] = ()
     label: str = ""
     css: str = ""
+    tall: bool = False
 
 
 @dataclass(frozen=True)

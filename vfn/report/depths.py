@@ -301,7 +301,7 @@ def part(depths: Depths, shown: Series) -> Part:
         "distance, which it is told. PIQE and BRISQUE judge pictures, not focus."
     )
     title = "Refocusing, by depth"
-    table = Table(header, rows, (1,), title)
+    table = Table(header, rows, (1,), title, tall=True)
     return Part(title, [*sentences(depths), Charts(charts, wide=True), table, Soft(note)])
 
 

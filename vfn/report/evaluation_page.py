@@ -147,7 +147,7 @@ def _verdict(anchor: str, name: str, verdict: Verdict) -> Section:
             [level_mark(j.level), j.title, j.figure, j.wanted_use, j.wanted_care, j.sentence]
             for j in verdict.judgements
         ],
-        words=(0, 1, 3, 4, 5), css="criteria",
+        words=(0, 1, 3, 4, 5), label=f"criteria of {name}", css="criteria",
     )  # fmt: skip
     return Section(
         link(anchor, name) + " " + level_mark(verdict.level),
@@ -278,6 +278,7 @@ def _chooser(result: ChannelResult, anchors: Mapping[str, str]) -> Table:
         (len(SHOWN_COLUMNS) + 1,),
         f"fields of {result.name}",
         "chooser",
+        tall=True,
     )
 
 

@@ -72,6 +72,7 @@ def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
             ["AP", *(_text(summary, f"ap_{p}") for p in percent)],
         ],
         label="Nuclei",
+        tall=True,
     )
     places = [_place(name, fault) for name, fault in result.found if _is_place(fault)]
     others = [
@@ -162,7 +163,7 @@ def _quality(summary: Mapping[str, Any]) -> list[Part]:
         "Scores of a picture by itself, made for photographs (lower is better). A difference from the truth is a "
         "sign of another texture, smoother or grainier. They tell neither focus nor whether a cell is real."
     )
-    table = Table(["", "PIQE", "BRISQUE"], rows, label="Look of the picture")
+    table = Table(["", "PIQE", "BRISQUE"], rows, label="Look of the picture", tall=True)
     return [Part("Look of the picture", [table, Soft(note)])]
 
 
@@ -214,7 +215,7 @@ def _features(channel: str, result: FeatureResult, threshold: float) -> list[Par
             ]
             for row in surviving[:SHOWN_SURVIVORS]
         ],
-        words=(0, 1, 2, 3), label="Which read-outs survive",
+        words=(0, 1, 2, 3), label="Which read-outs survive", tall=True,
     )  # fmt: skip
     charts = [
         chart(

@@ -126,7 +126,7 @@ class RefocusGain:
             "refocusing gains in training is told by models trained with data.refocus_action=keep and leave_out."
         )
         header = ["", "fields", *(TITLES[column] for column in shown)]
-        table = Table(header, rows, (0,), "Refocused inputs")
+        table = Table(header, rows, (0,), "Refocused inputs", tall=True)
         return Part("Refocused inputs", [self.sentence(), table, Soft(note)])
 
 
