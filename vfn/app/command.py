@@ -1,4 +1,4 @@
-"""From a config to a page that answers until Ctrl-C."""
+"""The command `app`: serve a page until Ctrl-C."""
 
 import logging
 import os
@@ -85,7 +85,7 @@ def serve(config: DictConfig) -> None:
 
 
 def _clean_up(site: "Site", ended: threading.Event) -> None:
-    """Delete what was dropped and predicted, once requests and the prediction have ended or hang."""
+    """Delete uploads and predictions once all work has ended or hangs."""
     until = time.monotonic() + PATIENCE
     site.queue.close(PATIENCE)
     ended.wait(max(0.0, until - time.monotonic()))
@@ -93,7 +93,7 @@ def _clean_up(site: "Site", ended: threading.Event) -> None:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket of this machine alone.
+    """Return a listening socket on the loopback interface.
 
     Args:
         port: 0 for any that is free.

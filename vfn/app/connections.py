@@ -1,4 +1,4 @@
-"""What listens: HTTP/1.1 for a bounded number of connections, none of which may stay silent for long."""
+"""The HTTP server: a bounded number of connections, each with a time limit."""
 
 import asyncio
 from typing import Any
@@ -11,10 +11,10 @@ PAUSE = 15.0  # s in which the next request, or more of its body, must arrive
 
 
 class Bounded(H11Protocol):
-    """One connection; it is closed when a request, or more of its body, does not arrive in time."""
+    """A connection that is closed when a request, or more of its body, does not arrive in time."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse a connection that is one too many."""
+        """Refuse a connection above the limit."""
         super().connection_made(transport)
         self._seen: Any = None  # the request of the last look
         self._silent = True
@@ -45,7 +45,7 @@ class Bounded(H11Protocol):
 
 
 def make_server(app: Any) -> uvicorn.Server:
-    """A server of `app`; a second after it was told to end, it drops what is under way."""
+    """Return a server of `app`, which drops open requests a second after it was told to end."""
     return uvicorn.Server(
         uvicorn.Config(
             app, http=Bounded, ws="none", lifespan="off", server_header=False,

@@ -1,4 +1,4 @@
-"""Folders of images that the page may look into: those that the user named, and what is in them."""
+"""Image folders that the page may read: those that the user named."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SHOWN = 500  # subfolders
 
 @dataclass(frozen=True)
 class Listing:
-    """What is in a folder: names of its subfolders, and how many images and containers."""
+    """The content of a folder: names of subfolders, and number of images and containers."""
 
     folders: tuple[str, ...]
     images: int
@@ -35,7 +35,7 @@ class Folders:
         self.roots = tuple(root.resolve() for root in roots)
 
     def resolve(self, root: int, path: str) -> Path:
-        """The folder `path` below root number `root`.
+        """Return the folder `path` below root number `root`.
 
         Raises:
             UserError: it is not there, or would lie elsewhere.
@@ -53,7 +53,7 @@ class Folders:
         return folder
 
     def list(self, folder: Path) -> Listing:
-        """What is in `folder`, of `resolve`; links to folders that may not be read are left out."""
+        """List `folder`, from `resolve`, without links to folders outside the roots."""
         folders, images = [], 0
         try:
             with os.scandir(folder) as entries:
@@ -71,12 +71,12 @@ class Folders:
 
 
 def inside(path: Path, folder: Path) -> bool:
-    """Whether `path`, its links followed, is `folder` (which is resolved) or lies below it."""
+    """Return True if `path`, with links followed, is `folder` (resolved) or lies below it."""
     return path.resolve().is_relative_to(folder)
 
 
 def check_inside(source: Path, folder: Path) -> None:
-    """Refuse a source with links that lead out of `folder`: the page reads nothing else.
+    """Refuse a source with links that lead out of `folder`.
 
     Raises:
         UserError: it names the first of them.

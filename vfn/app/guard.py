@@ -1,4 +1,4 @@
-"""Who may ask: the browser of whoever started the program, and no page of anybody else.
+"""Access control: only the browser of the user who started the program.
 
 Binding to 127.0.0.1 keeps other machines out, but not the pages that the same browser has open (they
 may post to it, or let their own name point to 127.0.0.1), nor others who work on this machine. The key
@@ -35,20 +35,20 @@ HEADERS = {
 
 
 class Links:
-    """Addresses that work once, without the key."""
+    """Single-use addresses without the key."""
 
     def __init__(self) -> None:
         self._targets: dict[str, tuple[str, float]] = {}
 
     def new(self, target: str) -> str:
-        """An address for the path and query of `target`."""
+        """Return a single-use address for the path and query of `target`."""
         link, now = f"{ONCE}/{secrets.token_urlsafe(16)}", time.monotonic()
         self._targets = {k: v for k, v in self._targets.items() if v[1] > now}
         self._targets[link] = target, now + LASTING
         return link
 
     def take(self, link: str) -> str | None:
-        """The target of `link`, for the first time alone."""
+        """Return the target of `link`, once."""
         target, until = self._targets.pop(link, ("", 0.0))
         return target if time.monotonic() < until else None
 
@@ -65,7 +65,7 @@ class Guard:
         self.app, self.key, self.links = app, key, Links()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Handle an ASGI request."""
         if scope["type"] != "http":
             raise RuntimeError("only HTTP is spoken here")
         headers = Headers(scope=scope)
@@ -80,7 +80,7 @@ class Guard:
         await app(scope, receive, dressed)
 
     def _admitted(self, scope: Scope, headers: Headers) -> tuple[ASGIApp, Scope]:
-        """Who answers, and what."""
+        """Return the application that answers, and the request that it gets."""
         method, path = scope["method"], scope["path"]
         if self._is_key(headers.get(KEY)):
             if (method, path) == ("POST", ONCE):

@@ -1,4 +1,4 @@
-"""Trained models below a folder of runs: what each is for, and how well it did."""
+"""Trained models below a folder of runs, with their tasks and scores."""
 
 import json
 import math
@@ -37,7 +37,7 @@ class Model:
 
 
 class Models:
-    """The models below `root`, looked for anew whenever they are asked for.
+    """The models below `root`, listed anew on every request.
 
     Raises:
         UserError: no such folder.
@@ -52,12 +52,12 @@ class Models:
         self._cards: dict[tuple[Path, int, int], Mapping[str, Any]] = {}
 
     def all(self) -> list[Model]:
-        """Every model, the newest first. Links that lead out of `root` are left out."""
+        """Return every model, newest first, without links out of `root`."""
         found = sorted(map(self._listed, self._places()), key=lambda pair: -pair[0])
         return [model for _, model in found]
 
     def find(self, name: str) -> Model:
-        """The model that is called `name`.
+        """Return the model of that name.
 
         Raises:
             UserError: there is none, or it cannot be read.
@@ -70,7 +70,7 @@ class Models:
         raise UserError(f"model {name}: is not there; choose one of the list")
 
     def _places(self) -> list[Path]:
-        """Where checkpoints are, and folders that cannot be read, in which some may be."""
+        """Return the paths of checkpoints, and of unreadable folders."""
         found, folders = [], [(self.root, 0)]
         while folders:
             folder, depth = folders.pop()
@@ -90,7 +90,7 @@ class Models:
             return True
 
     def _listed(self, path: Path) -> tuple[float, Model]:
-        """Time of change and card of what is at `path`; whatever is wrong with it is said there."""
+        """Return the modification time and the card of `path`; the card states any problem."""
         run = path.parent.parent if path.parts[-2:] == BEST.parts else path
         name = run.relative_to(self.root).as_posix() if run != self.root else self.root.name
         modified = 0.0
@@ -112,7 +112,7 @@ class Models:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Folders in `folder` that may hold runs; none that leads back up."""
+    """Return the folders in `folder` that may hold runs, without links back up."""
     with os.scandir(folder) as entries:
         paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
     above = {folder.resolve(), *folder.resolve().parents}
@@ -127,7 +127,7 @@ def _date(seconds: float) -> str:
 
 
 def _problem(path: Path, exc: Exception) -> dict[str, Any]:
-    """The card of what cannot be used."""
+    """Return the card of an unusable checkpoint."""
     if isinstance(exc, UserError):
         text = str(exc)
     elif isinstance(exc, OSError):
@@ -138,7 +138,7 @@ def _problem(path: Path, exc: Exception) -> dict[str, Any]:
 
 
 def _card(path: Path) -> dict[str, Any]:
-    """What the checkpoint says of itself."""
+    """Return the card of a checkpoint."""
     try:
         recipe = read_raw(path, mapped=True)[RECIPE]
         task, calibrated, size = recipe["task"], recipe.get("uncertainty"), recipe.get("pixel_size")
@@ -167,7 +167,7 @@ def _card(path: Path) -> dict[str, Any]:
 
 
 def _figures(run: Path) -> dict[str, Any]:
-    """The best epoch's validation figures, and the verdicts of an evaluation in the run folder."""
+    """Return the validation metrics of the best epoch and the verdicts of an evaluation."""
     figures: dict[str, Any] = {"epochs": None, "val_psnr": None, "val_mae": None, "verdicts": {}}
     epochs = _epochs(run / "metrics.csv")
     if epochs:
@@ -188,7 +188,7 @@ def _figures(run: Path) -> dict[str, Any]:
 
 
 def _epochs(table: Path) -> list[tuple[float, float]]:
-    """Validation MAE and PSNR of each epoch; none where the page has to say that nothing is known."""
+    """Return the validation MAE and PSNR of each epoch; empty if unknown."""
     try:
         _check_size(table)
         figures = [(float(row["val/mae"]), float(row["val/psnr"])) for row in read_epochs(table)]
@@ -198,7 +198,7 @@ def _epochs(table: Path) -> list[tuple[float, float]]:
 
 
 def _check_size(path: Path) -> None:
-    """Raise ValueError for what is no file, or larger than any of ours: it would take for ever to read."""
+    """Raise ValueError for a path that is not a file or too large."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_TABLE:
         raise ValueError(f"{path}: is no table")

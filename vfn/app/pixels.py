@@ -1,4 +1,4 @@
-"""What the browser gets of an image: a part of it, no larger than the screen needs, in 16 bit."""
+"""Parts of images for the browser: no larger than the screen needs, in 16 bit."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ FINE = 4  # rows and columns that are averaged into one; beyond them, some are l
 
 @dataclass(frozen=True)
 class Scale:
-    """How grey values are shown and sent.
+    """The range of grey values that is shown and sent.
 
     Attributes:
         dtype: of the image.
@@ -38,12 +38,12 @@ class Scale:
     step: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 def measure(image: np.ndarray) -> Scale:
-    """The scale of an image (H, W)."""
+    """Return the scale of an image (H, W)."""
     low, high = float(image.min()), float(image.max())
     black, median, white = (
         float(v) for v in np.percentile(subsample(image), (AUTO[0], 50, AUTO[1]))
@@ -59,7 +59,7 @@ def measure(image: np.ndarray) -> Scale:
 
 
 def subsample(image: np.ndarray) -> np.ndarray:
-    """Some rows and columns of an image (H, W), enough for its percentiles."""
+    """Return some rows and columns of an image (H, W), enough for its percentiles."""
     stride = max(1, math.isqrt(image.size // SAMPLES))
     return image[::stride, ::stride]
 
@@ -67,7 +67,7 @@ def subsample(image: np.ndarray) -> np.ndarray:
 def part(
     image: np.ndarray, scale: Scale, rows: tuple[int, int], columns: tuple[int, int], side: int
 ) -> np.ndarray:
-    """A part of an image (H, W), reduced to `side` pixels at most each way.
+    """Return a part of an image (H, W), reduced to at most `side` pixels each way.
 
     Args:
         scale: of `measure`.

@@ -1,4 +1,4 @@
-"""From files and a model to predictions, by the code of `predict.py`."""
+"""Predictions of the page, by the code of the command `predict`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ SHOWN_FIELDS = 200  # of a folder; more are for predict.py
 
 @dataclass(frozen=True)
 class Source:
-    """Where images come from.
+    """A folder of images: dropped files or an allowed folder.
 
     Attributes:
         folder: holds them.
@@ -42,13 +42,13 @@ class Source:
     private: bool
 
     def words(self, text: object) -> str:
-        """A message as the user knows the files."""
+        """Return a message with file names as the user knows them."""
         if not self.private:
             return str(text)
         return str(text).replace(f"{self.folder}/", "").replace(str(self.folder), "dropped files")
 
     def name(self, plane: ImageSource) -> str:
-        """Of the file that a plane comes from, and its position in it."""
+        """Return the file name of a plane and its position in the file."""
         text = str(getattr(plane, "path", plane))
         name = text.removeprefix(f"{self.folder}/")
         index = getattr(plane, "index", None)
@@ -73,7 +73,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be predicted.
+    """A prediction that the page asked for.
 
     Attributes:
         coverage: of the intervals; None for the stains alone.
@@ -120,7 +120,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Predicted:
-    """One field: its file and layers, or why there is none.
+    """A predicted field: its file and layers, or the reason for failure.
 
     Attributes:
         size: of the file, bytes.
@@ -140,7 +140,7 @@ class Predicted:
 
 
 def checkpoint_of(model: Model) -> Checkpoint:
-    """The model's checkpoint, read once.
+    """Return the checkpoint of a model; it is read once.
 
     Raises:
         UserError: see `load_checkpoint`.
@@ -155,7 +155,7 @@ def _load(path: Path, _mtime: int, _size: int) -> Checkpoint:
 
 
 def look(model: Model, source: Source) -> Found:
-    """Which fields the model finds among the files.
+    """Find the fields of the model among the files.
 
     Raises:
         UserError: a model that cannot be read; a link that leads out of what is allowed.
@@ -187,7 +187,7 @@ def _planes(source: Source) -> tuple[list[tuple[str, int]], list[str]]:
 
 
 def assigned(model: Model, source: Source, channels: Mapping[str, tuple[str, int]]) -> list[Sample]:
-    """One field whose channels the user has pointed out.
+    """Return one field whose channels the user assigned.
 
     Args:
         channels: input -> file and position in it.
@@ -212,7 +212,7 @@ def assigned(model: Model, source: Source, channels: Mapping[str, tuple[str, int
 
 
 def predict(job: Job, config: DictConfig) -> list[Predicted]:
-    """Do the work of a job, whose `order` is an `Order`; a field that is refused stops no other."""
+    """Predict the fields of a job; a refused field does not stop the others."""
     order: Order = job.order
     job.tell(0.0, "reading the model")
     checkpoint = checkpoint_of(order.model)
@@ -275,14 +275,14 @@ def _described(
 
 
 def _bright(halfwidth: np.ndarray, stain: np.ndarray) -> float:
-    """Median half-width over the pixels that are nearer to the brightest than to the median stain."""
+    """Return the median half-width over the bright pixels of the stain."""
     widths, values = subsample(halfwidth), subsample(stain)
     middle, top = np.percentile(values, (50, AUTO[1]))
     return float(np.median(widths[values >= (middle + top) / 2]))
 
 
 def _shifts(table: Path) -> list[str]:
-    """What the input-shift alarm wrote; nothing where it was silent."""
+    """Return the warnings of the input-shift alarm."""
     if not table.is_file():
         return []
     return [f"{row['channel']}: {row['finding']}" for row in read_csv(table).rows]
@@ -298,7 +298,7 @@ def _unknown_size(size: float | None, trained: float | None) -> list[str]:
 
 
 def described(predicted: Predicted) -> dict[str, Any]:
-    """Plain data of one field, for the page."""
+    """Return one field as plain data for the page."""
     return {
         "name": predicted.name,
         "error": predicted.error,

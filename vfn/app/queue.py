@@ -1,4 +1,4 @@
-"""Predictions wait for each other: one at a time, in the order in which they were asked for."""
+"""A queue of predictions, which run one at a time."""
 
 import logging
 import secrets
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class State(StrEnum):
-    """Of a job."""
+    """State of a job."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 class Stopped(Exception):  # noqa: N818
-    """Nobody wants the job any more."""
+    """The job was cancelled."""
 
 
 @dataclass(eq=False)
@@ -58,19 +58,19 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more happens to it."""
+        """True once the job has ended."""
         return self.state in (State.DONE, State.FAILED, State.STOPPED)
 
     @property
     def seconds(self) -> float:
-        """How long it has run, or ran."""
+        """Run time so far, or in total."""
         return (self.ended or time.monotonic()) - self.started if self.started else 0.0
 
     def tell(self, share: float, label: str | None = None) -> None:
-        """Say how far it is.
+        """Report progress.
 
         Raises:
-            Stopped: nobody wants it any more.
+            Stopped: the job was cancelled.
         """
         self.share = share
         self.label = self.label if label is None else label
@@ -79,7 +79,7 @@ class Job:
 
 
 class Queue:
-    """Jobs, each in a thread of its own, which is left behind if it hangs."""
+    """A queue of jobs. Each runs in its own thread, which is abandoned if it hangs."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
@@ -89,15 +89,15 @@ class Queue:
         self._closed = False
 
     def jobs(self) -> list[Job]:
-        """All that are known, in order."""
+        """Return all jobs, in order."""
         with self._lock:
             return list(self._jobs.values())
 
     def add(self, job: Job) -> None:
-        """Let `job` wait for its turn.
+        """Add `job` to the queue.
 
         Raises:
-            Refused: too many wait already.
+            Refused: the queue is full.
         """
         with self._lock:
             waiting = sum(other.state == State.WAITING for other in self._jobs.values())
@@ -107,10 +107,10 @@ class Queue:
             self._advance()
 
     def find(self, name: str) -> Job:
-        """The job that is called so.
+        """Return the job of that name.
 
         Raises:
-            Refused: it is no longer there, or never was.
+            Refused: there is none.
         """
         with self._lock:
             if name not in self._jobs:
@@ -118,7 +118,7 @@ class Queue:
             return self._jobs[name]
 
     def stop(self, job: Job) -> None:
-        """End `job` at its next `tell`; without one in `GRACE` seconds it is given up, and the next begins."""
+        """Cancel `job` at its next `tell`, or abandon it after `GRACE` seconds."""
         with self._lock:
             job.stopping = True
             if job.state == State.WAITING:
@@ -129,23 +129,23 @@ class Queue:
                 timer.start()
 
     def forget(self, job: Job) -> None:
-        """Stop it, and know it no more."""
+        """Cancel `job` and remove it."""
         with self._lock:
             self.stop(job)
             self._jobs.pop(job.name, None)
 
     def ahead(self, job: Job) -> int:
-        """How many come before it."""
+        """Return the number of jobs before it."""
         with self._lock:
             jobs = list(self._jobs.values())
             before = jobs[: jobs.index(job)] if job in jobs else []
             return sum(not other.over for other in before) if job.state == State.WAITING else 0
 
     def close(self, seconds: float) -> bool:
-        """Stop everything.
+        """Cancel all jobs.
 
         Returns:
-            Whether all threads have ended within `seconds`; they cannot within a step of the network.
+            True if all threads ended within `seconds`; a step of the network cannot be interrupted.
         """
         until = time.monotonic() + seconds
         with self._lock:
@@ -157,7 +157,7 @@ class Queue:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _advance(self) -> None:
-        """Begin the next job, if none runs."""
+        """Start the next job if none runs."""
         job = next((j for j in self._jobs.values() if j.state == State.WAITING), None)
         if job is None or self._running is not None or self._closed:
             return
@@ -167,7 +167,7 @@ class Queue:
         thread.start()
 
     def _settle(self, job: Job, state: State, error: str = "", result: Any = None) -> None:
-        """Note how `job` ended, unless it was given up before."""
+        """Record how `job` ended, unless it was abandoned before."""
         with self._lock:
             if job is not self._running:
                 return

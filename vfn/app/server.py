@@ -1,4 +1,4 @@
-"""The addresses that the page asks: JSON, pixels and files."""
+"""The HTTP interface of the page: JSON, pixels and files."""
 
 import json
 import logging
@@ -62,15 +62,15 @@ T = TypeVar("T")
 
 
 class Told(JSONResponse):
-    """JSON in ASCII: names of files that are not UTF-8 come back as they were."""
+    """A JSON response in ASCII, which keeps file names that are not UTF-8."""
 
     def render(self, content: Any) -> bytes:
-        """The bytes."""
+        """Return the body."""
         return json.dumps(content, allow_nan=False).encode()
 
 
 class Site:
-    """What the page can ask for.
+    """The routes of the page.
 
     Args:
         config: of `conf/app.yaml`.
@@ -109,12 +109,12 @@ class Site:
         self.app = Starlette(routes=routes, exception_handlers=told)
 
     def page(self, request: Request) -> Response:
-        """The page itself; whoever asks may see it, so it says nothing of this machine."""
+        """Return the page. It needs no key, so it says nothing about this machine."""
         template = environment().get_template("app/page.html.j2")
         return Response(template.render(accepted=",".join(UPLOADED)), media_type="text/html")
 
     def settings(self, request: Request) -> Response:
-        """What the page must know at first."""
+        """Return the settings of the page."""
         return Told(
             {
                 "version": __version__,
@@ -126,18 +126,18 @@ class Site:
         )
 
     def static(self, request: Request) -> Response:
-        """Its style and script: two names, and no path."""
+        """Return the style sheet or the script."""
         name = request.path_params["name"]
         if name not in STATIC:
             raise Refused(NOT_FOUND, f"{name}: is not there")
         return Response(files("vfn").joinpath("app", name).read_bytes(), media_type=STATIC[name])
 
     def list_models(self, request: Request) -> Response:
-        """Every trained model."""
+        """Return every trained model."""
         return Told({"models": [dict(model.card) for model in self.models.all()]})
 
     async def list_folder(self, request: Request) -> Response:
-        """What is in an allowed folder."""
+        """List an allowed folder."""
         return await self._apart(self._list_folder, request)
 
     def _list_folder(self, asked: Mapping[str, Any]) -> Response:
@@ -154,7 +154,7 @@ class Site:
         )
 
     def new_drop(self, request: Request) -> Response:
-        """A place for files."""
+        """Create a folder for uploads."""
         drop = self.workspace.new_drop(self._in_use)
         for job in self.queue.jobs():  # of files that made room
             if not job.order.source.folder.exists():
@@ -162,7 +162,7 @@ class Site:
         return Told({"drop": drop.name})
 
     async def receive(self, request: Request) -> Response:
-        """One file, as the body: it goes to the disk as it comes."""
+        """Receive one file, streamed to disk."""
         drop = self.workspace.drop(request.path_params["drop"])
         name = request.query_params.get("name", "")
         self.workspace.check_uploads()
@@ -173,7 +173,7 @@ class Site:
         return Told({"files": drop.files})
 
     def remove_drop(self, request: Request) -> Response:
-        """Files that nobody needs any more, with what was predicted from them."""
+        """Delete uploads and the predictions from them."""
         drop = self.workspace.drop(request.path_params["drop"])
         for job in self.queue.jobs():
             if job.order.source.folder == drop.folder:
@@ -182,7 +182,7 @@ class Site:
         return Told({})
 
     async def look(self, request: Request) -> Response:
-        """Which fields a model finds in a drop or a folder."""
+        """Return the fields that a model finds in a drop or a folder."""
         return await self._apart(self._look, request)
 
     def _look(self, asked: Mapping[str, Any]) -> Response:
@@ -212,7 +212,7 @@ class Site:
         )
 
     async def order(self, request: Request) -> Response:
-        """Ask for a prediction."""
+        """Queue a prediction."""
         return await self._apart(self._order, request)
 
     def _order(self, asked: Mapping[str, Any]) -> Response:
@@ -251,7 +251,7 @@ class Site:
         return Told({"job": job.name})
 
     def state(self, request: Request) -> Response:
-        """How far a prediction is, and what came out."""
+        """Return the progress and the results of a prediction."""
         job = self._job(request)
         order: Order = job.order
         results: list[Predicted] = job.result or []
@@ -271,12 +271,12 @@ class Site:
         )
 
     def stop(self, request: Request) -> Response:
-        """End a prediction; it stops at the next step."""
+        """Cancel a prediction at its next step."""
         self.queue.stop(self._job(request))
         return Told({})
 
     def pixels(self, request: Request) -> Response:
-        """A part of a layer, see `vfn.app.pixels`."""
+        """Return a part of a layer, see `vfn.app.pixels`."""
         query = request.query_params
         layers = self._field(request).layers
         number = _whole(query, "layer")
@@ -294,7 +294,7 @@ class Site:
         return Response(codes.tobytes(), media_type="application/octet-stream", headers=shape)
 
     def file(self, request: Request) -> Response:
-        """The OME-TIFF of a field, the very file that was written."""
+        """Return the OME-TIFF of a field as it was written."""
         path = self._field(request).path
         if path is None:
             raise Refused(NOT_FOUND, "this field was not predicted")
@@ -302,7 +302,7 @@ class Site:
         return FileResponse(path, media_type="image/tiff", filename=name, stat_result=status)
 
     def all_files(self, request: Request) -> Response:
-        """Every OME-TIFF of a prediction in one archive; they are compressed already."""
+        """Return every OME-TIFF of a prediction in one uncompressed archive."""
         job = self._job(request)
         paths = [one.path for one in job.result or [] if one.path is not None]
         if not paths:
@@ -321,7 +321,7 @@ class Site:
     async def _apart(
         self, work: Callable[[Mapping[str, Any]], Response], request: Request
     ) -> Response:
-        """Do what reads files of the user, which may hang, beside everything else."""
+        """Run work that reads the user's files, which may hang, in a thread."""
         asked = await _asked(request)
         if self._looking.available_tokens < 1:
             raise Refused(
@@ -361,7 +361,7 @@ class Site:
 
 
 def _command(order: Order) -> str:
-    """What predicts the same in a terminal."""
+    """Return the command line of the same prediction."""
     source = "FILES" if order.source.private else str(order.source.folder)
     interval = "" if order.coverage is None else f" uncertainty={order.coverage:g}"
     return f"python predict.py ckpt={order.model.path} input={source} output=DIR{interval}"
@@ -384,7 +384,7 @@ def _length(request: Request) -> int:
 
 
 async def _asked(request: Request) -> dict[str, Any]:
-    """The JSON object in a request's body."""
+    """Parse the JSON object in the body of a request."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -400,7 +400,7 @@ async def _asked(request: Request) -> dict[str, Any]:
 
 
 def _sendable(name: str) -> str:
-    r"""The name of a file in UTF-8: bytes that are not are written as %FF.
+    r"""Return a file name in UTF-8, with other bytes written as %FF.
 
     >>> _sendable("a\udcff.tif")
     'a%FF.tif'

@@ -1,4 +1,4 @@
-"""The page's temporary folder: dropped files and predictions, gone when the program ends."""
+"""The temporary folder of the page, deleted when the program ends."""
 
 import re
 import secrets
@@ -31,7 +31,7 @@ GONE = "these files are no longer there; drop them again"
 
 
 class Refused(UserError):  # noqa: N818
-    """What the page asks for cannot be done; `status` is that of the HTTP answer."""
+    """A request was refused; `status` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class Refused(UserError):  # noqa: N818
 
 @dataclass(eq=False)
 class Drop:
-    """Files that were dropped together.
+    """Files that were uploaded together.
 
     Attributes:
         most_bytes, most_files: bounds of all of them together.
@@ -58,7 +58,7 @@ class Drop:
 
     @contextmanager
     def receiving(self, name: str) -> Iterator[Callable[[bytes], None]]:
-        """Give a function that takes the next bytes of a new file; it is there once it is whole.
+        """Yield a function that writes the next bytes of a new file, which appears once complete.
 
         Args:
             name: as the browser tells it.
@@ -108,7 +108,7 @@ class Drop:
             self.coming -= 1
 
     def check_size(self, name: str, coming: int = 0) -> None:
-        """Refuse more than `most_bytes`, with what is still to come.
+        """Refuse an upload beyond `most_bytes`.
 
         Raises:
             Refused: too many.
@@ -122,7 +122,7 @@ class Drop:
 
 
 class Workspace:
-    """The folder itself.
+    """The temporary folder.
 
     Args:
         most_bytes, most_files: of each drop.
@@ -136,7 +136,7 @@ class Workspace:
         self._drops: dict[str, Drop] = {}
 
     def new_drop(self, in_use: Callable[[Drop], bool]) -> Drop:
-        """A place for files; of the older ones, those that are not `in_use`, nor filled, make room."""
+        """Create a folder for uploads; the oldest idle ones beyond `KEPT` are removed."""
         for drop in [d for d in self._drops.values() if not (d.coming or in_use(d))][: -(KEPT - 1)]:
             self.remove(drop)
         name = secrets.token_hex(8)
@@ -145,20 +145,20 @@ class Workspace:
         return drop
 
     def drop(self, name: str) -> Drop:
-        """The drop that is called so.
+        """Return the drop of that name.
 
         Raises:
-            Refused: it is no longer there, or never was.
+            Refused: there is none.
         """
         if name not in self._drops:  # looked up, never made into a path
             raise Refused(NOT_FOUND, GONE)
         return self._drops[name]
 
     def check_uploads(self) -> None:
-        """Refuse one upload more than `UPLOADS`.
+        """Refuse uploads beyond `UPLOADS`.
 
         Raises:
-            Refused: so many are under way.
+            Refused: the limit is reached.
         """
         if sum(drop.coming for drop in self._drops.values()) >= UPLOADS:
             raise Refused(TOO_MANY, f"{UPLOADS} files are on their way already; try again later")
@@ -169,7 +169,7 @@ class Workspace:
         shutil.rmtree(drop.folder, ignore_errors=True)
 
     def new_folder(self) -> Path:
-        """An empty folder."""
+        """Create an empty folder."""
         return Path(tempfile.mkdtemp(dir=self.root))
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class Workspace:
 
 
 def _hold(folder: Path) -> FileLock | None:
-    """The lock of a page's folder; None where another process has it, or the disk knows no locks."""
+    """Lock the folder of a page; return None if another process holds it or the disk has no locks."""
     lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
         lock.acquire()
@@ -190,7 +190,7 @@ def _hold(folder: Path) -> FileLock | None:
 
 
 def _clear_leftovers(own: Path) -> None:
-    """Delete the folders of this user's pages that were killed: nobody holds their locks any more."""
+    """Delete the folders of this user's killed pages, whose locks are free."""
     for left in own.parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # somebody else's, or gone by now
             status, age = left.lstat(), time.time() - (left / LOCK).lstat().st_mtime
@@ -202,13 +202,13 @@ def _clear_leftovers(own: Path) -> None:
 
 
 def safe_name(text: str) -> str:
-    """A file name of an image, without folders, odd characters or undue length.
+    """Return an image file name without folders, odd characters or undue length.
 
     >>> safe_name("../../plate 1/A01_phase.tif")
     'A01_phase.tif'
 
     Raises:
-        Refused: it is not named like an image.
+        Refused: the suffix is not an image's.
     """
     name = unicodedata.normalize("NFC", re.split(r"[\\/]", text)[-1])
     name = "".join("_" if c in '<>:"|?*' or not c.isprintable() else c for c in name)

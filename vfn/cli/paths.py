@@ -1,4 +1,4 @@
-"""Settings that are paths or free text: taken as they are typed, whatever Hydra's grammar makes of the signs.
+"""Settings that hold paths or free text: taken literally, without Hydra's grammar.
 
 The shell has taken its quotes away by now: `data.root="my images (1)"` arrives without them.
 """
@@ -30,20 +30,20 @@ _VALUE = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\([^()]*\)|\[[^\[
 
 
 def is_path(key: str) -> bool:
-    """Whether the setting `key` (dotted) is a path, or several."""
+    """Return True if the setting `key` (dotted) holds one path or several."""
     return _last(key) in PATHS
 
 
 def is_verbatim(key: str) -> bool:
-    """Whether brackets, commas and quotes in the value of `key` are the user's own."""
+    """Return True if brackets, commas and quotes in the value of `key` are literal."""
     return _last(key) in PATHS | TEXTS and _last(key) not in SEVERAL
 
 
 def readable(words: Sequence[str]) -> list[str]:
-    """The command line with every setting as Hydra reads it.
+    """Return the command line with every setting quoted for Hydra.
 
     Raises:
-        UserError: a value that is no value; several where one is taken.
+        UserError: not a valid value, or several values where one is expected.
     """
     sweeping = any(word in SWEEPING for word in words)
     return [
@@ -53,7 +53,7 @@ def readable(words: Sequence[str]) -> list[str]:
 
 
 def expand(config: DictConfig) -> None:
-    """Put the home folder for `~` and `~user` in every path of `config`."""
+    """Expand `~` and `~user` in every path of `config`."""
     for name in config:
         key = str(name)
         if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key):
@@ -96,7 +96,7 @@ def _readable(word: str, sweeping: bool) -> str:
 
 
 def _verbatim(key: str, value: str, sweeping: bool) -> str:
-    """What stands for `value` on Hydra's command line."""
+    """Return `value` as Hydra's command line takes it."""
     if _exists(_home(value)):
         return _one(key, value)
     if _last(key) in SEVERAL and value[:1] in ("[", "{"):
@@ -123,7 +123,7 @@ def _one(key: str, value: str) -> str:
 
 
 def _means(key: str, value: str) -> bool:
-    """Whether Hydra reads `value` as the text that it is, quotes and escapes apart."""
+    """Return True if Hydra reads `value` as the same text, apart from quotes and escapes."""
     try:
         parsed = OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
@@ -143,7 +143,7 @@ def _parses(key: str, value: str) -> bool:
 
 
 def _quoted(value: str) -> str:
-    """`value` as one word of Hydra's: it halves backslashes that stand before a quote, and those alone."""
+    """Quote `value` for Hydra, which halves only backslashes before a quote."""
     doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
     return "'" + doubled.replace("'", "\\'") + "'"
 

@@ -1,4 +1,4 @@
-"""Configs that lie in a run folder: plain data, whoever put them there."""
+"""Configs in run folders, read as plain data since anybody may have written them."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ LONGEST_NUMBER = 32  # digits and signs
 
 
 def read_stored(path: Path, references: bool = False) -> dict[str, Any]:
-    """The config at `path`: nothing in it is looked up, repeated or run.
+    """Read the config at `path` without resolving, repeating or running anything in it.
 
     Args:
         references: `${...}` are kept as text, as in Hydra's own records; else they are refused.
 
     Raises:
-        UserError: no file of that kind; anything but a table of plain values.
+        UserError: the file is missing or holds more than plain values.
     """
     try:
         with path.open("rb") as file:
@@ -50,7 +50,7 @@ def read_stored(path: Path, references: bool = False) -> dict[str, Any]:
 
 
 def _check_events(text: str, path: Path, references: bool) -> None:
-    """Refuse what makes a small file large, deep or a question to this machine."""
+    """Refuse YAML that expands, nests deeply or refers to this machine."""
     depth, values = 0, 0
     # The loader in C refuses file names that are not UTF-8, which we write as escapes.
     for event in yaml.parse(text, Loader=yaml.SafeLoader):

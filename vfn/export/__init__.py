@@ -1,1 +1,1 @@
-"""A trained model as a file that other programs run."""
+"""Export of trained models for other programs."""

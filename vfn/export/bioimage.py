@@ -36,7 +36,7 @@ APART = 5000  # pixels in a million, the most that the zoo takes
 
 @dataclass(frozen=True)
 class Label:
-    """What a package says about itself.
+    """Name, authors and licence of a package.
 
     Attributes:
         name: 5 to 128 letters, digits, blanks, `_+-()`; None names the channels.
@@ -101,7 +101,7 @@ def write_bioimage(folder: Path, checkpoint: Checkpoint, label: Label) -> Path:
 
 
 def _check_lines(checkpoint: Checkpoint) -> None:
-    """Refuse a model whose way from and to grey values is more than a line and a clip."""
+    """Refuse a model whose normalisation is more than linear with clipping."""
     task = checkpoint.task
     maps = zip(
         (*task.inputs, *task.targets),
@@ -120,13 +120,13 @@ def _check_lines(checkpoint: Checkpoint) -> None:
 
 
 def _kind(maps: Sequence[IntensityNormaliser]) -> str:
-    """The dtype of a tensor of such channels: theirs, or float32 where they differ."""
+    """Return the common dtype of channels, or float32 where they differ."""
     kinds = {fitted.dtype for fitted in maps}
     return kinds.pop() if len(kinds) == 1 else "float32"
 
 
 def _example(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
-    """A made-up field (1, Ci, H, W) that fills the range of each channel, and its stain (1, Ct, H, W)."""
+    """Return a synthetic field (1, Ci, H, W) over the full range of each channel, and its stain (1, Ct, H, W)."""
     side = 2 * checkpoint.generator.stride
     rng = np.random.default_rng(0)
     images = []
@@ -144,13 +144,13 @@ def _example(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scale(gains: Sequence[float], offsets: Sequence[float]) -> dict[str, Any]:
-    """x * gain + offset, for each channel."""
+    """Describe x * gain + offset per channel."""
     kwargs = {"axis": "channel", "gain": list(gains), "offset": list(offsets)}
     return {"id": "scale_linear", "kwargs": kwargs}
 
 
 def _preparation(maps: Sequence[IntensityNormaliser]) -> list[dict[str, Any]]:
-    """`IntensityNormaliser.normalise` in the zoo's words."""
+    """Describe `IntensityNormaliser.normalise` for the zoo."""
     gains = [2 / (fitted.high - fitted.low) for fitted in maps]
     offsets = [-1 - fitted.low * gain for fitted, gain in zip(maps, gains, strict=True)]
     as_float = _cast("float32")
@@ -164,7 +164,7 @@ def _cast(dtype: str) -> dict[str, Any]:
 
 
 def _restoration(maps: Sequence[IntensityNormaliser]) -> list[dict[str, Any]]:
-    """`IntensityNormaliser.restore` in the zoo's words."""
+    """Describe `IntensityNormaliser.restore` for the zoo."""
     kind = np.dtype(_kind(maps))
     gains = [(fitted.high - fitted.low) / 2 for fitted in maps]
     offsets = [(fitted.high + fitted.low) / 2 for fitted in maps]
@@ -189,7 +189,7 @@ def _restoration(maps: Sequence[IntensityNormaliser]) -> list[dict[str, Any]]:
 
 
 def _axes(channels: Sequence[str], stride: int, scale: float | None, of_input: bool) -> list[Any]:
-    """Batch, channel, y, x: as free as the network leaves them."""
+    """Describe the axes: batch, channel, y, x."""
     axes: list[dict[str, Any]] = [
         {"type": "batch"},
         {"type": "channel", "channel_names": list(channels)},
@@ -204,7 +204,7 @@ def _axes(channels: Sequence[str], stride: int, scale: float | None, of_input: b
 
 
 def _tolerance(targets: Sequence[IntensityNormaliser], stain: np.ndarray) -> dict[str, Any]:
-    """How far another machine's output of the test input may be off, in grey values."""
+    """Return the tolerance of the test output on other machines, in grey values."""
     step = TOLERANCE * max((fitted.high - fitted.low) / 2 for fitted in targets)
     whole = 1.0 if stain.dtype.kind in "ui" else 0.0
     return {
@@ -217,7 +217,7 @@ def _tolerance(targets: Sequence[IntensityNormaliser], stain: np.ndarray) -> dic
 def _description(
     checkpoint: Checkpoint, label: Label, name: str, opset: int, stain: np.ndarray
 ) -> dict[str, Any]:
-    """The content of bioimageio.yaml.
+    """Return the content of bioimageio.yaml.
 
     Args:
         opset: of the weights.
@@ -267,7 +267,7 @@ def _description(
 
 
 def _documentation(checkpoint: Checkpoint, name: str) -> str:
-    """The README.md of the package: the model card, and what this package asks of images."""
+    """Return the README.md of the package: the model card and the requirements on images."""
     title, card = markdown(card_of(checkpoint.recipe)).split("\n", 1)
     return f"""# {name}
 

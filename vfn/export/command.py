@@ -1,4 +1,4 @@
-"""`python -m vfn.export`: a checkpoint in, a file for other programs out."""
+"""The command `export`: write a checkpoint as a file for other programs."""
 
 import logging
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def export(config: DictConfig) -> None:
 
 
 def _label(config: DictConfig, card: Mapping[str, Any]) -> Label:
-    """The keys of a package; what they leave open the card of the model tells.
+    """Return the label of a package; the model card fills the gaps.
 
     Raises:
         UserError: no author, a pixel size that is none.
@@ -79,7 +79,7 @@ def _label(config: DictConfig, card: Mapping[str, Any]) -> Label:
 
 
 def _left_out(checkpoint: Checkpoint) -> list[str]:
-    """What `predict.py` does around the network of this model, and the file does not."""
+    """Return the steps of `predict.py` that the exported file lacks."""
     steps = {
         "the correction of illumination": any(flat is not None for flat in checkpoint.flats),
         "the refocusing of blurred inputs": refocusing_of(checkpoint) is not None,

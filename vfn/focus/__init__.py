@@ -1,1 +1,1 @@
-"""How far out of focus a field, or a part of it, is."""
+"""Distance from focus of fields and of parts of fields."""

@@ -150,7 +150,7 @@ def _score(sample: Sample, scale: FocusScale) -> Scored:
 
 
 def _share_blurred(field: Scored, beyond: float) -> float:
-    """Of the tiles that show something; NaN where none does."""
+    """Return the share of blurred tiles among those with content; NaN without any."""
     known = field.tiles.um[np.isfinite(field.tiles.um)]
     return float((known > beyond).mean()) if known.size else float("nan")
 

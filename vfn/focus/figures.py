@@ -13,7 +13,7 @@ WORST = 6  # fields with a map
 
 
 def calibration_figure(scale: FocusScale, theme: Theme = LIGHT) -> Figure:
-    """Estimate against truth of the held-out planes, of fields and of tiles."""
+    """Draw estimate against truth of the held-out planes, for fields and tiles."""
     figure = new_figure(theme, (8.2, 3.8))
     axes = figure.subplots(1, 2, sharey=True)
     parts = (("fields", scale.whole), ("tiles", scale.parts))
@@ -38,7 +38,7 @@ def calibration_figure(scale: FocusScale, theme: Theme = LIGHT) -> Figure:
 def focus_figure(
     fields: Sequence[tuple[str, float, Any]], beyond: float, theme: Theme = LIGHT
 ) -> Figure:
-    """How far fields are from focus, and maps of the worst.
+    """Draw the distances from focus, with maps of the worst fields.
 
     Args:
         fields: name, |z| in um, and map (rows, columns) of each.

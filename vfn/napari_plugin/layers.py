@@ -1,4 +1,4 @@
-"""How a channel looks in napari: colour map, contrast limits, scale."""
+"""Appearance of channels in napari: colour map, contrast limits, scale."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,12 +28,12 @@ OTHERS = ("green", "magenta", "yellow", "cyan", "red")  # by position, for names
 
 
 def is_halfwidth(channel: str) -> bool:
-    """Whether `predict.py` gives this name to half-widths of intervals."""
+    """Return True if the channel holds half-widths of intervals."""
     return HALFWIDTH.fullmatch(channel) is not None
 
 
 def colormap(channel: str, position: int = 0) -> str:
-    """Name of the napari colour map for a channel, the `position`-th (from 0) of its file."""
+    """Return the napari colour map of a channel, the `position`-th (from 0) of its file."""
     if is_halfwidth(channel):
         return WIDTHS
     named = (cmap for word, cmap in COLORMAPS.items() if split_token(channel, word) is not None)
@@ -41,14 +41,14 @@ def colormap(channel: str, position: int = 0) -> str:
 
 
 def contrast_limits(pixels: np.ndarray) -> tuple[float, float]:
-    """Grey values to be shown black and full, the `PERCENTILES` of (..., H, W) `pixels`."""
+    """Return the contrast limits, the `PERCENTILES` of (..., H, W) `pixels`."""
     step = max(1, int((pixels.size / SAMPLED) ** 0.5))
     low, high = np.percentile(pixels[..., ::step, ::step], PERCENTILES)
     return float(low), float(high if high > low else low + 1)  # napari wants a range
 
 
 def options(channels: Sequence[str], array: np.ndarray) -> list[dict[str, Any]]:
-    """Keywords of napari's `add_image` for each channel of `array` (C, ..., H, W).
+    """Return the keywords of napari's `add_image` for each channel of `array` (C, ..., H, W).
 
     Stains add up on a black screen; half-widths wait until they are switched on.
     """
@@ -64,5 +64,5 @@ def options(channels: Sequence[str], array: np.ndarray) -> list[dict[str, Any]]:
 
 
 def scale(pixel_size: float | None) -> Mapping[str, Any]:
-    """Keywords that put an image (H, W) on a scale of micrometres, if its pixel size is known."""
+    """Return the keywords that scale an image (H, W) to micrometres, if its pixel size is known."""
     return {} if pixel_size is None else {"scale": (pixel_size,) * 2, "units": (UNIT,) * 2}

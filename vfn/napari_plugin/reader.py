@@ -1,4 +1,4 @@
-"""Reader: an OME-TIFF of named channels, such as `predict.py` writes, as a layer a channel."""
+"""Reader of OME-TIFFs with named channels, one layer per channel."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 
 def get_reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None:
-    """What reads `path`: `read_layers`, or None, which leaves the file to napari's other readers.
+    """Return `read_layers`, or None to leave `path` to napari's other readers.
 
     Args:
         path: a file; lists (napari's "open as a stack") are left to others.
@@ -30,7 +30,7 @@ def get_reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None
 
 
 def read_layers(path: str) -> list[LayerData]:
-    """A layer a channel: named, coloured, in micrometres; half-widths hidden.
+    """Read one layer per channel: named, coloured, in micrometres; half-widths hidden.
 
     A field that lies outside what its model was trained on says so in a notification.
 
@@ -57,7 +57,7 @@ def read_layers(path: str) -> list[LayerData]:
 
 
 def _note(path: str) -> str:
-    """What the file says of itself; empty where it says nothing."""
+    """Return the note in the file's metadata, or an empty dict."""
     with tifffile.TiffFile(path) as tif:
         told = tifffile.xml2dict(tif.ome_metadata or "<OME/>").get("OME") or {}
     images = told.get("Image", {}) if isinstance(told, dict) else {}

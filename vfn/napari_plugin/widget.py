@@ -1,7 +1,6 @@
-"""Widget: choose a checkpoint and the layers of its inputs, predict, get a layer a stain.
+"""Widget: choose a checkpoint and input layers, predict one layer per stain.
 
-Loading and predicting run in a thread of their own, so that the window stays alive. Whatever goes
-wrong is one line in the widget.
+Loading and predicting run in a background thread. Errors appear as one line in the widget.
 """
 
 import logging
@@ -44,7 +43,7 @@ LENGTH, NO_UNIT = "[length]", "pixel"
 
 @dataclass(frozen=True)
 class Job:
-    """What is predicted.
+    """A prediction.
 
     Attributes:
         arrays: the inputs in the model's order, (..., H, W), maybe lazy; each position along the
@@ -62,10 +61,10 @@ class Job:
         """Predict field after field.
 
         Yields:
-            How many are done.
+            The number of fields done.
 
         Returns:
-            The channels of `model.channels`, (C, ..., H, W), and what there is to warn of.
+            The channels of `model.channels`, (C, ..., H, W), and the warnings.
 
         Raises:
             UserError: see `vfn.Model.predict`; inputs of several sizes.
@@ -93,7 +92,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """Of work in the background. Not the exception itself: a worker raises what it returns."""
+    """Failure of background work. Not the exception itself, which the worker would raise."""
 
     error: Exception
 
@@ -170,7 +169,7 @@ class PredictWidget(QWidget):
             self.load()
 
     def load(self) -> None:
-        """Load the checkpoint that is named; its inputs then appear."""
+        """Load the chosen checkpoint and show its inputs."""
         path = Path(self.checkpoint.text().strip()).expanduser()
         if self._worker is not None or path == Path():
             return
@@ -203,8 +202,7 @@ class PredictWidget(QWidget):
         return [layer for layer in self.viewer.layers if type(layer) is Image and not layer.rgb]
 
     def _refresh(self, event: Any = None) -> None:
-        """Offer the layers that there are; what was chosen stays, else a layer of the channel's
-        name is."""
+        """List the layers; keep the chosen one, else choose the layer with the channel's name."""
         if self._gone.is_set():
             return
         images = self._images()
@@ -221,7 +219,7 @@ class PredictWidget(QWidget):
         self._settle()
 
     def _chosen(self) -> list[Any]:
-        """A layer for each input, None where none is chosen."""
+        """Return the chosen layer of each input, or None."""
         return [box.currentData() for box in self.inputs.values()]
 
     def _take_pixel_size(self, *_: Any) -> None:
@@ -288,7 +286,7 @@ class PredictWidget(QWidget):
     def _start(
         self, says: str, work: Generator[Any, None, Any], done: Any, fields: int = 1
     ) -> None:
-        """Run `work` in a thread; `done` gets what it returns."""
+        """Run `work` in a thread and pass its result to `done`."""
         self.error.clear()
         self.warnings.clear()
         self.status.setText(says)
@@ -330,7 +328,7 @@ class PredictWidget(QWidget):
         self.error.setText(f"Error: {told}")
 
     def _settle(self) -> None:
-        """Let be pressed what makes sense now."""
+        """Enable the controls that apply."""
         busy = self._worker is not None
         calibrated = self.model is not None and self.model.calibrated
         self.progress.setVisible(busy)
@@ -359,8 +357,7 @@ def _loading(path: Path) -> Generator[int, None, vfn.Model]:
 
 
 def _caught(work: Generator[Any, None, Any], gone: threading.Event) -> Generator[Any, None, Any]:
-    """`work` until `gone`. It returns its failure instead of raising it: napari would show a
-    traceback."""
+    """Run `work` until `gone`; return a failure, since napari would show a traceback."""
     try:
         while not gone.is_set():
             yield next(work)
@@ -371,8 +368,8 @@ def _caught(work: Generator[Any, None, Any], gone: threading.Event) -> Generator
 
 
 def _likely(channel: str, images: list[Image], alone: bool) -> Image | None:
-    """The layer that is called like `channel`, or has it among the words of its name; the only one
-    there is for an only input."""
+    """Return the layer with `channel` as its name or among the words of its name; a single layer
+    fits a single input."""
     measured = [layer for layer in images if layers.KEY not in layer.metadata] or images
     name, z = split_plane(channel)
     for layer in measured:
@@ -386,7 +383,7 @@ def _likely(channel: str, images: list[Image], alone: bool) -> Image | None:
 
 
 def pixel_size(layer: Image) -> float | None:
-    """Micrometres a pixel of a layer; None where it does not say.
+    """Return the micrometres per pixel of a layer, or None if unknown.
 
     A scale without a unit is taken as micrometres, as most readers mean it; 1 is what a layer has
     of which nothing is known.

@@ -1,7 +1,7 @@
-"""CSV files of ours: one writer, one reader.
+"""Reading and writing of this project's CSV files.
 
-A name that begins like a formula gets an apostrophe in front when it is written, as spreadsheets
-mark text, and loses it when it is read. Numbers stay numbers.
+The writer prefixes a name that looks like a formula with an apostrophe, as spreadsheets mark text; the
+reader removes it. Numbers stay numbers.
 """
 
 import csv
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 
 class Table(NamedTuple):
-    """A CSV file: names of the columns, and each row by column."""
+    """The column names of a CSV file, and its rows by column."""
 
     header: list[str]
     rows: list[Row]
 
 
 def as_text(cell: object) -> object:
-    """`cell`, marked as text if a spreadsheet would run it as a formula.
+    """Return `cell`, marked as text if a spreadsheet would run it as a formula.
 
     >>> as_text("=1+1"), as_text("-4"), as_text("dapi")
     ("'=1+1", '-4', 'dapi')
@@ -42,7 +42,7 @@ def as_text(cell: object) -> object:
 
 
 def as_name(cell: str) -> str:
-    """The inverse of `as_text`.
+    """Invert `as_text`.
 
     >>> as_name("'=1+1"), as_name("'dapi'")
     ('=1+1', "'dapi'")
@@ -51,7 +51,7 @@ def as_name(cell: str) -> str:
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file, whole or not at all."""
+    """Write a CSV file atomically."""
     buffer, written = io.StringIO(newline=""), []
     writer = csv.writer(buffer, lineterminator="\r\n")  # else a lone \r within a name is not quoted
     for line in (header, *lines):
@@ -65,11 +65,11 @@ def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object
 def read_csv(path: Path, is_whole: Callable[[Row], bool] = bool) -> Table:
     """Read a CSV file that `write_csv` wrote.
 
-    A row that was cut short, as by a copy that stopped, is left out with a warning: its last cell may
-    be the beginning of a number.
+    Truncated rows, as an interrupted copy leaves them, are skipped with a warning: the last cell may be
+    part of a number.
 
     Args:
-        is_whole: tells rows with cells that cannot be; they are left out as well.
+        is_whole: returns False for rows with impossible cells, which are skipped as well.
 
     Raises:
         UserError: the file cannot be read as a CSV.
@@ -93,7 +93,7 @@ def read_csv(path: Path, is_whole: Callable[[Row], bool] = bool) -> Table:
 
 
 def read_epochs(path: Path) -> list[Row]:
-    """Rows of the `metrics.csv` of a training, one per epoch.
+    """Read the `metrics.csv` of a training, one row per epoch.
 
     Raises:
         UserError: see `read_csv`.
@@ -102,6 +102,6 @@ def read_epochs(path: Path) -> list[Row]:
 
 
 def _is_epoch(row: Row) -> bool:
-    """Whether all cells are numbers or empty, and the epoch is there."""
+    """Return True if all cells are numbers or empty and the epoch is present."""
     numbers = all(not cell or _NUMBER.fullmatch(cell) for cell in row.values())
     return numbers and row.get("epoch", "").isdecimal()

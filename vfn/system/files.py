@@ -1,4 +1,4 @@
-"""Writing that loses nothing: a temporary name beside the target, then a rename."""
+"""Atomic writing: a temporary file beside the target, then a rename."""
 
 import errno
 import os
@@ -19,10 +19,10 @@ LEFTOVER = re.compile(r"\.(?:tmp|old)-[0-9a-f]{8}-(.+)")  # of a write that was 
 
 
 def make_folder(path: Path) -> Path:
-    """Make `path` and its parents, and check that files can be written in it.
+    """Create `path` and its parents, and check that it is writable.
 
     Raises:
-        UserError: the folder cannot be made or written.
+        UserError: the folder cannot be created or written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -36,19 +36,19 @@ def make_folder(path: Path) -> Path:
 
 
 def _beside(path: Path, kind: str) -> Path:
-    """A name in the folder of `path` that no other process has, nor the same one on another host."""
+    """Return a name beside `path` that is unique across processes and hosts."""
     return path.with_name(f".{kind}-{uuid.uuid4().hex[:8]}-{_end(path.name)}")
 
 
 def _end(name: str) -> str:
-    """As much of the end of `name` as leaves room for what a temporary name begins with."""
+    """Shorten `name` from the left to leave room for the prefix of a temporary name."""
     while len(os.fsencode(name)) > NAME_BYTES - len(".tmp-01234567-"):
         name = name[1:]
     return name
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that no file can have.
+    """Refuse a file name that is too long.
 
     Raises:
         UserError: it is too long.
@@ -63,10 +63,10 @@ def check_name(path: Path) -> None:
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Let a disk that is full become a line about `path`.
+    """Turn a full disk into a `DiskFull` error about `path`.
 
     Raises:
-        DiskFull: what the block writes does not fit.
+        DiskFull: the disk is full.
     """
     try:
         yield
@@ -81,7 +81,7 @@ def room_for(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of `path`; on success it becomes `path`.
+    """Yield a temporary path beside `path`, and rename it to `path` on success.
 
     When the block raises, `path` is left as it was and the temporary file is removed. The
     temporary name keeps the suffix, since image writers choose the format by it.
@@ -100,7 +100,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _reach_disk(path: Path) -> None:
-    """Wait until the bytes lie on the disk: after a power cut the name must not lead to an empty file."""
+    """Flush the file to disk, so that a power cut leaves no empty file under the final name."""
     handle = os.open(path, os.O_RDWR)  # Windows syncs no other
     try:
         os.fsync(handle)
@@ -110,7 +110,7 @@ def _reach_disk(path: Path) -> None:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """`replacing` for a folder, which the block makes: what is at `path` is whole at any time."""
+    """Do the same for a folder, which the block creates; `path` is complete at any time."""
     temporary, old = (_beside(path, kind) for kind in ("tmp", "old"))
     try:
         with room_for(path):
@@ -124,7 +124,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Remove what writes that were killed left in `folder` under temporary names.
+    """Remove the temporary files that killed writes left in `folder`.
 
     Args:
         folder: may be missing.
@@ -143,6 +143,6 @@ def clear_leftovers(folder: Path, names: Iterable[str] | None = None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all; names of files that are not UTF-8 byte for byte."""
+    """Write `text` as UTF-8 atomically; file names that are not UTF-8 are kept byte for byte."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Who works in a folder: locks that the system releases when their holder dies, whatever the cause."""
+"""Folder locks, which the system releases when their holder dies."""
 
 import errno
 import logging
@@ -63,7 +63,7 @@ def claimed(folder: Path, shard: Shard = WHOLE, parts: Sequence[str] = ()) -> It
 
 
 def refuse_if_claimed(folder: Path) -> None:
-    """Say who works in `folder`, if anybody does.
+    """Check that no other process works in `folder`.
 
     Raises:
         UserError: another process works there.
@@ -73,7 +73,7 @@ def refuse_if_claimed(folder: Path) -> None:
 
 
 def _rivals(folder: Path, shard: Shard) -> list[Path]:
-    """Locks that must be free beside a job's own."""
+    """Return the other locks that must be free."""
     jobs = _locks_of_jobs(folder)
     if shard.count == 1:
         return jobs

@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next tensor."""
+"""Settings of glibc's allocator."""
 
 import ctypes
 import platform
@@ -9,7 +9,7 @@ KEPT = 2**31 - 1  # bytes; the most that the call takes
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, up to `KEPT` bytes, and reuse it.
+    """Let this process keep freed memory, up to `KEPT` bytes, for reuse.
 
     glibc maps every block of 32 MB or more anew, and the kernel then fills it page by page with zeros,
     which for the features of whole fields takes several times as long as computing them.
@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     seven of its size: what alignment cuts off of each stays behind it in a list of that length.
 
     Returns:
-        Whether the C library knows these settings; elsewhere nothing changes.
+        True if the C library has these settings; otherwise nothing changes.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""Progress of anything slow: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress as a bar on a terminal, else as a plain line now and then."""
 
 import logging
 import threading
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """Pass `items` through and show how many of `total` are done."""
+    """Yield `items` and show how many of `total` are done."""
     console = Console(stderr=True)
     if console.is_terminal:
         yield from track(items, label, total, console=console, transient=True)
@@ -43,9 +43,9 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
 
 
 def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
-    """Pass `items` through, made by a thread of its own that is up to `count` items ahead.
+    """Yield `items`, which a thread makes up to `count` items ahead.
 
-    An error of the thread is raised here, in its turn; whoever stops asking stops the thread.
+    An error of the thread is raised here; closing the generator stops the thread.
     """
     ready: Queue[T | _End] = Queue(count)
     stopped = threading.Event()
@@ -84,13 +84,13 @@ def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
 
 @dataclass(frozen=True)
 class _End:
-    """Nothing more comes, because of `error` if there is one."""
+    """The end of the items, or the error that ended them."""
 
     error: BaseException | None
 
 
 def progress_bytes(chunks: Iterable[bytes], done: int, total: int, label: str) -> Iterator[bytes]:
-    """Pass `chunks` through and show how many of `total` bytes are there; 0 if nobody knows.
+    """Yield `chunks` and show how many of `total` bytes have arrived; 0 if unknown.
 
     Args:
         done: bytes that were there before.

@@ -1,4 +1,4 @@
-"""One of several jobs that share the fields of a plate: `shard=2/8`."""
+"""Jobs that share the fields of a plate: `shard=2/8`."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: object) -> "Shard":
-        """From "K/N"; None is all.
+        """Parse "K/N"; None means all fields.
 
         Raises:
             UserError: anything else, or no job of that number.
@@ -33,12 +33,12 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def of(self, items: Sequence[T]) -> list[T]:
-        """This job's share, in order: the jobs' shares are disjoint, together they are all, and
-        they differ by one in length at most."""
+        """Return this job's share, in order: shares are disjoint, complete and differ by one in
+        length at most."""
         return list(items[self.number - 1 :: self.count])
 
     def own(self, path: Path) -> Path:
-        """`path`, or under several jobs a name beside it that no other job writes."""
+        """Return `path`, or with several jobs a name beside it that no other job writes."""
         if self.count == 1:
             return path
         return path.with_name(f"{path.stem}.{self.number}-of-{self.count}{path.suffix}")

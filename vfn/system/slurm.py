@@ -1,7 +1,7 @@
-"""The processes that SLURM started for one training: `srun python train.py trainer=slurm`.
+"""Processes that SLURM starts for one training: `srun python train.py trainer=slurm`.
 
-Lightning knows SLURM, too, but takes any job with tasks for such a training: a batch script that asked for
-tasks in order to have cores, or a shell. And what does not fit it tells by a traceback, or waits for.
+Lightning supports SLURM, but takes any job with tasks for a distributed training: also a batch script that
+requested tasks to get cores, or a shell. It reports a mismatch by a traceback, or hangs.
 """
 
 import os
@@ -20,7 +20,7 @@ from vfn.errors import UserError
 
 @dataclass(frozen=True)
 class Step:
-    """What srun started this process as a part of.
+    """The SLURM job step of this process.
 
     Attributes:
         on_each: tasks on each node, as SLURM writes them: 4(x2).
@@ -32,7 +32,7 @@ class Step:
 
     @classmethod
     def here(cls) -> "Step | None":
-        """None in a batch script, in a shell (srun --pty), and outside SLURM."""
+        """Return the step, or None in a batch script, in a shell (srun --pty) and outside SLURM."""
         env = os.environ
         # What a shell starts by a further srun inherits its variables, but not its terminal.
         shell = "SLURM_PTY_PORT" in env and sys.stdin is not None and sys.stdin.isatty()
@@ -43,27 +43,27 @@ class Step:
 
 
 class _Tasks(SLURMEnvironment):
-    """Lightning's, with the numbers of the step: those of the job, which it compares, may be others'."""
+    """Lightning's environment without its checks, which read the numbers of the job, not of the step."""
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Nothing: `processes` did."""
+        """Do nothing: `processes` has checked."""
 
     @staticmethod
     def _validate_srun_variables() -> None:
-        """Nothing, too: how the tasks were asked for does not matter."""
+        """Do nothing: any way of requesting tasks is fine."""
 
 
 def processes(trainer: dict[str, Any], gpu: bool) -> tuple[Any, list[ClusterEnvironment]]:
-    """Who starts the processes of a training: SLURM did, or Lightning will.
+    """Tell whether SLURM has started the processes of a training or Lightning will.
 
     Args:
         trainer: the settings of the group.
 
     Returns:
-        Lightning's `devices`, and the plugins that tell it of the processes; none lets it look itself.
+        Lightning's `devices`, and its plugins; without any it detects the environment itself.
 
     Raises:
-        UserError: SLURM started others than the settings ask for.
+        UserError: SLURM started other processes than the settings ask for.
     """
     devices, step, name = trainer["devices"], Step.here(), trainer.get("name")
     if TorchElasticEnvironment.detect():  # torchrun, under SLURM or not
