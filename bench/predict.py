@@ -45,7 +45,8 @@ from real_images import call
 from sections import Tee, machine, write_section
 
 from vfn.data.simulated import Specimen
-from vfn.inference.predictor import Predictor, run
+from vfn.inference.folder import run
+from vfn.inference.predictor import Predictor
 from vfn.inference.tiles import blend_weights, tile_starts
 from vfn.models.checkpoint import Checkpoint, load_checkpoint
 from vfn.system.memory import keep_freed_memory

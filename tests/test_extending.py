@@ -1,4 +1,4 @@
-"""docs/extending.md, word for word: a task, a data set, a loss and a network are a file each."""
+"""docs/extending.md, word for word: a task, a data set, a loss and a network of one's own."""
 
 import os
 import re
@@ -14,7 +14,10 @@ from tests.conftest import make_image, write
 from tests.test_cli import SIMULATED, read_csv
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"`((?:conf|vfn)/[\w/]+\.(?:yaml|py))`[^`]*```\w+\n(.*?)```", PAGE, re.S))
+FILES = dict(
+    re.findall(r"`((?:conf|my_package)/[\w/]+\.(?:yaml|py))`[^`]*```\w+\n(.*?)```", PAGE, re.S)
+)
+NET = "my_package.nets.Flat"
 SMALL = [
     "data.patch_size=64", "data.batch_size=2", "data.patches_per_epoch=4", "trainer.max_epochs=1",
     "trainer=cpu", "logger=csv",
@@ -23,21 +26,22 @@ SMALL = [
 
 def test_what_the_page_says_works(tmp_path: Path) -> None:
     assert set(FILES) == {
-        "conf/task/tubulin.yaml", "conf/data/opera.yaml", "conf/loss/sharp.yaml", "vfn/models/terms/edges.py",
-        "vfn/models/nets/flat.py",
+        "conf/task/tubulin.yaml", "conf/data/opera.yaml", "conf/loss/sharp.yaml", "my_package/losses.py",
+        "my_package/nets.py",
     }  # fmt: skip
     for name in ("vfn", "conf"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("train.py", "predict.py"):
         shutil.copy(ROOT / name, tmp_path)
     for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     for seed, (well, channel) in enumerate((w, c) for w in range(1, 5) for c in (2, 3, 4, 5)):
         path = tmp_path / "images" / f"r01c0{well}f01p01-ch{channel}sk1fk1fl1.tiff"
         write(path, make_image(seed, "uint16"))
     chosen = [
-        "data=opera", "data.root=images", "task=tubulin", "loss=sharp", "loss.terms={edges: 0.5}",
-        "model=own", "model.generator.name=flat", "+model.generator.width=8", "run=r", *SMALL,
+        "data=opera", "data.root=images", "task=tubulin", "loss=sharp", "loss.terms={my_package.losses.edges: 0.5}",
+        "model=own", f"model.generator._target_={NET}", "+model.generator.width=8", "run=r", *SMALL,
     ]  # fmt: skip
     refused = command(tmp_path, "train.py", *chosen, "data.channels={rna: ch1}", code=2)
     assert "add it by +data.channels.rna=VALUE" in refused
@@ -47,10 +51,12 @@ def test_what_the_page_says_works(tmp_path: Path) -> None:
     assert float(row["train/edges"]) > 0
     assert float(row["train/ms_ssim"]) > 0
     stored = yaml.safe_load((folder / "config.yaml").read_text())
-    assert stored["model"]["generator"] == {"name": "flat", "width": 8}
+    assert stored["model"]["generator"] == {"_target_": NET, "width": 8}
     assert stored["task"]["inputs"] == ["dna", "er"]
     best = "ckpt=outputs/r/checkpoints/best.ckpt"
-    command(tmp_path, "predict.py", best, "input=images", "output=p")
+    refused = command(tmp_path, "predict.py", best, "input=images", "output=p", code=2)
+    assert f"trust={NET}" in refused
+    command(tmp_path, "predict.py", best, "input=images", "output=p", f"trust={NET}")
     assert len(list((tmp_path / "p").glob("*.ome.tif"))) == 4
 
 
@@ -66,8 +72,11 @@ def command(folder: Path, script: str, *words: str, code: int = 0) -> str:
 
 def test_terms_that_are_none(tmp_path: Path) -> None:
     train = ("train.py", *SIMULATED, *SMALL)
-    run(*train, "loss.terms={edgy: 1}", cwd=tmp_path).refused("vfn/models/terms/edgy.py", "none")
+    run(*train, "loss.terms={edgy.sharp: 1}", cwd=tmp_path).refused(
+        "loss.terms=edgy.sharp", "imported"
+    )
+    run(*train, "loss.terms={math.pi: 1}", cwd=tmp_path).refused("math.pi", "no function")
     run(*train, "loss.terms=[edges]", cwd=tmp_path).refused("{NAME: WEIGHT}")
-    run(*train, "model=own", cwd=tmp_path).refused("model.generator.name=None", "unet")
+    run(*train, "model=own", cwd=tmp_path).refused("model.generator._target_")
     run(*train, "model.generator.name=sync", cwd=tmp_path).refused("model.generator.name=sync")
     run(*train, "model.generator.name=../x", cwd=tmp_path).refused("convnext_unet")

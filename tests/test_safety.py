@@ -35,10 +35,11 @@ from vfn.data.formats import scenes
 from vfn.data.images import check_promise, read_image
 from vfn.errors import UserError
 from vfn.models.card import card_of
-from vfn.models.checkpoint import AtomicCheckpointIO, load_checkpoint, read_raw, refuse_code
+from vfn.models.checkpoint import AtomicCheckpointIO, load_checkpoint, read_raw
 from vfn.models.gan import RECIPE
 from vfn.models.nets import make_generator, with_weights
 from vfn.models.recipe import check_recipe
+from vfn.system.dotted import refuse_code
 
 TINY = [
     "data=simulated", "data.fields=4", f"data.height={HEIGHT}", f"data.width={WIDTH}",
@@ -153,6 +154,104 @@ def test_no_command_takes_a_target_from_a_checkpoint(folder: Path, command: str)
     changed(folder / name, recipe=lambda r: r["generator"].update(extra=[target]), to=folder / name)
     before = contents(folder)
     run(*COMMANDS[command], cwd=folder).refused(name, "_target_: os.system", "do not trust it")
+    assert contents(folder) == before
+
+
+@pytest.fixture
+def own(folder: Path) -> Path:
+    """A checkpoint whose generator is the user's own; importing its module leaves a file behind."""
+    (folder / "strange.py").write_text(
+        "from pathlib import Path\nfrom torch import nn\nPath('owned').touch()\n"
+        "class Net(nn.Conv2d):\n"
+        "    def __init__(self, in_channels, out_channels):\n"
+        "        super().__init__(in_channels, out_channels, 1)\n"
+        "def not_a_network(in_channels, out_channels):\n    return in_channels\n"
+    )
+    keys = [key for key in TINY if not key.startswith("model.")]
+    keys += ["model=own", "model.generator._target_=strange.Net", "run=own"]
+    run("train.py", *keys, cwd=folder).ok()
+    (folder / "owned").unlink()
+    return folder / "outputs/own"
+
+
+OWN = "outputs/own/checkpoints/best.ckpt"
+NAMED = {
+    "predict": ("predict.py", f"ckpt={OWN}", "input=images", "output=out"),
+    "evaluate": ("evaluate.py", f"ckpt={OWN}", "output=out"),
+    "calibrate": ("vfn.calibrate", f"ckpt={OWN}", "steps=2"),
+    "export": ("vfn.export", f"ckpt={OWN}", "output=out", "format=torch"),
+    "resume": ("train.py", "resume=outputs/own", "trainer.max_epochs=2"),
+}
+
+
+def test_a_network_of_ones_own_is_loaded_when_it_is_named_again(own: Path) -> None:
+    folder = own.parent.parent
+    for name, words in NAMED.items():
+        before = contents(folder)
+        run(*words, cwd=folder).refused("_target_: strange.Net", "add trust=strange.Net")
+        assert contents(folder) == before, name
+    # The card is printed without it.
+    assert "strange.Net" in run("vfn.info", OWN, cwd=folder).ok().out
+    for other in (None, "strange", "strange.Other", "Net", ["os.system"]):
+        with pytest.raises(UserError, match=r"add trust=strange\.Net"):
+            vfn.load(folder / OWN, trust=other)
+    assert not (folder / "owned").exists()
+    for words in NAMED.values():
+        run(*words, "trust=strange.Net", cwd=folder).ok()
+    assert (folder / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "vfn.system.files.write_text", "vfn.models.nets.make_generator", "vfn.models.nets.unet.nn.Module",
+        "vfn.models.nets.generator.Generator", "vfn.models.nets.discriminator.PatchGAN", ["os.system"], 3,
+    ],
+)  # fmt: skip
+def test_a_name_of_ours_that_is_no_generator_is_refused(folder: Path, target: Any) -> None:
+    changed(
+        folder / BEST, recipe=lambda r: r["generator"].update(_target_=target), to=folder / BEST
+    )
+    with pytest.raises(UserError, match=r"trust=|unknown"):
+        load_checkpoint(folder / BEST)
+
+
+def test_a_generator_of_ours_may_be_named_by_its_path(folder: Path) -> None:
+    def named(recipe: dict[str, Any]) -> None:
+        del recipe["generator"]["name"]
+        recipe["generator"]["_target_"] = "vfn.models.nets.unet.UNetGenerator"
+
+    changed(folder / BEST, recipe=named, to=folder / "named.ckpt")
+    assert (
+        load_checkpoint(folder / "named.ckpt").identity == load_checkpoint(folder / BEST).identity
+    )
+    wide = lambda r: (named(r), r["generator"].update(width=10**9))  # noqa: E731
+    changed(folder / BEST, recipe=wide, to=folder / "wide.ckpt")
+    with pytest.raises(UserError, match="give 1 to"):
+        load_checkpoint(folder / "wide.ckpt")
+    # Nothing is instantiated within the options of ours.
+    inner = lambda r: (named(r), r["generator"].update(depth={"_target_": "os.getpid"}))  # noqa: E731
+    changed(folder / BEST, recipe=inner, to=folder / "inner.ckpt")
+    with pytest.raises(UserError, match=r"_target_: os\.getpid"):
+        load_checkpoint(folder / "inner.ckpt", trust=["strange.Net"])
+
+
+def test_a_trusted_name_must_make_a_network(own: Path) -> None:
+    folder = own.parent.parent
+    spec = {"_target_": "strange.not_a_network"}
+    changed(folder / OWN, recipe=lambda r: r.update(generator=spec), to=folder / OWN)
+    run(*NAMED["predict"], "trust=strange.not_a_network", cwd=folder).refused(
+        "not a torch.nn.Module"
+    )
+
+
+def test_a_loss_of_a_strangers_run_folder_is_not_imported(folder: Path) -> None:
+    stored = folder / "outputs/good/config.yaml"
+    stored.write_text(stored.read_text().replace("terms: null", "terms: {strange: {loss: 0.5}}"))
+    before = contents(folder)
+    run(*COMMANDS["resume"], cwd=folder).refused(
+        "config.yaml", "strange.loss", "trust=strange.loss"
+    )
     assert contents(folder) == before
 
 

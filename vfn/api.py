@@ -21,10 +21,12 @@ from vfn.data.samples import Sample
 from vfn.errors import UserError
 from vfn.evaluation.ranges import FULL_RANGES, ChannelRanges, Range
 from vfn.evaluation.rows import COLUMNS, score_image
+from vfn.inference.alarms import input_alarms
 from vfn.inference.predictor import TILE, Predictor
 from vfn.models.card import Card, card_of
 from vfn.models.checkpoint import load_checkpoint
 from vfn.refocus.step import refocusing_of
+from vfn.system.dotted import trusted
 
 ARRAY = "array"  # what messages call the user's pixels
 LEADING = "TZS"  # axes over which fields are predicted one by one
@@ -58,6 +60,7 @@ class Model:
 
     Args:
         path: of the checkpoint.
+        trust: see `load`.
         options: of `Predictor`.
 
     Attributes:
@@ -70,8 +73,8 @@ class Model:
         calibrated: whether `predict` can give intervals (`python -m vfn.calibrate`).
     """
 
-    def __init__(self, path: Path, **options: Any) -> None:
-        checkpoint = load_checkpoint(path)
+    def __init__(self, path: Path, trust: Sequence[str] = (), **options: Any) -> None:
+        checkpoint = load_checkpoint(path, trust)
         self._predictor = Predictor(checkpoint, **options)
         self._refocusing = refocusing_of(checkpoint)
         self.path = path
@@ -159,7 +162,7 @@ class Model:
         found = []
         for where, inputs in self._fields(array, axes, pixel_size):
             self._predictor.check(inputs, None)
-            for channel, phrases in self._predictor.alarms(inputs).items():
+            for channel, phrases in input_alarms(self._predictor.checkpoint, inputs).items():
                 found += [f"{where}{channel}: {phrase}" for phrase in phrases]
         return found
 
@@ -246,6 +249,7 @@ def load(
     tile: int = TILE,
     overlap: float = 0.125,
     batch_size: int | None = None,
+    trust: str | Sequence[str] | None = None,
 ) -> Model:
     """Load a trained model. The file is read as data: it can run no code.
 
@@ -258,6 +262,7 @@ def load(
         tile: side of the tiles (px); a field that is no larger is predicted in one piece.
         overlap: share of a tile that neighbours have in common, 0 to 0.5.
         batch_size: tiles at once; None takes about a megapixel on a CPU, 16 on a GPU.
+        trust: dotted path, or paths, of a network that is not part of vfn and may be imported.
 
     Raises:
         UserError: no checkpoint of vfn, or a damaged one; a device, precision or backend that is not
@@ -265,7 +270,7 @@ def load(
     """
     return Model(
         Path(path), device=device, precision=precision, backend=backend, tile=tile,
-        overlap=overlap, batch_size=batch_size,
+        overlap=overlap, batch_size=batch_size, trust=trusted(trust),
     )  # fmt: skip
 
 

@@ -14,8 +14,9 @@ from vfn.data.formats import scenes
 from vfn.data.samples import Sample
 from vfn.errors import UserError
 from vfn.inference import ome
+from vfn.inference.folder import predict_samples, run
+from vfn.inference.inputs import find_samples
 from vfn.inference.ome import is_whole, write_ome
-from vfn.inference.predictor import find_samples, predict_samples, run
 from vfn.system.shards import Shard
 
 FRAMES = np.stack([grey(seed) for seed in range(3)])

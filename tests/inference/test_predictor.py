@@ -23,8 +23,10 @@ from vfn.data.intensity import IntensityNormaliser, to_dtype
 from vfn.data.samples import Task
 from vfn.data.statistics import LinearMap
 from vfn.errors import UserError
+from vfn.inference.folder import predict_samples, run
+from vfn.inference.inputs import find_samples
 from vfn.inference.ome import SHIFT
-from vfn.inference.predictor import Predictor, _Pixels, find_samples, predict_samples, run
+from vfn.inference.predictor import FieldPixels, Predictor
 from vfn.models.checkpoint import Checkpoint
 from vfn.models.nets import make_generator
 from vfn.models.precision import pick_device, pick_precision
@@ -183,7 +185,7 @@ def test_rows_of_a_large_field_are_read_as_they_are_needed() -> None:
     predictor = make_predictor(make_checkpoint(["a", "b"]), overlap=0.25)
     fields = [[grey(i, (150 + i, 45)), grey(i + 9, (150 + i, 45))] for i in range(2)]
     bands: dict[int, list[np.ndarray]] = {0: [], 1: []}
-    pixels = [_Pixels(field, None) for field in fields]
+    pixels = [FieldPixels(field, None) for field in fields]
     for field, top, band in predictor.bands(pixels):
         mine = bands[pixels.index(field)]
         assert top == sum(part.shape[1] for part in mine)
@@ -198,11 +200,11 @@ def test_fields_leave_the_memory_once_they_are_predicted() -> None:
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0
 
-    def fields() -> Iterator[_Pixels]:
+    def fields() -> Iterator[FieldPixels]:
         for i in range(6):
             array = grey(i, (40, 45))
             alive.append(weakref.ref(array))
-            yield _Pixels([array], None)
+            yield FieldPixels([array], None)
             del array
 
     for _ in predictor.bands(fields()):

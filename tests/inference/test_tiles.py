@@ -6,9 +6,16 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vfn.inference.tiles import Source, blend_weights, predict_bands, predict_tiled, tile_starts
+from vfn.inference.tiles import Source, blend_weights, predict_bands, tile_starts
 
 sides = st.integers(1, 200)
+
+
+def predict_tiled(predict, image, tile, overlap, stride, batch_size):
+    """`predict_bands` of one field (Ci, H, W) in memory: (Ct, H, W)."""
+    source = Source(tuple(image.shape[-2:]), lambda start, stop: image[:, start:stop])
+    bands = predict_bands(predict, [source], tile, overlap, stride, batch_size)
+    return torch.cat([band.values for band in bands], 1)
 
 
 @st.composite

@@ -24,7 +24,6 @@ from vfn.metrics.quality import (
     BRISQUE_MODEL,
     brisque,
     brisque_features,
-    improvement,
     piqe,
     quality,
     support_vector_score,
@@ -230,10 +229,3 @@ def test_small_and_odd_sizes_have_scores(shape):
     found = quality(image, 0, 255)
     assert 0 < found.piqe <= 100
     assert math.isfinite(found.brisque)
-
-
-def test_improvement_is_the_fall_of_the_mean():
-    assert improvement([80, 40], [30, 30]) == pytest.approx(50)
-    assert improvement([80, math.nan, 40], [math.nan, 10, 50]) == pytest.approx(-25)
-    assert math.isnan(improvement([math.nan], [3]))
-    assert math.isnan(improvement([-2, 1], [-3, -3]))

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from vfn.data.batch import Batch
 from vfn.models.gan import AdamSettings, VirtualStain
-from vfn.models.losses import LossWeights, discriminator_bce, soft_tolerance
-from vfn.models.ms_ssim import ms_ssim_loss
+from vfn.models.losses import LossWeights, discriminator_bce, ms_ssim_loss, soft_tolerance
 from vfn.models.nets import make_discriminator, make_generator
 
 SIZE = 32

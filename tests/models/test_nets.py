@@ -28,10 +28,10 @@ def images(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_generator_is_the_papers() -> None:
     """Conv k3 s2; LeakyReLU-Conv-BN; ReLU-ConvTranspose-BN; the last without BN."""
     net = UNetGenerator(2, 1, **SMALL, depth=4)
-    assert kinds(net.first) == ["Halving"]
-    assert [kinds(block) for block in net.down] == [["LeakyReLU", "Halving", "BatchNorm2d"]] * 3
-    assert [kinds(block) for block in net.up] == [["ReLU", "Doubling", "BatchNorm2d"]] * 3
-    assert kinds(net.last) == ["ToPixels"]
+    assert kinds(net.first) == ["DownConv"]
+    assert [kinds(block) for block in net.down] == [["LeakyReLU", "DownConv", "BatchNorm2d"]] * 3
+    assert [kinds(block) for block in net.up] == [["ReLU", "UpConv", "BatchNorm2d"]] * 3
+    assert kinds(net.last) == ["OutputConv"]
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             assert layer.kernel_size == (3, 3)
@@ -105,7 +105,7 @@ def test_start_at_sets_the_level_of_the_untrained_network() -> None:
 def test_pix2pix_differs_by_its_numbers() -> None:
     spec = {"kernel_size": 4, "depth": 5, "dropout": 0.5, "bottleneck_norm": False, **SMALL}
     net = UNetGenerator(1, 1, **spec)
-    assert kinds(net.down[-1]) == ["LeakyReLU", "Halving"]
+    assert kinds(net.down[-1]) == ["LeakyReLU", "DownConv"]
     assert net.down[-1][1].bias is not None
     assert net.down[0][1].bias is None  # BN has one
     dropped = ["Dropout" in kinds(block) for block in net.up]

@@ -20,7 +20,8 @@ from vfn.data.samples import Sample, make_samples
 from vfn.data.tiff_stacks import is_stack
 from vfn.data.walk import find_sources
 from vfn.errors import UserError
-from vfn.inference.predictor import find_samples, predict_samples
+from vfn.inference.folder import predict_samples
+from vfn.inference.inputs import find_samples
 from vfn.models.checkpoint import Checkpoint, load_checkpoint
 from vfn.system.csv_files import read_csv
 

@@ -48,9 +48,9 @@ from vfn.app.workspace import (
     Workspace,
 )
 from vfn.errors import DiskFull, UserError
+from vfn.models.intervals import check_coverage
 from vfn.report.html import environment
 from vfn.system.files import FULL as FULL_DISK
-from vfn.uncertainty.intervals import check_coverage
 
 BAD_REQUEST, TOO_LATE, DEFECT = 400, 408, 500
 ASKED = 2**20  # bytes of JSON that the page may send

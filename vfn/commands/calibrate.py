@@ -1,4 +1,4 @@
-"""`python -m vfn.calibrate`: gives a trained model its uncertainty; see `vfn.uncertainty.intervals`."""
+"""`python -m vfn.calibrate`: gives a trained model its uncertainty; see `vfn.models.intervals`."""
 
 import logging
 import time
@@ -24,10 +24,7 @@ from vfn.errors import UserError
 from vfn.evaluation.held_out import held_out_data, recorded, true_targets
 from vfn.inference.predictor import Predictor
 from vfn.models.checkpoint import Checkpoint, load_checkpoint, store_uncertainty
-from vfn.models.precision import autocast, pick_device, pick_precision
-from vfn.system.locks import claimed
-from vfn.system.progress import progress
-from vfn.uncertainty.intervals import (
+from vfn.models.intervals import (
     MULTIPLIERS,
     Miscoverage,
     ScaleHead,
@@ -35,6 +32,10 @@ from vfn.uncertainty.intervals import (
     laplace_loss,
     missed,
 )
+from vfn.models.precision import autocast, pick_device, pick_precision
+from vfn.system.dotted import trusted
+from vfn.system.locks import claimed
+from vfn.system.progress import progress
 
 log = logging.getLogger(__name__)
 LEARNING_RATE = 3e-3  # at the start; it falls to a tenth along a half cosine
@@ -54,7 +55,7 @@ def calibrate(config: DictConfig) -> Uncertainty:
     path = required(config, "ckpt", "outputs/NAME/checkpoints/best.ckpt")
     if config.steps < 1:
         raise UserError(f"steps={config.steps}: give 1 or more")
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, trusted(config.trust))
     # Of a run its whole folder: a training that goes on would replace the checkpoint.
     run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     with claimed(run_folder, parts=("checkpoints",)):

@@ -29,12 +29,15 @@ from vfn.errors import UserError
 from vfn.evaluation.held_out import HeldOutData, held_out_data, recorded, true_targets
 from vfn.evaluation.pairs import FieldPair, FolderPairs
 from vfn.evaluation.stain import Nuclei
+from vfn.inference.alarms import input_alarms
+from vfn.inference.files import predict_to_file
 from vfn.inference.predictor import Predictor
 from vfn.models.card import scores_of
 from vfn.models.checkpoint import load_checkpoint, store_test_scores
 from vfn.refocus.refocuser import is_refocused, restored
 from vfn.refocus.step import refocused
 from vfn.report.verdict import read_limits
+from vfn.system.dotted import trusted
 from vfn.system.files import NAME_BYTES, clear_leftovers, make_folder
 from vfn.system.locks import claimed
 from vfn.system.progress import progress
@@ -90,12 +93,12 @@ class CheckpointPairs:
         inputs = present(arrays[:count])
         channels, truth = true_targets(checkpoint, sample, arrays[count:], self.data.store)
         there = [checkpoint.task.targets.index(channel) for channel in channels]
-        alarms = self.predictor.alarms(inputs, sample.inputs[0].pixel_size)
+        alarms = input_alarms(checkpoint, inputs, sample.inputs[0].pixel_size)
         path = None if self.folder is None else self.folder / f"{sample.name}.ome.tif"
         if path is None or len(os.fsencode(path.name)) > NAME_BYTES:  # it is scored all the same
             predicted = self.predictor.predict(inputs, sample.region)
         else:
-            predicted = self.predictor.predict_to_file(sample, inputs, path, alarms)
+            predicted = predict_to_file(self.predictor, sample, inputs, path, alarms)
         prediction, halfwidth = np.split(predicted, [len(checkpoint.task.targets)])
         prediction = self._over_true_pixels(prediction, sample)
         baselines = checkpoint.baselines.predict(inputs, [m.dtype for m in checkpoint.targets])
@@ -263,7 +266,7 @@ def _conditions(
     output: Path,
 ) -> dict[str, Any]:
     """Control against treated fields."""
-    checkpoint = load_checkpoint(Path(str(config.ckpt)))
+    checkpoint = load_checkpoint(Path(str(config.ckpt)), trusted(config.trust))
     predictor = make_predictor(config, checkpoint)
     trained, samples = _test_data(config, predictor)
     data, samples = trained.data, _matching(samples, config.match, "match")
@@ -365,7 +368,7 @@ def _score(
 ) -> dict[str, Any]:
     """A checkpoint, or anybody's images."""
     if config.ckpt is not None:
-        checkpoint = load_checkpoint(Path(str(config.ckpt)))
+        checkpoint = load_checkpoint(Path(str(config.ckpt)), trusted(config.trust))
         wanted = coverage(config) if checkpoint.uncertainty is not None else None
         predictor = make_predictor(config, checkpoint, wanted)
         trained, samples = _test_data(config, predictor)

@@ -12,14 +12,15 @@ from rich.markdown import Markdown
 from vfn.cli.entry import LineParser, run_parsed
 from vfn.cli.help import as_called
 from vfn.models.card import card_of, markdown
-from vfn.models.checkpoint import load_checkpoint
+from vfn.models.checkpoint import read_raw
+from vfn.models.gan import RECIPE
 
 
 def info(argv: Sequence[str] | None = None) -> None:
     """Print the model card of a checkpoint.
 
     Raises:
-        UserError: a wrong command line; see `load_checkpoint`, `card_of`.
+        UserError: a wrong command line; see `read_raw`, `card_of`.
     """
     parser = LineParser(
         as_called("python -m vfn.info"),
@@ -31,7 +32,7 @@ def info(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     args = parser.parse_args(argv)
-    card = card_of(load_checkpoint(args.ckpt.expanduser()).recipe)
+    card = card_of(read_raw(args.ckpt.expanduser(), trust=None)[RECIPE])
     if args.json:
         print(json.dumps(card, indent=2))
     elif sys.stdout.isatty():

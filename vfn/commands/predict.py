@@ -10,9 +10,11 @@ from vfn.data.cache import ImageCache
 from vfn.data.discovery import Layout, check_channels, check_z
 from vfn.data.samples import Sample
 from vfn.errors import UserError
-from vfn.inference.predictor import Predictor, Prepare, run
+from vfn.inference.folder import Prepare, run
+from vfn.inference.predictor import Predictor
 from vfn.models.checkpoint import Checkpoint, load_checkpoint
 from vfn.refocus.step import refocusing_of
+from vfn.system.dotted import trusted
 from vfn.system.shards import Shard
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def predict(config: DictConfig) -> list[Path]:
     source = None if listed else required(config, "input", "DIR_OR_FILE")
     output = required(config, "output", "DIR")
     shard = Shard.parse(config.shard)
-    checkpoint = load_checkpoint(ckpt)
+    checkpoint = load_checkpoint(ckpt, trusted(config.trust))
     predictor = make_predictor(config, checkpoint, coverage(config), str(config.backend))
     if predictor.coverage is not None and checkpoint.uncertainty is not None:
         for line in checkpoint.uncertainty.promise(predictor.coverage, checkpoint.task.targets):

@@ -17,6 +17,7 @@ from vfn.data.registration import features, measure_shift
 from vfn.evaluation.ranges import ChannelRanges
 from vfn.metrics import fidelity
 from vfn.metrics.spectral import Spectra, spectra
+from vfn.metrics.structure import MS_SSIM_SIDE, SSIM_WINDOW
 from vfn.metrics.tolerance import Tolerance, tolerance_level
 
 # Promised to users, in this order; others come after them.
@@ -220,7 +221,7 @@ def _reasons(
         yield f"signal range is empty: {signal} undefined"
     if np.array_equal(prediction, truth):
         yield "identical to the ground truth: psnr, psnr_signal infinite"
-    for side, figure in ((fidelity.SSIM_WINDOW, "ssim"), (fidelity.MS_SSIM_SIDE, "ms_ssim")):
+    for side, figure in ((SSIM_WINDOW, "ssim"), (MS_SSIM_SIDE, "ms_ssim")):
         if min(truth.shape) < side and figure in columns:
             yield f"smaller than {side}x{side}: {figure}, {figure}_signal undefined"
     if truth.min() == truth.max():

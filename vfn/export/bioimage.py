@@ -16,9 +16,11 @@ from vfn import __version__
 from vfn.data.formats import need
 from vfn.data.intensity import IntensityNormaliser, to_dtype
 from vfn.errors import UserError
-from vfn.export.programs import INPUT, ONNX_PACKAGES, OUTPUT, facts, need_all, write_onnx
+from vfn.export.facts import facts
+from vfn.inference.programs import INPUT, ONNX_PACKAGES, OUTPUT, need_all, write_onnx
 from vfn.models.card import card_of, markdown
 from vfn.models.checkpoint import Checkpoint
+from vfn.models.nets import stride_of
 from vfn.system.files import replacing
 
 PACKAGES = f"{ONNX_PACKAGES} onnxruntime bioimageio.core"
@@ -78,7 +80,9 @@ def write_bioimage(folder: Path, checkpoint: Checkpoint, label: Label) -> Path:
     path = folder / f"{re.sub(r'[^A-Za-z0-9_+()-]+', '_', name)}.zip"
     with tempfile.TemporaryDirectory() as work:
         place = Path(work)
-        opset = write_onnx(place / "weights.onnx", checkpoint.generator, facts(checkpoint))
+        opset = write_onnx(
+            place / "weights.onnx", checkpoint.generator, len(checkpoint.inputs), facts(checkpoint)
+        )
         image, stain = _example(checkpoint)
         np.save(place / "test_input.npy", image)
         np.save(place / "test_output.npy", stain)
@@ -127,11 +131,11 @@ def _kind(maps: Sequence[IntensityNormaliser]) -> str:
 
 def _example(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
     """Return a synthetic field (1, Ci, H, W) over the full range of each channel, and its stain (1, Ct, H, W)."""
-    side = 2 * checkpoint.generator.stride
+    stride = stride_of(checkpoint.generator)
     rng = np.random.default_rng(0)
     images = []
     for fitted in checkpoint.inputs:
-        noise = rng.random((side, side + checkpoint.generator.stride))
+        noise = rng.random((2 * stride, 3 * stride))
         smooth = cv2.GaussianBlur(noise, (0, 0), 2)
         share = (smooth - smooth.min()) / np.ptp(smooth)
         images.append(to_dtype(fitted.low + share * (fitted.high - fitted.low), fitted.dtype))
@@ -223,7 +227,7 @@ def _description(
         opset: of the weights.
         stain: the test output.
     """
-    task, stride = checkpoint.task, checkpoint.generator.stride
+    task, stride = checkpoint.task, stride_of(checkpoint.generator)
     taken, given = _kind(checkpoint.inputs), _kind(checkpoint.targets)
     said = f"Predicts {', '.join(task.targets)} from {', '.join(task.inputs)} of the same field of view."
     return {
@@ -277,7 +281,7 @@ trained after VirFluoNet (Nguyen et al. 2020).
 ## Use
 
 Give images of the same kind as in training: microscope, exposure, bit depth, pixel size. Grey values
-beyond the ranges below are clipped. Height and width are multiples of {checkpoint.generator.stride}; larger
+beyond the ranges below are clipped. Height and width are multiples of {stride_of(checkpoint.generator)}; larger
 fields are predicted in tiles that overlap.
 {card}
 ## Validation

@@ -10,10 +10,12 @@ from vfn.cli.entry import plain, refuse_unread, set_up_logging
 from vfn.commands.predict import required
 from vfn.errors import UserError
 from vfn.export.bioimage import Label, write_bioimage
-from vfn.export.programs import facts, write_onnx, write_torch
+from vfn.export.facts import facts
+from vfn.inference.programs import write_onnx, write_torch
 from vfn.models.card import NOT_STATED, card_of, markdown
 from vfn.models.checkpoint import Checkpoint, load_checkpoint
 from vfn.refocus.step import refocusing_of
+from vfn.system.dotted import trusted
 from vfn.system.files import write_text
 from vfn.system.locks import claimed
 
@@ -37,7 +39,8 @@ def export(config: DictConfig) -> None:
         raise UserError(f"format={config.format}: unknown; choose one of {', '.join(FORMATS)}")
     package = ("name", "description", "authors", "license", "pixel_size")
     refuse_unread({"with format=bioimage": package}, {f"with format={config.format}"})
-    checkpoint = load_checkpoint(ckpt)
+    checkpoint = load_checkpoint(ckpt, trusted(config.trust))
+    inputs = len(checkpoint.task.inputs)
     card = card_of(checkpoint.recipe)
     label = _label(config, card)
     with claimed(output):
@@ -45,10 +48,10 @@ def export(config: DictConfig) -> None:
             path = write_bioimage(output, checkpoint, label)
         elif config.format == "onnx":
             path = output / "model.onnx"
-            write_onnx(path, checkpoint.generator, facts(checkpoint))
+            write_onnx(path, checkpoint.generator, inputs, facts(checkpoint))
         else:
             path = output / "model.pt2"
-            write_torch(path, checkpoint.generator, facts(checkpoint))
+            write_torch(path, checkpoint.generator, inputs, facts(checkpoint))
         write_text(output / CARD, markdown(card))
     for missing in _left_out(checkpoint):
         log.warning("not in the file: %s", missing)

@@ -24,7 +24,7 @@ from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample, Task, make_samples
 from vfn.errors import UserError
 from vfn.focus.figures import calibration_figure, focus_figure
-from vfn.inference.predictor import find_samples
+from vfn.inference.inputs import find_samples
 from vfn.models.checkpoint import load_checkpoint
 from vfn.refocus.measures import (
     MIN_SIDE,
@@ -39,6 +39,7 @@ from vfn.refocus.scale import FocusMap, FocusScale, FocusScore
 from vfn.refocus.series import calibrate_on_samples
 from vfn.report.figures import png_bytes
 from vfn.system.csv_files import write_csv
+from vfn.system.dotted import trusted
 from vfn.system.files import make_folder, replacing, write_text
 from vfn.system.locks import claimed
 from vfn.training.build import stain_data
@@ -95,7 +96,7 @@ def focus(config: DictConfig) -> None:
 
 def _scale_and_samples(config: DictConfig, source: Path) -> tuple[FocusScale, list[Sample]]:
     if config.ckpt is not None:
-        checkpoint = load_checkpoint(Path(str(config.ckpt)))
+        checkpoint = load_checkpoint(Path(str(config.ckpt)), trusted(config.trust))
         if checkpoint.focus is None:
             raise UserError(
                 f"ckpt={config.ckpt}: carries no scale of focus; give a model of task=refocus"

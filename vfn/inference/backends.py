@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vfn.errors import UserError
-from vfn.export.programs import INPUT, ONNX_PACKAGES, need_all, write_onnx
-from vfn.models.nets import Generator
+from vfn.inference.programs import INPUT, ONNX_PACKAGES, need_all, write_onnx
 from vfn.models.precision import pick_device, pick_precision
 
 BACKENDS = ("torch", "onnx", "openvino")
@@ -41,7 +41,7 @@ def pick_arithmetic(backend: str, device: str, precision: str) -> tuple[torch.de
     return cpu, pick_precision(precision, cpu)
 
 
-def make_network(generator: Generator, backend: str, precision: str) -> Network:
+def make_network(generator: nn.Module, inputs: int, backend: str, precision: str) -> Network:
     """The generator as `backend` ("onnx" or "openvino") runs it, with as many threads as torch.
 
     Its ONNX model is made anew, in a folder that goes away.
@@ -53,7 +53,7 @@ def make_network(generator: Generator, backend: str, precision: str) -> Network:
     *_, runtime = need_all(f"backend={backend}", f"{ONNX_PACKAGES} {module}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        write_onnx(path, generator, {})
+        write_onnx(path, generator, inputs, {})
         return (_onnx if backend == "onnx" else _openvino)(runtime, path, precision)
 
 

@@ -182,25 +182,6 @@ def predict_bands(
                 yield band
 
 
-def predict_tiled(
-    predict: Callable[[Tensor], Tensor],
-    image: Tensor,
-    tile: int,
-    overlap: int,
-    stride: int,
-    batch_size: int,
-) -> Tensor:
-    """`predict_bands` of one field (Ci, H, W) in memory.
-
-    Returns:
-        (Ct, H, W) float32 on the CPU.
-    """
-    height, width = image.shape[-2:]
-    source = Source((height, width), lambda start, stop: image[:, start:stop])
-    bands = predict_bands(predict, [source], tile, overlap, stride, batch_size)
-    return torch.cat([band.values for band in bands], 1)
-
-
 def _alpha(starts: list[int], tile: int, length: int, overlap: int) -> Tensor:
     return torch.from_numpy(blend_weights(starts, tile, length, overlap))
 

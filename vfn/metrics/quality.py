@@ -35,7 +35,6 @@ publications cite it; the package does not repeat that notice, we do. Both stand
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -93,20 +92,6 @@ def quality(image: NDArray[Any], low: float, high: float) -> Quality:
     if math.isnan(result.brisque):
         reasons.append("products of neighbouring pixels have but one sign: brisque undefined")
     return Quality(result.piqe, result.brisque, "; ".join(reasons))
-
-
-def improvement(before: Sequence[float], after: Sequence[float]) -> float:
-    """By how many percent the mean score fell from `before` to `after`, over the same fields.
-
-    The paper's figure for refocusing: its input before, its prediction after. Of the means, not the
-    mean of single percentages, since a BRISQUE near 0 makes those boundless. Fields with a NaN on
-    either side are left out; NaN if none is left or the mean before is not positive.
-    """
-    pairs = [
-        (b, a) for b, a in zip(before, after, strict=True) if math.isfinite(b) and math.isfinite(a)
-    ]
-    total = sum(b for b, _ in pairs)
-    return 100 * (total - sum(a for _, a in pairs)) / total if total > 0 else math.nan
 
 
 def to_display(image: NDArray[Any], low: float, high: float) -> Image:

@@ -15,6 +15,7 @@ import torch
 
 from vfn.data.input_shift import number
 from vfn.errors import UserError
+from vfn.models.nets import name_of
 
 NOT_STATED = "not stated"
 PARTS = {"train": "training", "val": "validation", "test": "testing"}
@@ -85,7 +86,7 @@ def make_card(recipe: Mapping[str, Any], about: About, counts: Mapping[str, Any]
             _range(name, fitted)
             for name, fitted in zip(task["targets"], recipe["targets"], strict=True)
         ],
-        "network": {"model": recipe["model"], "generator": recipe["generator"]["name"]},
+        "network": {"model": recipe["model"], "generator": name_of(recipe["generator"])},
         "training": None,
         "validation": None,
         "test": None,

@@ -5,13 +5,14 @@ import io
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import nn
 
 from vfn.data.discovery import Layout
 from vfn.data.grid import Binning
@@ -25,12 +26,13 @@ from vfn.errors import UserError
 from vfn.models.archive import check_entries, check_pickle, is_whole
 from vfn.models.card import card_of, updated
 from vfn.models.gan import RECIPE, ema_state_dict
-from vfn.models.nets import Generator, make_generator, with_weights
+from vfn.models.intervals import Uncertainty
+from vfn.models.nets import OURS, is_own, make_generator, with_weights
 from vfn.models.recipe import check_recipe
 from vfn.refocus.deconvolution import Deconvolution
 from vfn.refocus.scale import FocusScale
+from vfn.system.dotted import TARGET, refuse_code
 from vfn.system.files import replacing
-from vfn.uncertainty.intervals import Uncertainty
 
 FORMAT = 2  # of the recipe; raised when a reader must know
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -51,7 +53,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """See `read_raw`: nobody who asks for it gets more than data."""
-        checkpoint = read_raw(Path(path))
+        checkpoint = read_raw(Path(path), trust=None)
         self._sound.add(Path(path).resolve())
         return checkpoint
 
@@ -108,7 +110,7 @@ class Checkpoint:
 
     path: Path
     identity: str
-    generator: Generator
+    generator: nn.Module
     task: Task
     layout: Layout
     inputs: tuple[IntensityNormaliser, ...]
@@ -139,11 +141,15 @@ class Checkpoint:
         return Binning.from_dict(self.recipe.get("binning"), *counts)
 
 
-def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
-    """The file as plain data and tensors.
+def read_raw(
+    path: Path, mapped: bool = False, trust: Collection[str] | None = ()
+) -> dict[str, Any]:
+    """Read the file as plain data and tensors; nothing in it is imported or run.
 
     Args:
         mapped: tensors stay in the file until they are looked at, and its checksums unread.
+        trust: dotted paths of networks that are not part of vfn and may be built from what is read;
+            None for a reader that builds none.
 
     Raises:
         UserError: missing, unreadable, or no checkpoint of vfn.
@@ -185,7 +191,7 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
             f"ckpt={path}: format {str(stated)[:40]}, this version reads {FORMAT}; "
             "use the version of vfn that wrote it"
         )
-    refuse_code(recipe, f"ckpt={path}")
+    refuse_code(recipe, f"ckpt={path}", (*OURS, *(_networks(recipe) if trust is None else trust)))
     try:
         check_recipe(recipe)
     except ValueError as exc:
@@ -193,6 +199,12 @@ def read_raw(path: Path, mapped: bool = False) -> dict[str, Any]:
             f"ckpt={path}: its recipe is damaged ({exc}); train anew or copy it again"
         ) from exc
     return raw
+
+
+def _networks(recipe: Mapping[str, Any]) -> list[str]:
+    """The dotted paths that stand where a recipe names its networks."""
+    specs = [recipe.get(part) for part in ("generator", "discriminator")]
+    return [spec[TARGET] for spec in specs if isinstance(spec, Mapping) and TARGET in spec]
 
 
 def _is_utf8(path: Path) -> bool:
@@ -203,34 +215,16 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def refuse_code(data: Any, what: str) -> None:
-    """Refuse plain data that names code to run, as Hydra's `_target_` does: nothing of ours ever does,
-    and nothing of ours would run it; whoever put it there meant another program to.
-
-    Raises:
-        UserError: it does; the message names `what`.
-    """
-    todo = [data]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, Mapping):
-            if "_target_" in node:
-                raise UserError(
-                    f"{what}: names code to run (_target_: {node['_target_']}), which no file of vfn does; "
-                    "do not trust it"
-                )
-            todo += node.values()
-        elif isinstance(node, list | tuple):
-            todo += node
-
-
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, trust: Collection[str] = ()) -> Checkpoint:
     """Read a checkpoint and build its generator in evaluation mode, on the CPU.
+
+    Args:
+        trust: dotted paths of networks that are not part of vfn and may be imported.
 
     Raises:
         UserError: see `read_raw`; or weights that do not fit the network they name.
     """
-    raw = read_raw(path)
+    raw = read_raw(path, trust=trust)
     return from_recipe(raw[RECIPE], _generator_weights(raw), path)
 
 
@@ -267,6 +261,7 @@ def _from_recipe(
         generator = with_weights(
             lambda: make_generator(recipe["generator"], len(task.inputs), len(task.targets)),
             weights,
+            sketch=not is_own(recipe["generator"]),
         )
     except RuntimeError as exc:
         raise UserError(f"ckpt={path}: weights do not fit its network; train anew") from exc
@@ -331,7 +326,7 @@ def store_uncertainty(path: Path, uncertainty: Uncertainty) -> None:
     Raises:
         UserError: see `read_raw`; it cannot be written there.
     """
-    _amend(path, read_raw(path), {"uncertainty": uncertainty.to_dict()})
+    _amend(path, read_raw(path, trust=None), {"uncertainty": uncertainty.to_dict()})
 
 
 def store_test_scores(path: Path, identity: str, scores: Mapping[str, Any]) -> None:
@@ -343,7 +338,7 @@ def store_test_scores(path: Path, identity: str, scores: Mapping[str, Any]) -> N
     Raises:
         UserError: see `read_raw`; other weights lie there by now; it cannot be written there.
     """
-    raw = read_raw(path)
+    raw = read_raw(path, trust=None)
     if digest(_generator_weights(raw)) != identity:
         raise UserError(f"ckpt={path}: was written anew while it was scored; score it again")
     card = updated(card_of(raw[RECIPE]), test=dict(scores))

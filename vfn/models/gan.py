@@ -16,13 +16,13 @@ from vfn.models.losses import (
     feature_matching,
     generator_term,
     gradient_penalty,
+    load_terms,
     masked_mae,
+    ms_ssim_loss,
     soft_tolerance,
 )
 from vfn.models.manual_optimization import ManualOptimization
-from vfn.models.ms_ssim import ms_ssim_loss
-from vfn.models.nets.discriminator import Discriminator
-from vfn.models.terms import find_term
+from vfn.models.nets import Discriminator
 
 RECIPE = "vfn"  # the key of our part of a checkpoint
 GENERATOR, AVERAGED = "generator.", "averaged."  # what names in a state dict begin with
@@ -57,7 +57,8 @@ class VirtualStain(ManualOptimization):
 
     Args:
         generator: (B, Ci, h, w) -> (B, Ct, h, w), both in [-1, 1].
-        discriminator: of (condition, image) -> logits; None trains the generator alone.
+        discriminator: (condition, image) -> logits; feature matching needs `judge` of our
+            `Discriminator`. None trains the generator alone.
         objective: weights of the loss terms.
         adam: of both optimisers.
         recipe: plain data that goes into every checkpoint beside the weights.
@@ -70,7 +71,7 @@ class VirtualStain(ManualOptimization):
     def __init__(
         self,
         generator: nn.Module,
-        discriminator: Discriminator | None,
+        discriminator: nn.Module | None,
         objective: LossWeights,
         adam: AdamSettings,
         recipe: Mapping[str, Any],
@@ -82,7 +83,7 @@ class VirtualStain(ManualOptimization):
         self.generator, self.discriminator = generator, discriminator
         self.averaged = EMA(generator, ema) if ema else None
         self.objective, self.adam, self.recipe = objective, adam, dict(recipe)
-        self.further = {name: find_term(name) for name in objective.terms or {}}
+        self.further = load_terms(objective.terms)
         # Of this epoch: name -> sum over its patches, and how many these were.
         self.sums: dict[str, tuple[Tensor | float, int]] = {}
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -175,8 +176,8 @@ class VirtualStain(ManualOptimization):
         assert self.discriminator is not None
         weights = self.objective
         seen = seen.detach().requires_grad_()
-        real_logits, real = self.discriminator.judge(batch.input, batch.target)
-        fake_logits, fake = self.discriminator.judge(batch.input, seen)
+        real_logits, real = self._judge(batch.input, batch.target)
+        fake_logits, fake = self._judge(batch.input, seen)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
         adversarial = generator_term(weights.adversarial_kind, fake_logits)
         feedback = AdversarialFeedback(
@@ -206,6 +207,13 @@ class VirtualStain(ManualOptimization):
             **penalty,
         }
         return of_d, feedback
+
+    def _judge(self, condition: Tensor, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the discriminator's logits, and its features if it has `judge`."""
+        assert self.discriminator is not None
+        if isinstance(self.discriminator, Discriminator):
+            return self.discriminator.judge(condition, image)
+        return self.discriminator(condition, image), []
 
     def _penalty(self, batch: Batch) -> Tensor:
         """R1 on the truth, in float32: it is a gradient of a gradient."""
@@ -239,9 +247,9 @@ class VirtualStain(ManualOptimization):
             )  # fmt: skip
             loss = loss + weights.tolerance * tolerance
             terms["tolerance"] = tolerance
-        for name, term in self.further.items():
+        for name, (weight, term) in self.further.items():
             terms[name] = term(fake.float(), batch.target, batch.valid)
-            loss = loss + (weights.terms or {})[name] * terms[name]
+            loss = loss + weight * terms[name]
         if weights.ms_ssim:
             structure = ms_ssim_loss(fake.float(), batch.target, batch.valid)
             loss = loss + weights.ms_ssim * structure
@@ -336,6 +344,12 @@ class VirtualStain(ManualOptimization):
             weights = {k: v for k, v in state.items() if k.startswith(GENERATOR)}
             state |= {f"{AVERAGED}net.{k.removeprefix(GENERATOR)}": v for k, v in weights.items()}
             state[f"{AVERAGED}_extra_state"] = torch.tensor(0)
+
+    def on_fit_start(self) -> None:
+        """Move loss terms with weights of their own, such as perceptual losses, to the device."""
+        for _, term in self.further.values():
+            if isinstance(term, nn.Module):
+                term.to(self.device).requires_grad_(False)
 
     def on_train_start(self) -> None:
         """Take up the random state of the checkpoint."""

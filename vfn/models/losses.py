@@ -1,17 +1,21 @@
 """The objective (paper, sec. 2.4, eq. 2 to 6): pure terms, and how they are weighted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.errors import UserError
+from vfn.metrics.structure import MS_SSIM_WEIGHTS, SSIM_WINDOW, multiscale
 from vfn.metrics.tolerance import THRESHOLDS
-from vfn.models.terms import find_term
+from vfn.system.dotted import find
 
+Term = Callable[[Tensor, Tensor, Tensor], Tensor]  # (prediction, target, valid) -> a mean
 PIECE = 2**17  # values of `_pieces`: 512 KiB of float32
+MS_SSIM_FLOOR = 1e-3  # of the mean contrast-structure of a scale
 ADVERSARIAL = ("bce", "hinge", "lsgan")
 
 
@@ -162,6 +166,32 @@ def soft_tolerance(
     return (beta1 * intensity + beta2 * spatial).sum() / valid.any(-1).sum().clamp(min=1)
 
 
+def ms_ssim_loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """1 - MS-SSIM, mean over the patches and channels that have a valid window at every scale.
+
+    Windows that hold an invalid pixel do not count. Patches too small for all five scales (176
+    pixels) have those that fit, with the scales' weights rescaled to a sum of 1.
+
+    Args:
+        prediction, target: (B, C, H, W) in [-1, 1], float32, 11 pixels or more; both are moved to [0, 2],
+            since a mean below 0 would mean nothing to the luminance factor.
+        valid: (B, C, H, W) bool.
+
+    Returns:
+        In [0, 1]; 0 where nothing counts. A structure that is the reverse of the target's is no
+        worse than none: the MAE beside it has to turn it round.
+    """
+    scales = sum(min(target.shape[-2:]) >> k >= SSIM_WINDOW for k in range(len(MS_SSIM_WEIGHTS)))
+    weights = [w / sum(MS_SSIM_WEIGHTS[:scales]) for w in MS_SSIM_WEIGHTS[:scales]]
+    # To ask a GPU would make the host wait for it.
+    everywhere = valid.device.type == "cpu" and bool(valid.all())
+    _, similarity, counts = multiscale(
+        prediction + 1, target + 1, target.new_tensor(2.0), weights, None if everywhere else valid,
+        MS_SSIM_FLOOR,
+    )  # fmt: skip
+    return ((1 - similarity) * counts).sum() / counts.sum().clamp(min=1)
+
+
 def _tolerance_threshold(error: Tensor, valid: Tensor, beta1: float, beta2: float) -> Tensor:
     """The smallest i of 0.00 to 0.99 that minimises eq. 7: (B, C, N) -> (B, C, 1)."""
     thresholds = torch.as_tensor(THRESHOLDS, dtype=error.dtype, device=error.device)
@@ -173,6 +203,49 @@ def _tolerance_threshold(error: Tensor, valid: Tensor, beta1: float, beta2: floa
     spatial = 1 - count / count[..., -1:].clamp(min=1)
     curve = beta1 * intensity + beta2 * spatial
     return thresholds[curve[..., :-1].argmin(-1, keepdim=True)]
+
+
+def term_weights(weights: Mapping[str, Any] | None, prefix: str = "") -> dict[str, float]:
+    """Flatten tables of further terms: {a: {b: 1}} and {a.b: 1} are the same to Hydra's command line.
+
+    Raises:
+        UserError: a weight that is no number, or below 0.
+    """
+    flat: dict[str, float] = {}
+    for key, weight in (weights or {}).items():
+        name = f"{prefix}{key}"
+        if isinstance(weight, Mapping):
+            flat |= term_weights(weight, f"{name}.")
+        elif isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+            raise UserError(f"loss.terms={{{name}: {weight}}}: a weight is a number, 0 or more")
+        else:
+            flat[name] = float(weight)
+    return flat
+
+
+def load_terms(weights: Mapping[str, Any] | None) -> dict[str, tuple[float, Term]]:
+    """Import the loss terms that the user names, keyed by the last part of their dotted paths.
+
+    A term is called with prediction, target (both (B, C, H, W) in [-1, 1]) and valid (bool, the same
+    shape) and returns a scalar, a mean over the valid pixels. A class, such as an nn.Module, is
+    instantiated without arguments first.
+
+    Args:
+        weights: see `LossWeights.terms`.
+
+    Raises:
+        UserError: a path that leads to no function; two terms of one name.
+    """
+    terms: dict[str, tuple[float, Term]] = {}
+    for path, weight in term_weights(weights).items():
+        key, name = "loss.terms", path.rpartition(".")[2]
+        term = find(path, key)
+        if not callable(term):
+            raise UserError(f"{key}={path}: is no function of prediction, target and valid")
+        if name in terms:
+            raise UserError(f"{key}={path}: another term is named {name} too; rename one")
+        terms[name] = weight, term() if isinstance(term, type) else term
+    return terms
 
 
 @dataclass(frozen=True)
@@ -188,8 +261,8 @@ class LossWeights:
         feature_matching: weight of `feature_matching`; it takes a discriminator.
         r1, r1_every: weight of `gradient_penalty`, and the steps from one to the next, each of which
             counts r1_every times (StyleGAN2, Karras et al. 2020); it takes a discriminator.
-        ms_ssim: weight of 1 - MS-SSIM (`vfn.models.ms_ssim`).
-        terms: weights of further terms by the names of their modules (`vfn.models.terms`).
+        ms_ssim: weight of `ms_ssim_loss`.
+        terms: weights of further terms by the dotted paths of their functions; see `load_terms`.
         tolerance: weight of `soft_tolerance`; 0 leaves it out.
         tolerance_temperature, tolerance_beta1, tolerance_beta2: its arguments.
     """
@@ -204,7 +277,7 @@ class LossWeights:
     r1: float = 0.0
     r1_every: int = 16
     ms_ssim: float = 0.0
-    terms: Mapping[str, float] | None = None
+    terms: Mapping[str, Any] | None = None
     tolerance: float = 0.0
     tolerance_temperature: float = 0.1
     tolerance_beta1: float = 1.0
@@ -220,11 +293,10 @@ class LossWeights:
                 f"loss.adversarial_kind={self.adversarial_kind}: choose {', '.join(ADVERSARIAL)}"
             )
         if not isinstance(self.terms, Mapping | None):
-            raise UserError(f"loss.terms={self.terms}: give {{NAME: WEIGHT}}, as {{edges: 0.5}}")
-        for name, weight in (self.terms or {}).items():
-            find_term(name)
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-                raise UserError(f"loss.terms={{{name}: {weight}}}: a weight is a number, 0 or more")
+            raise UserError(
+                f"loss.terms={self.terms}: give {{NAME: WEIGHT}}, as {{my_package.my_loss: 0.5}}"
+            )
+        term_weights(self.terms)
         if self.r1_every < 1:
             raise UserError(f"loss.r1_every={self.r1_every}: give 1 step or more")
         for key in (

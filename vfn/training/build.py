@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from vfn import __version__
 from vfn.cli.entry import known_tasks, plain
@@ -22,7 +23,7 @@ from vfn.models.checkpoint import FORMAT, read_raw, submodule
 from vfn.models.ema import checked_decay
 from vfn.models.gan import RECIPE, AdamSettings, VirtualStain, ema_state_dict
 from vfn.models.losses import LossWeights
-from vfn.models.nets import Discriminator, Generator, make_discriminator, make_generator
+from vfn.models.nets import is_own, make_discriminator, make_generator, name_of, stride_of
 from vfn.models.nets.generator import AUTO, STARTS
 from vfn.refocus.preparation import preparation
 
@@ -104,37 +105,66 @@ class ModelBuilder:
 
 def make_networks(
     config: DictConfig, task: Task, objective: LossWeights, data: StainData
-) -> tuple[Generator, Discriminator | None]:
+) -> tuple[nn.Module, nn.Module | None]:
     """Return generator and discriminator; none where the loss has no adversarial term.
 
     Raises:
         UserError: a patch that the networks cannot take.
     """
     inputs, targets = len(task.inputs), len(task.targets)
-    generator = make_generator(plain(config.model.generator), inputs, targets)
-    patch = data.config.patch_size
-    if patch % generator.stride:
+    spec = plain(config.model.generator)
+    generator = make_generator(spec, inputs, targets)
+    patch, stride = data.config.patch_size, stride_of(generator)
+    if patch % stride:
         raise UserError(
-            f"data.patch_size={patch}: the generator halves the image {generator.stride.bit_length() - 1} "
-            f"times, so give a multiple of {generator.stride} or lower model.generator.depth"
+            f"data.patch_size={patch}: the generator halves the image {stride.bit_length() - 1} "
+            f"times, so give a multiple of {stride} or lower model.generator.depth"
         )
+    if is_own(spec):
+        _check_shape(generator, name_of(spec), (inputs, targets, patch))
     _check_norms(generator, inputs, data.config)
     if not objective.adversarial:
         return generator, None
     spec = plain(config.model.discriminator)
+    if is_own(spec) and objective.feature_matching:
+        raise UserError(
+            f"loss.feature_matching={objective.feature_matching}: needs the features of one of our "
+            f"discriminators, not of {name_of(spec)}; set it to 0"
+        )
     return generator, make_discriminator(spec, inputs + targets, patch)
 
 
-def _check_norms(generator: Generator, inputs: int, config: DataConfig) -> None:
+def _check_shape(generator: nn.Module, name: str, sizes: tuple[int, int, int]) -> None:
+    """Run a network of the user's once: it must map (B, Ci, h, w) to (B, Ct, h, w)."""
+    inputs, targets, patch = sizes
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            made = copy.deepcopy(generator).eval()(torch.zeros(1, inputs, patch, patch))
+    except Exception as exc:  # whatever the user's code raises
+        reason = " ".join(str(exc).split())
+        raise UserError(
+            f"model.generator: {name} fails on an input of shape (1, {inputs}, {patch}, {patch}): "
+            f"{type(exc).__name__}: {reason}"
+        ) from exc
+    shape = tuple(getattr(made, "shape", ()))
+    if shape != (1, targets, patch, patch):
+        raise UserError(
+            f"model.generator: {name} maps (1, {inputs}, {patch}, {patch}) to {shape}; it must give "
+            f"(1, {targets}, {patch}, {patch})"
+        )
+
+
+def _check_norms(generator: nn.Module, inputs: int, config: DataConfig) -> None:
     """Refuse a batch norm that would see a single value per channel: it has no variance."""
     patch = config.patch_size
-    if config.batch_size * (patch // generator.stride) ** 2 > 1:
+    stride = stride_of(generator)
+    if config.batch_size * (patch // stride) ** 2 > 1:
         return
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             copy.deepcopy(generator).train()(torch.zeros(1, inputs, patch, patch))
     except ValueError as exc:
-        depth = generator.stride.bit_length() - 1
+        depth = stride.bit_length() - 1
         raise UserError(
             f"data.batch_size=1 with data.patch_size={patch}: at depth {depth} one pixel is left, and a batch norm "
             f"needs more; give data.batch_size=2, data.patch_size={2 * patch} or model.generator.depth={depth - 1}"
@@ -143,17 +173,21 @@ def _check_norms(generator: Generator, inputs: int, config: DataConfig) -> None:
 
 def _start_of(path: Path) -> str:
     """Return the start of the generator in a checkpoint: it decides which layers there are."""
-    return str(read_raw(path)[RECIPE]["generator"].get("start", STARTS[0]))
+    return str(read_raw(path, trust=None)[RECIPE]["generator"].get("start", STARTS[0]))
 
 
-def _starts_linear(data: StainData, generator: Generator) -> bool:
+def _starts_linear(data: StainData, generator: nn.Module) -> bool:
     """Decide `model.generator.start=auto`: whether to initialise with the linear baseline.
 
     It is a head start where it explains most of the variance. Otherwise the network is slow to leave it: on
     the Schwann cells of docs/models.md it never did.
     """
     share = float(np.mean(data.measured.explained))
-    linear = share >= MOST and data.linear_start() is not None and not generator.residual
+    linear = (
+        share >= MOST
+        and data.linear_start() is not None
+        and not getattr(generator, "residual", False)
+    )
     log.info(
         "the best linear map of the inputs explains %.0f %% of the targets' variance; starting at %s",
         100 * share, "that map" if linear else "the mean of each target",
@@ -161,14 +195,18 @@ def _starts_linear(data: StainData, generator: Generator) -> bool:
     return linear
 
 
-def _start(generator: Generator, data: StainData) -> None:
+def _start(generator: nn.Module, data: StainData) -> None:
+    """Let the untrained network predict what costs nothing, if it has `start_at` of our `Generator`."""
+    start_at = getattr(generator, "start_at", None)
+    if start_at is None:
+        return
     linear = data.linear_start()
-    if generator.start == "linear" and linear is None:
+    if getattr(generator, "start", None) == "linear" and linear is None:
         log.info(
             "model.generator.start=linear: equalised or corrected images have no linear map yet; "
             "starting at the mean of each target"
         )
-    generator.start_at(data.target_level(), linear)
+    start_at(data.target_level(), linear)
 
 
 def _recipe(config: DictConfig, data: StainData, about: About) -> dict[str, Any]:
@@ -185,7 +223,7 @@ def _recipe(config: DictConfig, data: StainData, about: About) -> dict[str, Any]
 
 
 def _initialise(
-    generator: torch.nn.Module, discriminator: Discriminator | None, path: Path, task: Task
+    generator: nn.Module, discriminator: nn.Module | None, path: Path, task: Task
 ) -> bool:
     """Load the weights of another model (`init=CKPT`); with other targets, all layers but the last.
 
@@ -195,7 +233,7 @@ def _initialise(
     Raises:
         UserError: another network, or another number of inputs.
     """
-    raw = read_raw(path)
+    raw = read_raw(path, trust=None)
     theirs = submodule(ema_state_dict(raw["state_dict"]), "generator")
     ours = generator.state_dict()
     other = [
@@ -225,7 +263,7 @@ def _initialise(
     return bool(other)
 
 
-def _freeze(generator: Generator, config: DictConfig) -> None:
+def _freeze(generator: nn.Module, config: DictConfig) -> None:
     """Freeze the encoder where `freeze` asks for it.
 
     Raises:
@@ -238,4 +276,10 @@ def _freeze(generator: Generator, config: DictConfig) -> None:
         return
     if not (config.init or config.resume):
         raise UserError("freeze=encoder: a new network has nothing to keep; give init=CKPT")
-    generator.freeze_encoder()
+    freeze_encoder = getattr(generator, "freeze_encoder", None)
+    if freeze_encoder is None:
+        raise UserError(
+            f"freeze=encoder: {name_of(plain(config.model.generator))} has no method freeze_encoder; add it, as "
+            "vfn.models.nets.Generator has it, or give freeze=none"
+        )
+    freeze_encoder()

@@ -172,7 +172,7 @@ def _set_up(
     data: StainData, builder: ModelBuilder, folder: Path, resumed: Path | None, quiet: bool
 ) -> None:
     """Set the data up and open log.txt; refuse a checkpoint that fits neither networks nor images."""
-    before = None if resumed is None else read_raw(resumed, mapped=True)
+    before = None if resumed is None else read_raw(resumed, mapped=True, trust=None)
     if before is not None:
         check_networks(before, builder.generator, builder.discriminator, folder)
     with new_parts(folder) if is_first() else nullcontext():

@@ -17,6 +17,7 @@ MAY_CHANGE = (
     "trainer",
     "logger",
     "card",
+    "trust",
     "loss",  # its weights; whether there is an adversary is the network's
     "model.adam",
     "model.ema",
@@ -33,7 +34,7 @@ MAY_CHANGE = (
 # A run folder of any version holds these; what came later may lack.
 HELD = (
     "seed", "data.name", "task.name", "task.inputs", "task.targets", "task.input_z", "model.name",
-    "model.generator.name", "model.discriminator", "model.adam.lr_generator", "model.adam.lr_discriminator",
+    "model.generator", "model.discriminator", "model.adam.lr_generator", "model.adam.lr_discriminator",
     "model.adam.betas", "loss", "logger.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "trainer.strategy", "trainer.precision", "trainer.channels_last", "trainer.max_epochs",
     "trainer.max_time", "trainer.val_every_n_epochs", "trainer.sample_every_n_epochs",

@@ -13,8 +13,11 @@ from vfn.cli.entry import varied
 from vfn.cli.settings import check_settings
 from vfn.cli.stored import read_stored
 from vfn.errors import UserError
-from vfn.models.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_raw, refuse_code
+from vfn.models.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_raw
+from vfn.models.losses import term_weights
+from vfn.models.nets import OURS
 from vfn.system.csv_files import read_epochs
+from vfn.system.dotted import TARGET, refuse_code, targets_in, trusted
 from vfn.system.files import make_folder
 from vfn.system.locks import refuse_if_claimed
 from vfn.training.resume import check_whole, merged
@@ -42,10 +45,12 @@ def run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
                 "give the folder of a run, outputs/NAME"
             )
         before = OmegaConf.create(read_stored(stored))
-        refuse_code(OmegaConf.to_container(before), str(stored))
+        _refuse_strange_code(before, config, str(stored))
         check_settings(before, "train", str(stored))
         check_whole(before, stored)
-        read_raw(newest_checkpoint(folder / "checkpoints"))  # refused before anything is written
+        read_raw(
+            newest_checkpoint(folder / "checkpoints"), trust=None
+        )  # refused before anything is written
         return folder, merged(before, config, folder)
     folder = folder_of(config)
     # What failed before it learnt anything may be started anew.
@@ -60,6 +65,17 @@ def run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
             f"run={config.run}: {folder} holds a run already; {again}, or give another run=NAME"
         )
     return folder, config
+
+
+def _refuse_strange_code(before: DictConfig, config: DictConfig, where: str) -> None:
+    """Refuse dotted paths in the config of a run folder that neither are ours nor stand in `config`."""
+    stored, now = (OmegaConf.to_container(c) for c in (before, config))
+    terms, own_terms = (
+        term_weights(OmegaConf.to_container(c.loss).get("terms"))  # type: ignore[union-attr]
+        for c in (before, config)
+    )
+    known = (*OURS, *trusted(config.get("trust")), *targets_in(now), *own_terms)
+    refuse_code([stored, [{TARGET: path} for path in terms]], where, known)
 
 
 def folder_of(config: DictConfig) -> Path:

@@ -1,10 +1,8 @@
-"""The networks, made by name: a checkpoint names a network, it never brings code."""
+"""The networks, made by name; a user's own by the dotted path of its class (`_target_`)."""
 
 import copy
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,9 +14,10 @@ from vfn.models.nets.convnext_unet import ConvNeXtUNet
 from vfn.models.nets.discriminator import ConditionalDiscriminator, Discriminator, PatchGAN
 from vfn.models.nets.generator import Generator
 from vfn.models.nets.unet import UNetGenerator
+from vfn.system.dotted import TARGET, build
 
 G = TypeVar("G", bound=nn.Module)
-# Of what decides how much memory a network takes: far more than any machine could train.
+# Limits of the options that decide how much memory a network takes: far more than any machine could train.
 LARGEST = {"width": 2048, "max_width": 8192, "depth": 12, "blocks": 64, "kernel_size": 31}
 GENERATORS: dict[str, type[Generator]] = {
     "unet": UNetGenerator,
@@ -28,34 +27,41 @@ DISCRIMINATORS: dict[str, type[Discriminator]] = {
     "conditional": ConditionalDiscriminator,
     "patchgan": PatchGAN,
 }
+# The dotted paths that a checkpoint may name without being trusted.
+OURS: dict[str, type[nn.Module]] = {
+    f"{net.__module__}.{net.__qualname__}": net
+    for net in (*GENERATORS.values(), *DISCRIMINATORS.values())
+}
 
 
-def _of_module(name: str, other: type[nn.Module]) -> type[nn.Module] | None:
-    """The network of the module `vfn/models/nets/NAME.py`: its only class over the base that `other` has.
+def is_own(spec: Mapping[str, Any]) -> bool:
+    """Return whether `spec` names a network that is not part of vfn."""
+    return spec.get(TARGET) is not None and spec[TARGET] not in OURS
 
-    Of this package alone: a checkpoint that names a network brings no code.
-    """
-    if not (name.isidentifier() and (Path(__file__).parent / f"{name}.py").is_file()):
-        return None
-    base = Generator if issubclass(other, Generator) else Discriminator
-    module = import_module(f"vfn.models.nets.{name}")
-    own = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, base) and value is not base
-    ]
-    mine = [value for value in own if value.__module__ == module.__name__]
-    return mine[0] if len(mine) == 1 else None
+
+def name_of(spec: Mapping[str, Any]) -> str:
+    """The name, or the dotted path, of the network that `spec` describes."""
+    return str(spec.get(TARGET) or spec["name"])
 
 
 def _make(
     kind: str, table: Mapping[str, type[nn.Module]], spec: Mapping[str, Any], **sizes: int
 ) -> Any:
     options = dict(spec)
-    name = options.pop("name", None)
-    made = table.get(str(name)) or _of_module(str(name), next(iter(table.values())))
-    if made is None:
-        raise UserError(f"model.{kind}.name={name}: unknown; choose one of {', '.join(table)}")
+    name, target = options.pop("name", None), options.pop(TARGET, None)
+    if is_own(spec):
+        network = build({TARGET: target, **options}, f"model.{kind}", **sizes)
+        if not isinstance(network, nn.Module):
+            raise UserError(
+                f"model.{kind}.{TARGET}={target}: makes a {type(network).__name__}, not a torch.nn.Module"
+            )
+        return network
+    made = table.get(str(name)) if target is None else OURS[target]
+    if made is None or not issubclass(made, tuple(table.values())):
+        raise UserError(
+            f"model.{kind}.name={name}: unknown; choose one of {', '.join(table)}, or name a class of your own "
+            f"by model.{kind}.{TARGET}=my_package.MyNet"
+        )
     try:
         for key, value in options.items():
             if key in LARGEST and not 1 <= value <= LARGEST[key]:
@@ -65,29 +71,43 @@ def _make(
         raise UserError(f"model.{kind}: {exc}; see conf/model for the keys of {name}") from exc
 
 
-def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int) -> Generator:
-    """The generator that `spec` names (`name` and its options).
+def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int) -> nn.Module:
+    """Build the generator that `spec` describes: `name` or `_target_`, and its options.
+
+    One of ours is a `Generator`; any other module maps (B, Ci, h, w) to (B, Ct, h, w), and what it has of
+    the attributes of `Generator` is used.
 
     Raises:
         UserError: unknown name or option; see `Generator`.
     """
-    generator: Generator = _make(
+    generator: nn.Module = _make(
         "generator", GENERATORS, spec, in_channels=in_channels, out_channels=out_channels
     )
     return generator
 
 
-def with_weights(make: Callable[[], G], weights: Mapping[str, torch.Tensor]) -> G:
-    """The network that `make` makes, with `weights`.
+def stride_of(generator: nn.Module) -> int:
+    """The number that height and width of its inputs must be multiples of."""
+    stride = getattr(generator, "stride", 1)
+    return stride if isinstance(stride, int) else 1  # that of a convolution is a tuple
 
-    It is made without memory first: whatever sizes a stranger's file names, no more is taken than its
-    weights need.
+
+def with_weights(
+    make: Callable[[], G], weights: Mapping[str, torch.Tensor], sketch: bool = True
+) -> G:
+    """Make a network and load `weights` into it.
+
+    Args:
+        sketch: make it without memory first, so that whatever sizes a stranger's file names, no more is
+            taken than its weights need. Networks of others may not bear that.
 
     Raises:
         RuntimeError: the weights do not fit it.
     """
-    with torch.device("meta"):
-        wanted = make().state_dict()
+    wanted: Mapping[str, torch.Tensor] = {}
+    if sketch:
+        with torch.device("meta"):
+            wanted = make().state_dict()
     for name, tensor in wanted.items():
         given = weights.get(name)
         if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
@@ -97,13 +117,15 @@ def with_weights(make: Callable[[], G], weights: Mapping[str, torch.Tensor]) -> 
     return module
 
 
-def make_discriminator(spec: Mapping[str, Any], in_channels: int, patch_size: int) -> Discriminator:
-    """The discriminator that `spec` names.
+def make_discriminator(spec: Mapping[str, Any], in_channels: int, patch_size: int) -> nn.Module:
+    """Build the discriminator that `spec` describes.
+
+    One of ours is a `Discriminator`; any other module maps condition and image to logits.
 
     Raises:
         UserError: unknown name or option.
     """
-    discriminator: Discriminator = _make(
+    discriminator: nn.Module = _make(
         "discriminator", DISCRIMINATORS, spec, in_channels=in_channels, patch_size=patch_size
     )
     return discriminator
@@ -132,10 +154,14 @@ def fold_norms(generator: G) -> G:
 __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
+    "OURS",
     "Discriminator",
     "Generator",
     "fold_norms",
+    "is_own",
     "make_discriminator",
     "make_generator",
+    "name_of",
+    "stride_of",
     "with_weights",
 ]

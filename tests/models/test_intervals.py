@@ -30,7 +30,7 @@ from vfn.evaluation.held_out import recorded
 from vfn.inference.predictor import Predictor
 from vfn.metrics.coverage import coverage_reached
 from vfn.models.checkpoint import Checkpoint, load_checkpoint
-from vfn.uncertainty.intervals import (
+from vfn.models.intervals import (
     MULTIPLIERS,
     Miscoverage,
     ScaleHead,

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.fx.experimental import _config as shapes
 
-from vfn import __version__
 from vfn.data.formats import need
-from vfn.data.intensity import IntensityNormaliser
-from vfn.models.checkpoint import Checkpoint
-from vfn.models.nets import Generator
+from vfn.models.nets import stride_of
 from vfn.system.files import replacing
 
 INPUT, OUTPUT = "input", "output"  # names of the two tensors
@@ -29,49 +27,25 @@ def need_all(what: Path | str, packages: str) -> list[Any]:
     return [need(module, what, packages) for module in packages.split()]
 
 
-def facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What must be known to use the bare network, as plain data.
-
-    The network maps [-1, 1] to [-1, 1]; `inputs` and `targets` give, by channel in their order, the
-    map between that and grey values: see `vfn.data.intensity.Intensity`.
-    """
-    task = checkpoint.task
-
-    def channels(
-        names: tuple[str, ...], maps: tuple[IntensityNormaliser, ...]
-    ) -> list[dict[str, Any]]:
-        return [
-            {"channel": name, **fitted.to_dict()} for name, fitted in zip(names, maps, strict=True)
-        ]
-
-    return {
-        "version": __version__,
-        "model": checkpoint.identity,
-        "stride": checkpoint.generator.stride,
-        "inputs": channels(task.inputs, checkpoint.inputs),
-        "targets": channels(task.targets, checkpoint.targets),
-        "illumination_corrected": any(flat is not None for flat in checkpoint.flats),
-    }
-
-
-def _bare(generator: Generator) -> tuple[Generator, torch.Tensor]:
+def _bare(generator: nn.Module, inputs: int) -> tuple[nn.Module, torch.Tensor]:
     """A copy on the CPU in float32, evaluation mode, default layout; and an example to trace it by.
 
     No size of the example is 1, down to the bottleneck: a 1 would be traced as a constant.
     """
     bare = copy.deepcopy(generator).cpu().float().eval().requires_grad_(False)
     bare = bare.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    side = 2 * bare.stride
-    return bare, torch.zeros(2, bare.first.in_channels, side, side + bare.stride)
+    stride = stride_of(bare)
+    return bare, torch.zeros(2, inputs, 2 * stride, 3 * stride)
 
 
-def write_onnx(path: Path, generator: Generator, about: dict[str, Any]) -> int:
+def write_onnx(path: Path, generator: nn.Module, inputs: int, about: dict[str, Any]) -> int:
     """Write `path`: (batch, Ci, height, width) -> (batch, Ct, height, width), float32 in [-1, 1].
 
     Batch, height and width are free; height and width are multiples of the generator's stride.
 
     Args:
-        about: see `facts`; kept in the file's metadata.
+        inputs: number of input channels.
+        about: plain data, kept in the file's metadata.
 
     Returns:
         The version of ONNX's operators.
@@ -80,7 +54,7 @@ def write_onnx(path: Path, generator: Generator, about: dict[str, Any]) -> int:
         UserError: a package is missing.
     """
     need_all(path, ONNX_PACKAGES)
-    bare, example = _bare(generator)
+    bare, example = _bare(generator, inputs)
     free = {0: "batch", 2: "height", 3: "width"}
     with _quiet():
         program = torch.onnx.export(
@@ -99,11 +73,11 @@ def write_onnx(path: Path, generator: Generator, about: dict[str, Any]) -> int:
     return int(program.model.opset_imports[""])
 
 
-def write_torch(path: Path, generator: Generator, about: dict[str, Any]) -> None:
+def write_torch(path: Path, generator: nn.Module, inputs: int, about: dict[str, Any]) -> None:
     """Write `path`, for `torch.export.load`; shapes and `about` as in `write_onnx`."""
-    bare, example = _bare(generator)
+    bare, example = _bare(generator, inputs)
     batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
-    free = {0: batch, 2: bare.stride * rows, 3: bare.stride * columns}
+    free = {0: batch, 2: stride_of(bare) * rows, 3: stride_of(bare) * columns}
     # Else an image of one stride, whose bottleneck is 1 pixel, would be refused.
     with _quiet(), shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(bare, (example,), dynamic_shapes=(free,))

@@ -10,7 +10,7 @@ from torchmetrics.functional.image import (
 )
 
 from vfn.metrics import fidelity
-from vfn.models.ms_ssim import ms_ssim_loss
+from vfn.models.losses import ms_ssim_loss
 
 
 def images(side: int, seed: int = 0, mix: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,7 +37,7 @@ def test_five_scales_are_torchmetrics(mix: float) -> None:
     value = 1 - ms_ssim_loss(prediction, target, valid)
     # It counts windows that reach beyond the border, too.
     assert float(value) == pytest.approx(float(torch.stack(expected).mean()), abs=0.01)
-    ours = fidelity.ms_ssim(prediction + 1, target + 1, 2.0).mean()
+    ours = fidelity.figures(prediction + 1, target + 1, 2.0, ["ms_ssim"])["ms_ssim"].mean()
     assert float(value) == pytest.approx(float(ours), abs=1e-4)
 
 

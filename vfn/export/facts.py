@@ -1,0 +1,33 @@
+"""What other programs must know to use the bare network."""
+
+from typing import Any
+
+from vfn import __version__
+from vfn.data.intensity import IntensityNormaliser
+from vfn.models.checkpoint import Checkpoint
+from vfn.models.nets import stride_of
+
+
+def facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What must be known to use the bare network, as plain data.
+
+    The network maps [-1, 1] to [-1, 1]; `inputs` and `targets` give, by channel in their order, the
+    map between that and grey values: see `vfn.data.intensity.Intensity`.
+    """
+    task = checkpoint.task
+
+    def channels(
+        names: tuple[str, ...], maps: tuple[IntensityNormaliser, ...]
+    ) -> list[dict[str, Any]]:
+        return [
+            {"channel": name, **fitted.to_dict()} for name, fitted in zip(names, maps, strict=True)
+        ]
+
+    return {
+        "version": __version__,
+        "model": checkpoint.identity,
+        "stride": stride_of(checkpoint.generator),
+        "inputs": channels(task.inputs, checkpoint.inputs),
+        "targets": channels(task.targets, checkpoint.targets),
+        "illumination_corrected": any(flat is not None for flat in checkpoint.flats),
+    }

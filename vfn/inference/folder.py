@@ -1,0 +1,287 @@
+"""Predict the fields of a folder into files, reading, computing and writing side by side."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from vfn.data.cache import ImageCache
+from vfn.data.discovery import Layout
+from vfn.data.pixels import present, read_sample
+from vfn.data.samples import Sample
+from vfn.errors import UserError
+from vfn.inference.alarms import input_alarms, report_alarms
+from vfn.inference.files import (
+    TIFF,
+    identity_of,
+    identity_of_movie,
+    kept_prediction,
+    pixel_digest,
+    write_prediction,
+)
+from vfn.inference.inputs import find_samples
+from vfn.inference.ome_zarr import field_paths, list_in_plate
+from vfn.inference.predictor import FieldPixels, Predictor, named
+from vfn.inference.targets import Target, targets_of
+from vfn.system.files import check_name, clear_leftovers
+from vfn.system.locks import claimed
+from vfn.system.progress import ahead, progress
+from vfn.system.shards import Shard
+
+log = logging.getLogger(__name__)
+WHOLE = Shard()
+Prepare = Callable[[list[Sample], ImageCache], list[Sample]]
+
+
+@dataclass(frozen=True, eq=False)  # each is itself
+class _Order:
+    """A file that is to be written.
+
+    Attributes:
+        alarms: of its samples, by the words that name the channel, and of a movie the time point.
+    """
+
+    target: Target
+    path: Path
+    identity: str
+    shape: tuple[int, ...]
+    alarms: Mapping[str, list[str]]
+
+
+@dataclass(frozen=True, eq=False)  # each is itself: arrays do not compare
+class _Job(FieldPixels):
+    """A field that is to be predicted, for a file."""
+
+    sample: Sample
+    order: _Order
+
+    @property
+    def name(self) -> str:
+        """Of the sample."""
+        return self.sample.name
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def run(
+    predictor: Predictor,
+    source: Path | None,
+    output: Path,
+    file_format: str = "ome_tiff",
+    prepare: Prepare | None = None,
+    shard: Shard = WHOLE,
+    layout: Layout | None = None,
+) -> list[Path]:
+    """Predict every field of `source` into `output`; a field that cannot be predicted stops no other.
+
+    Args:
+        source, layout: see `find_samples`.
+        file_format, prepare, shard: see `predict_samples`.
+
+    Returns:
+        The paths, in order.
+
+    Raises:
+        UserError: nothing to predict, or no place for it; at the end, fields that were refused.
+    """
+    if file_format not in ("ome_tiff", "ome_zarr"):
+        raise UserError(f"format={file_format}: unknown; choose ome_tiff or ome_zarr")
+    if shard.count > 1 and file_format == "ome_zarr":
+        raise UserError(
+            f"format=ome_zarr, shard={shard.number}/{shard.count}: jobs would write one plate's list of wells at once; "
+            "give format=ome_tiff, or no shard"
+        )
+    samples = find_samples(predictor.checkpoint, source, layout)
+    folder = source.parent if source is not None and source.is_file() else source
+    whole = source is not None and source.is_dir()
+    if folder is not None and _inside(output, folder) and (whole or _inside(folder, output)):
+        raise UserError(
+            f"output={output}: lies in the input folder, where predictions would be taken for images; "
+            "choose a folder beside it"
+        )
+    return predict_samples(predictor, samples, output, file_format, prepare, shard)
+
+
+def predict_samples(
+    predictor: Predictor,
+    samples: list[Sample],
+    output: Path,
+    file_format: str = "ome_tiff",
+    prepare: Prepare | None = None,
+    shard: Shard = WHOLE,
+    watch: Callable[[float], None] | None = None,
+) -> list[Path]:
+    """Predict fields into `output`; a field that cannot be predicted stops no other.
+
+    Args:
+        samples: of which those of one movie go into one file.
+        file_format: "ome_tiff" for `output`/<field>.ome.tif; "ome_zarr", see `ome_zarr.field_paths`.
+        prepare: what is done with the fields before the network sees them (refocusing).
+        shard: which of the fields, where several jobs share them.
+        watch: is told now and then which share of the work is done, in [0, 1]; what it raises ends
+            the prediction.
+
+    Returns:
+        The paths, in order.
+
+    Raises:
+        UserError: no place for it; two fields of one name; at the end, fields that were refused.
+    """
+    targets = targets_of(samples)
+    names = [target.name for target in targets]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(
+            f"two fields are named {twice}: rename one, their predictions would collide"
+        )
+    with claimed(output, shard):
+        paths = {name: output / f"{name}{TIFF}" for name in names}
+        if file_format == "ome_zarr":
+            paths = field_paths(output, [replace(t.samples[0], name=t.name) for t in targets])
+        targets = shard.of(targets)  # checked and named as a whole: every job sees the same
+        return _Folder(predictor, output, paths, watch, shard).predict(targets, prepare)
+
+
+class _Folder:
+    """`predict_samples`, once it is known what goes where and nobody else writes there."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        output: Path,
+        paths: Mapping[str, Path],
+        watch: Callable[[float], None] | None,
+        shard: Shard,
+    ) -> None:
+        self.predictor, self.output, self.paths = predictor, output, paths
+        self.watch, self.shard = watch, shard
+        self.store = ImageCache()  # nothing is kept
+        self.alarms: dict[str, dict[str, list[str]]] = {}
+        self.refused: list[UserError] = []
+        self.order: dict[str, int] = {}  # number of each sample
+
+    def predict(self, targets: list[Target], prepare: Prepare | None) -> list[Path]:
+        """Write the files of `targets`.
+
+        Raises:
+            UserError: see `predict_samples`.
+        """
+        ours = [self.paths[target.name] for target in targets]
+        for folder in {path.parent for path in ours}:
+            clear_leftovers(folder, {path.name for path in ours})
+        if prepare is not None:
+            targets = self._prepared(targets, prepare)
+        fields = len(targets) + len(self.refused)
+        self.order = {v.name: i for i, v in enumerate(v for t in targets for v in t.samples)}
+        # One thread reads the next field, one or more (`lanes`) compute, this one compresses and writes.
+        jobs = ahead(self._jobs(targets), 1)
+        with closing(ahead(self.predictor.bands(jobs), 2)) as predicted:
+            for order, bands in groupby(predicted, key=lambda part: part[0].order):
+                write_prediction(
+                    self.predictor,                     order.target, order.path, order.identity, order.alarms, order.shape,
+                    self._told(bands),
+                )  # fmt: skip
+                self._list_in_plate(order.target)
+        table = self.shard.own(self.output / "input_shift.csv")
+        report_alarms(self.alarms, len(self.order), table)
+        self._report_refused(fields)
+        return [self.paths[target.name] for target in targets]
+
+    def _prepared(self, targets: list[Target], prepare: Prepare) -> list[Target]:
+        """The targets with their samples prepared, without those that were left out."""
+        samples = {v.name: v for v in prepare([v for t in targets for v in t.samples], self.store)}
+        found = []
+        for target in targets:
+            left = tuple(
+                samples[sample.name] for sample in target.samples if sample.name in samples
+            )
+            if len(left) == len(target.samples):
+                found.append(replace(target, samples=left))
+            elif left:
+                self.refused.append(
+                    UserError(
+                        f"field {target.name}: {len(target.samples) - len(left)} of its {len(target.samples)} "
+                        "time points are left out as out of focus, which a movie cannot be; save them as "
+                        "a file each"
+                    )
+                )
+        return found
+
+    def _jobs(self, targets: Sequence[Target]) -> Iterator[_Job]:
+        """The fields that are still to be predicted; the others leave their alarms and errors."""
+        done = progress(range(len(self.order)), len(self.order), "predicting")
+        order: _Order | None
+        for target in targets:
+            try:
+                order, inputs = self._looked_at(target)
+                kept = kept_prediction(order.path, order.identity, inputs[0].shape, target.times)
+            except UserError as exc:
+                self.refused.append(exc)
+                order = kept = None
+            for sample in target.samples:
+                next(done)
+                if order is not None and kept is None:
+                    if target.times is not None:  # read time point by time point, once more
+                        inputs = present(read_sample(sample, self.store))
+                    yield _Job(inputs, sample.region, sample, order)
+            if kept is not None:
+                self._list_in_plate(target)
+
+    def _looked_at(self, target: Target) -> tuple[_Order, list[np.ndarray]]:
+        """What is to be written, and the inputs of its last sample.
+
+        Raises:
+            UserError: an image that cannot be read, or that the model does not take; a name that no file
+                can have.
+        """
+        check_name(self.paths[target.name])
+        predictor, digests = self.predictor, []
+        alarms: dict[str, list[str]] = {}
+        for sample in target.samples:
+            inputs = present(read_sample(sample, self.store))
+            found = input_alarms(predictor.checkpoint, inputs, sample.inputs[0].pixel_size)
+            with named(sample.name):
+                predictor.check(inputs, sample.region)
+                predictor.settle(inputs)
+            if found:
+                self.alarms[sample.name] = found
+            at = "" if target.times is None else f"{sample.name}, "
+            alarms |= {f"{at}{channel}": phrases for channel, phrases in found.items()}
+            if target.times is not None:
+                digests.append(pixel_digest(inputs))
+        identity = (
+            identity_of_movie(predictor, digests) if digests else identity_of(predictor, inputs)
+        )
+        path = self.paths[target.name]
+        return _Order(target, path, identity, inputs[0].shape, alarms), inputs
+
+    def _told(self, bands: Iterable[tuple[_Job, int, np.ndarray]]) -> Iterator[np.ndarray]:
+        """The pixels of `bands`; `watch` hears of each."""
+        for job, top, band in bands:
+            if self.watch is not None:
+                rows = (top + band.shape[1]) / job.inputs[0].shape[0]
+                self.watch((self.order[job.sample.name] + rows) / len(self.order))
+            yield band
+
+    def _list_in_plate(self, target: Target) -> None:
+        path = self.paths[target.name]
+        if path.parent != self.output:
+            list_in_plate(path, target.samples[0].plate)
+
+    def _report_refused(self, fields: int) -> None:
+        """Raise what was refused, if anything was."""
+        if self.refused and len(self.refused) == fields:
+            raise self.refused[0]
+        if self.refused:
+            for reason in self.refused:
+                log.warning("not predicted: %s", reason)
+            raise UserError(
+                f"{len(self.refused)} of {fields} fields were not predicted, the others are in {self.output}; "
+                f"the first: {self.refused[0]}"
+            )
