@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vfn.data.patches import Batch
+from vfn.data.batch import Batch
 from vfn.models.gan import AdamSettings, VirtualStain
 from vfn.models.losses import LossWeights
 from vfn.models.manual_optimization import SharedScaler
