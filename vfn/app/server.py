@@ -1,25 +1,23 @@
 """The HTTP interface of the page: JSON, pixels and files."""
 
-import json
-import logging
 import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from omegaconf import DictConfig
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from vfn import __version__
+from vfn.app.exchange import ERRORS, Told, asked_by, length_of, to_number, whole
 from vfn.app.folders import Folders
 from vfn.app.models import Models
 from vfn.app.pixels import SIDE, part
@@ -37,7 +35,6 @@ from vfn.app.predicting import (
 )
 from vfn.app.queue import Job, Queue
 from vfn.app.workspace import (
-    FULL,
     KEPT,
     NOT_FOUND,
     TOO_LARGE,
@@ -47,26 +44,12 @@ from vfn.app.workspace import (
     Refused,
     Workspace,
 )
-from vfn.errors import DiskFull, UserError
+from vfn.errors import UserError
 from vfn.models.intervals import check_coverage
 from vfn.report.html import environment
-from vfn.system.files import FULL as FULL_DISK
 
-BAD_REQUEST, TOO_LATE, DEFECT = 400, 408, 500
-ASKED = 2**20  # bytes of JSON that the page may send
 LOOKS = 8  # at files at once; where a disk does not answer, they hang and leave the rest of the page alone
 STATIC = {"app.css": "text/css", "app.js": "text/javascript"}
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class Told(JSONResponse):
-    """A JSON response in ASCII, which keeps file names that are not UTF-8."""
-
-    def render(self, content: Any) -> bytes:
-        """Return the body."""
-        return json.dumps(content, allow_nan=False).encode()
 
 
 class Site:
@@ -99,14 +82,7 @@ class Site:
             Route("/api/jobs/{job}/file", self.file),
             Route("/api/jobs/{job}/all", self.all_files),
         ]
-        told: Mapping[Any, Any] = {
-            HTTPException: _http_line,
-            UserError: _line,
-            ClientDisconnect: _half,
-            OSError: _unreadable,
-            Exception: _defect,
-        }
-        self.app = Starlette(routes=routes, exception_handlers=told)
+        self.app = Starlette(routes=routes, exception_handlers=ERRORS)
 
     def page(self, request: Request) -> Response:
         """Return the page. It needs no key, so it says nothing about this machine."""
@@ -141,7 +117,7 @@ class Site:
         return await self._apart(self._list_folder, request)
 
     def _list_folder(self, asked: Mapping[str, Any]) -> Response:
-        root = _number(asked.get("root"), "root", int)
+        root = to_number(asked.get("root"), "root", int)
         folder = self.folders.resolve(root, str(asked.get("path", "")))
         found = self.folders.list(folder)
         below = folder.relative_to(self.folders.roots[root]).as_posix()
@@ -167,7 +143,7 @@ class Site:
         name = request.query_params.get("name", "")
         self.workspace.check_uploads()
         with drop.receiving(name) as write:
-            drop.check_size(name, _length(request))
+            drop.check_size(name, length_of(request))
             async for chunk in request.stream():
                 write(chunk)
         return Told({"files": drop.files})
@@ -220,10 +196,10 @@ class Site:
         model = self.models.find(str(asked.get("model")))
         coverage = asked.get("coverage")
         if coverage is not None:
-            coverage = check_coverage(_number(coverage, "coverage"))
+            coverage = check_coverage(to_number(coverage, "coverage"))
         if isinstance(asked.get("channels"), dict):
             chosen = {
-                str(channel): (str(where.get("file")), _number(where.get("index"), "index", int))
+                str(channel): (str(where.get("file")), to_number(where.get("index"), "index", int))
                 for channel, where in asked["channels"].items()
                 if isinstance(where, dict)
             }
@@ -279,14 +255,12 @@ class Site:
         """Return a part of a layer, see `vfn.app.pixels`."""
         query = request.query_params
         layers = self._field(request).layers
-        number = _whole(query, "layer")
+        number = whole(query, "layer")
         if not 0 <= number < len(layers):
             raise Refused(NOT_FOUND, "there is no such image")
         layer = layers[number]
-        top, left, height, width = (
-            _whole(query, key) for key in ("top", "left", "height", "width")
-        )
-        side = _whole(query, "side") if "side" in query else SIDE
+        top, left, height, width = (whole(query, key) for key in ("top", "left", "height", "width"))
+        side = whole(query, "side") if "side" in query else SIDE
         codes = part(
             layer.read(), layer.scale, (top, top + height), (left, left + width), side
         )  # fmt: skip
@@ -322,7 +296,7 @@ class Site:
         self, work: Callable[[Mapping[str, Any]], Response], request: Request
     ) -> Response:
         """Run work that reads the user's files, which may hang, in a thread."""
-        asked = await _asked(request)
+        asked = await asked_by(request)
         if self._looking.available_tokens < 1:
             raise Refused(
                 TOO_MANY, "files are still being read, and do not answer; try again later"
@@ -334,7 +308,7 @@ class Site:
 
     def _field(self, request: Request) -> Predicted:
         results: list[Predicted] = self._job(request).result or []
-        number = _whole(request.query_params, "field")
+        number = whole(request.query_params, "field")
         if not 0 <= number < len(results):
             raise Refused(NOT_FOUND, "there is no such field")
         return results[number]
@@ -346,7 +320,7 @@ class Site:
         folder = asked.get("folder")
         if not isinstance(folder, dict):
             raise UserError("no images yet: drop files, or choose a folder")
-        root = _number(folder.get("root"), "root", int)
+        root = to_number(folder.get("root"), "root", int)
         path = self.folders.resolve(root, str(folder.get("path", "")))
         return Source(path, self.folders.roots[root], private=False)
 
@@ -367,38 +341,6 @@ def _command(order: Order) -> str:
     return f"python predict.py ckpt={order.model.path} input={source} output=DIR{interval}"
 
 
-def _whole(query: Mapping[str, str], key: str) -> int:
-    return _number(query.get(key), key, int)
-
-
-def _number(value: Any, key: str, kind: Callable[[Any], T] = float) -> T:  # type: ignore[assignment]
-    try:
-        return kind(value)
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise UserError(f"{key}={value}: is no number") from exc
-
-
-def _length(request: Request) -> int:
-    stated = request.headers.get("content-length", "0")
-    return int(stated) if stated.isdecimal() else 0
-
-
-async def _asked(request: Request) -> dict[str, Any]:
-    """Parse the JSON object in the body of a request."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > ASKED:
-            raise Refused(TOO_LARGE, "the page asks for too much at once")
-    try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise UserError("the request is no JSON") from exc
-    if not isinstance(asked, dict):
-        raise UserError("the request is no JSON object")
-    return asked
-
-
 def _sendable(name: str) -> str:
     r"""Return a file name in UTF-8, with other bytes written as %FF.
 
@@ -406,27 +348,3 @@ def _sendable(name: str) -> str:
     'a%FF.tif'
     """
     return re.sub("[\ud800-\udfff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
-
-
-def _line(request: Request, exc: Exception) -> Response:
-    status = FULL if isinstance(exc, DiskFull) else BAD_REQUEST
-    return Told({"error": str(exc)}, getattr(exc, "status", status))
-
-
-def _http_line(request: Request, exc: HTTPException) -> Response:
-    return Told({"error": exc.detail}, exc.status_code)
-
-
-def _half(request: Request, exc: Exception) -> Response:
-    return Told({"error": "the request did not arrive whole"}, TOO_LATE)
-
-
-def _unreadable(request: Request, exc: OSError) -> Response:
-    line = f"{exc.filename or 'a file'}: {exc.strerror or exc}; look whether it is still there, and its rights"
-    return Told({"error": line}, FULL if exc.errno in FULL_DISK else NOT_FOUND)
-
-
-def _defect(request: Request, exc: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
-    line = f"a defect of vfn, not of your images ({type(exc).__name__}); the terminal says more"
-    return Told({"error": line}, DEFECT)

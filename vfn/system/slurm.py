@@ -76,28 +76,7 @@ def processes(trainer: dict[str, Any], gpu: bool) -> tuple[Any, list[ClusterEnvi
         )
     if step is None or (step.tasks == 1 and not ours):
         return devices, [LightningEnvironment()] if "SLURM_NTASKS" in os.environ else []
-    wanted = len(devices) if isinstance(devices, list) else devices
-    if str(wanted) == "1" and trainer["num_nodes"] == 1 and step.tasks > 1:
-        raise UserError(
-            f"trainer={name}: srun started {step.tasks} tasks, and each would train by itself; "
-            "give trainer=slurm, or srun --ntasks=1"
-        )
-    if "," in step.on_each:
-        raise UserError(
-            f"trainer={name}: srun started {step.on_each} tasks on the nodes; give as many to "
-            "each, by --ntasks-per-node"
-        )
-    on_each = step.tasks // step.nodes
-    if trainer["num_nodes"] != step.nodes:
-        raise UserError(
-            f"trainer.num_nodes={trainer['num_nodes']}: srun started tasks on {step.nodes} node(s); give "
-            f"trainer.num_nodes={step.nodes}"
-        )
-    if str(wanted) not in ("auto", "-1", str(on_each)):
-        raise UserError(
-            f"trainer.devices={devices}: srun started {on_each} task(s) on each node; leave trainer.devices "
-            f"out, or give --ntasks-per-node={wanted}"
-        )
+    on_each = _tasks_on_each_node(trainer, step)
     seen = torch.cuda.device_count()
     if gpu and seen < on_each:
         raise UserError(
@@ -105,3 +84,38 @@ def processes(trainer: dict[str, Any], gpu: bool) -> tuple[Any, list[ClusterEnvi
             f"--gpus-per-node={on_each} in place of --gpus-per-task, one for each task"
         )
     return devices if isinstance(devices, list) else on_each, [_Tasks(auto_requeue=False)]
+
+
+def _tasks_on_each_node(trainer: dict[str, Any], step: Step) -> int:
+    """Return the number of tasks on each node.
+
+    Raises:
+        UserError: the settings ask for others.
+    """
+    devices, name = trainer["devices"], trainer.get("name")
+    wanted = str(len(devices) if isinstance(devices, list) else devices)
+    on_each = step.tasks // step.nodes
+    problem = None
+    if wanted == "1" and trainer["num_nodes"] == 1 and step.tasks > 1:
+        problem = (
+            f"trainer={name}: srun started {step.tasks} tasks, and each would train by itself; "
+            "give trainer=slurm, or srun --ntasks=1"
+        )
+    elif "," in step.on_each:
+        problem = (
+            f"trainer={name}: srun started {step.on_each} tasks on the nodes; give as many to "
+            "each, by --ntasks-per-node"
+        )
+    elif trainer["num_nodes"] != step.nodes:
+        problem = (
+            f"trainer.num_nodes={trainer['num_nodes']}: srun started tasks on {step.nodes} node(s); give "
+            f"trainer.num_nodes={step.nodes}"
+        )
+    elif wanted not in ("auto", "-1", str(on_each)):
+        problem = (
+            f"trainer.devices={devices}: srun started {on_each} task(s) on each node; leave trainer.devices "
+            f"out, or give --ntasks-per-node={wanted}"
+        )
+    if problem:
+        raise UserError(problem)
+    return on_each
