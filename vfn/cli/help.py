@@ -112,7 +112,7 @@ def nearest_setting(key: str, command: str) -> str | None:
 
 
 def check_words(words: Sequence[str], command: str) -> None:
-    """Refuse what is no `key=value`: dashes, missing equals signs, lists that the shell took apart.
+    """Refuse words other than `key=value`: dashes, missing equals signs, lists that the shell split.
 
     Raises:
         UserError: says how it is written.
@@ -121,35 +121,43 @@ def check_words(words: Sequence[str], command: str) -> None:
     rest = list(words)
     while rest:
         word = rest.pop(0)
+        key = word.partition("=")[0]
         following = rest[0] if rest and "=" not in rest[0] and rest[0][:1] != "-" else None
-        if word.split("=")[0] in FLAGS:
-            if word == "--run" and following is not None:  # Hydra's --run takes no word
-                raise UserError(
-                    f"--run {following}: settings have no dashes; write run={following}"
-                )
-        elif word in OPTIONS:
+        if word == "--run" and following is not None:  # Hydra's --run takes no word
+            raise UserError(f"--run {following}: settings have no dashes; write run={following}")
+        if word in OPTIONS:
             rest[:1] = []
-        elif word.startswith("-") and word.split("=")[0] not in OPTIONS:
-            key, _, value = word.lstrip("-").partition("=")
-            right = key if key in names else nearest_setting(key, command) or key
-            raise UserError(
-                f"{word}: settings have no dashes; write {right}={value or following or 'VALUE'}"
-            )
-        elif not is_verbatim(word.partition("=")[0]) and _open(word):
-            whole = word
-            while _open(whole) and rest:
-                whole += f" {rest.pop(0)}"
-            remedy = "a bracket is not closed" if _open(whole) else "the shell took it apart"
-            raise UserError(f"{word}: {remedy}; put it into quotes: '{whole}'")
-        elif word.startswith("~") and not word.startswith("~hydra"):
-            key = word[1:].partition("=")[0]
-            raise UserError(f"~{key}: a setting cannot be taken out; give it a value, {key}=VALUE")
-        elif "=" not in word and not word.startswith("~"):
+        elif word.startswith("-"):
+            if key not in (*FLAGS, *OPTIONS):
+                raise UserError(_dashes(word, following, names, command))
+        elif not is_verbatim(key) and _open(word):
+            raise UserError(_unclosed(word, rest))
+        elif word.startswith("~"):
+            if not word.startswith("~hydra"):
+                name = key[1:]
+                raise UserError(
+                    f"~{name}: a setting cannot be taken out; give it a value, {name}=VALUE"
+                )
+        elif "=" not in word:
             raise UserError(_bare(word, following, names))
 
 
+def _dashes(word: str, following: str | None, names: Sequence[str], command: str) -> str:
+    key, _, value = word.lstrip("-").partition("=")
+    right = key if key in names else nearest_setting(key, command) or key
+    return f"{word}: settings have no dashes; write {right}={value or following or 'VALUE'}"
+
+
+def _unclosed(word: str, rest: Sequence[str]) -> str:
+    whole, more = word, list(rest)
+    while _open(whole) and more:
+        whole += f" {more.pop(0)}"
+    remedy = "a bracket is not closed" if _open(whole) else "the shell took it apart"
+    return f"{word}: {remedy}; put it into quotes: '{whole}'"
+
+
 def _bare(word: str, following: str | None, names: Sequence[str]) -> str:
-    """What is said of a word without `=`."""
+    """Return the message about a word without `=`."""
     if word in names and following is not None:
         return f"{word} {following}: an equals sign is missing; write {word}={following}"
     if word in names:
@@ -160,7 +168,7 @@ def _bare(word: str, following: str | None, names: Sequence[str]) -> str:
 
 
 def _open(word: str) -> bool:
-    """Whether brackets are opened that are not closed; within quotes they are text."""
+    """Return True if a bracket outside quotes is not closed."""
     pending: list[str] = []
     quote = ""
     for letter in word.partition("=")[2]:
