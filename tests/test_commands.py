@@ -54,3 +54,14 @@ def test_help_names_the_command_as_it_was_called(
 def test_settings_are_checked_as_ever(tmp_path: Path) -> None:
     run("vfn", "train", "trainer.max_epoch=3", cwd=tmp_path).refused("trainer.max_epochs")
     run("vfn", "predict", "--ckpt", "a.ckpt", cwd=tmp_path).refused("write ckpt=a.ckpt")
+
+
+def test_a_part_of_evaluate_asks_for_its_own_settings(tmp_path: Path) -> None:
+    run("vfn", "score", "pred=a", "output=b", cwd=tmp_path).refused("score: truth=... is missing")
+    run("vfn", "compare", "output=b", cwd=tmp_path).refused("compare: compare=... is missing")
+    run("vfn", "conditions", "ckpt=a.ckpt", "output=b", cwd=tmp_path).refused(
+        "data2=... is missing"
+    )
+    run("vfn", "conditions", "ckpt=a.ckpt", "data2.root=c", "output=b", cwd=tmp_path).refused(
+        "a.ckpt"
+    )

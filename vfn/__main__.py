@@ -22,6 +22,7 @@ class Command(NamedTuple):
         config: its file in `conf/`; None where the function parses the words itself.
         alone: settings for a call without any.
         show: print the settings first.
+        needs: settings that tell it from others with the same config.
     """
 
     summary: str
@@ -29,6 +30,7 @@ class Command(NamedTuple):
     config: str | None
     alone: Sequence[str] = ()
     show: bool = False
+    needs: Sequence[str] = ()
 
 
 _EVALUATE = Command("", "vfn.commands.evaluate:evaluate", "evaluate", show=True)
@@ -39,9 +41,15 @@ COMMANDS = {
         show=True,
     ),
     "evaluate": _EVALUATE._replace(summary="score a model on its test fields"),
-    "score": _EVALUATE._replace(summary="score predicted images, any program's, against real ones"),
-    "compare": _EVALUATE._replace(summary="compare evaluations of two models or more"),
-    "conditions": _EVALUATE._replace(summary="compare treated cells with control cells"),
+    "score": _EVALUATE._replace(
+        summary="score predicted images, any program's, against real ones", needs=("pred", "truth")
+    ),
+    "compare": _EVALUATE._replace(
+        summary="compare evaluations of two models or more", needs=("compare",)
+    ),
+    "conditions": _EVALUATE._replace(
+        summary="compare treated cells with control cells", needs=("ckpt", "data2")
+    ),
     "doctor": Command("check a data set before training", "vfn.doctor.command:check", "doctor"),
     "panel": Command("find out which stains predict which", "vfn.panel.command:make_panel", "panel"),
     "focus": Command("measure how far out of focus fields are", "vfn.focus.command:focus", "focus"),
@@ -78,6 +86,12 @@ def run(name: str, words: Sequence[str]) -> None:
     if command.config is None:
         end_by_signals()
         sys.exit(resolve_name(command.work)(words))
+    given = {word.lstrip("+").partition("=")[0].partition(".")[0] for word in words}
+    missing = [key for key in command.needs if key not in given]
+    if missing and not any(word.startswith("-") for word in words):  # --help, --cfg
+        leave(
+            f"{name}: {missing[0]}=... is missing (vfn {name} --help shows examples)", WRONG_INPUT
+        )
     run_settings(command.work, command.config, words, command.alone, command.show)
 
 
