@@ -13,7 +13,7 @@ from vfn.cli.paths import is_path
 from vfn.errors import UserError
 
 # Tables whose entries are checked by who reads them; so are those that are null by default.
-OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2")
+OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2", "augment")
 ANY_KIND = ("trainer.devices",)  # a number, a list of them, or auto
 
 

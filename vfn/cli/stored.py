@@ -1,11 +1,13 @@
 """Configs in run folders, read as plain data since anybody may have written them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
+from vfn.cli.help import CONF
 from vfn.errors import UserError
 
 MOST_BYTES = 2**18  # ours hold 3 kB, and 100 kB with thousands of test fields
@@ -81,3 +83,11 @@ def _check_events(text: str, path: Path, references: bool) -> None:
 
 def _is_number(text: str) -> bool:
     return set(text) <= set("0123456789+-_.:eE")
+
+
+def shipped_targets() -> frozenset[str]:
+    """Return the dotted paths that the choices in `conf/` name, which are safe in anybody's config."""
+    found: set[str] = set()
+    for path in CONF.glob("*/*.yaml"):
+        found |= set(re.findall(r"_target_: ([\w.]+)", path.read_text(encoding="utf-8")))
+    return frozenset(found - {"null"})

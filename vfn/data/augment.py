@@ -1,6 +1,7 @@
 """Random augmentation of training patches: the group `augment`, `data.augment` and `data.input_jitter`."""
 
 import random
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +9,13 @@ from typing import Any
 import albumentations as A
 import cv2
 import numpy as np
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
 from vfn.errors import UserError
+from vfn.system.dotted import TARGET, build
 
 # The eight symmetries of the square: they move pixels and never resample them, so grey values and
 # co-registration stay exact (paper, sec. 2.3: "augmented with rotation and flipping").
 TURNS = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
-TARGET = "_target_"
 
 
 class InputJitter(A.ImageOnlyTransform):
@@ -113,7 +112,7 @@ def make_augmentation(
     Raises:
         UserError: settings that contradict each other; no transform of albumentations.
     """
-    spec = {key: value for key, value in (group or {}).items() if key != "name"}
+    spec = {k: v for k, v in (group or {}).items() if k != "name" and v is not None}
     name = "d4" if group is None else str(group.get("name", spec.get(TARGET, "none")))
     if not switch and name not in ("d4", "none"):
         raise UserError(
@@ -121,13 +120,13 @@ def make_augmentation(
         )
     if group is None or not switch:
         return Augmentation(switch, jitter)
-    if spec.get(TARGET) is None:
+    if TARGET not in spec:
         if unread := sorted(spec):
             raise UserError(
                 f"augment.{unread[0]}: has no effect without augment.{TARGET}; give that, as albumentations.Compose"
             )
         return Augmentation(False, jitter)
-    transform = _instantiated(spec)
+    transform = _built(spec)
     if (
         type(transform) is A.D4 and transform.p == 1
     ):  # copied while patches are cut, which is faster
@@ -140,12 +139,10 @@ def make_augmentation(
     return Augmentation(False, 0.0, PatchTransform(transform))
 
 
-def _instantiated(spec: Mapping[str, Any]) -> A.BasicTransform | A.BaseCompose:
-    try:
-        made = instantiate(dict(spec), _convert_="all")
-    except (InstantiationException, TypeError, ValueError) as exc:
-        reason = " ".join(str(exc.__cause__ or exc).split())
-        raise UserError(f"augment: {spec[TARGET]}: {reason}") from exc
+def _built(spec: Mapping[str, Any]) -> A.BasicTransform | A.BaseCompose:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # of an argument that would be ignored
+        made = build(spec, "augment")
     if not isinstance(made, A.BasicTransform | A.BaseCompose):
         raise UserError(
             f"augment.{TARGET}={spec[TARGET]}: is no transform of albumentations, as albumentations.Compose is"

@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "model.ema",
     "model.schedule",
     "model.warmup",
+    "augment",
     "data.augment",
     "data.input_jitter",
     "data.num_workers",

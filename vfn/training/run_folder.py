@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vfn.cli.entry import varied
 from vfn.cli.settings import check_settings
-from vfn.cli.stored import read_stored
+from vfn.cli.stored import read_stored, shipped_targets
 from vfn.errors import UserError
 from vfn.models.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_raw
 from vfn.models.losses import term_weights
@@ -74,7 +74,7 @@ def _refuse_strange_code(before: DictConfig, config: DictConfig, where: str) -> 
         term_weights(OmegaConf.to_container(c.loss).get("terms"))  # type: ignore[union-attr]
         for c in (before, config)
     )
-    known = (*OURS, *trusted(config.get("trust")), *targets_in(now), *own_terms)
+    known = (*OURS, *shipped_targets(), *trusted(config.get("trust")), *targets_in(now), *own_terms)
     refuse_code([stored, [{TARGET: path} for path in terms]], where, known)
 
 
