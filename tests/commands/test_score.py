@@ -10,10 +10,12 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
-from vfn.commands.score import FieldPair, file_names, score
+from vfn.commands.score import score
 from vfn.errors import UserError
+from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.stain import AMOUNT_COLUMNS, INTERVAL_COLUMNS, QUALITY_COLUMNS
 from vfn.metrics.objects import COLUMNS as OBJECT_COLUMNS
+from vfn.report.evaluation_report import file_names
 
 PROMISED = [
     "mae", "psnr", "ssim", "pearson", "tolerance_level", "tolerance_threshold",

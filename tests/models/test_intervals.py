@@ -17,7 +17,8 @@ from tests.inference.test_predictor import grey, make_checkpoint
 from tests.planes import make_sample
 from tests.test_resume import assert_same
 from vfn.commands.calibrate import miscoverage
-from vfn.commands.evaluate import CheckpointPairs
+from vfn.commands.checkpoint_pairs import CheckpointPairs
+from vfn.commands.held_out import recorded
 from vfn.data.base import DataConfig
 from vfn.data.cache import ImageCache
 from vfn.data.illumination import FlatField
@@ -26,7 +27,6 @@ from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
 from vfn.data.sets import make_data
 from vfn.errors import UserError
-from vfn.evaluation.held_out import recorded
 from vfn.inference.predictor import Predictor
 from vfn.metrics.coverage import coverage_reached
 from vfn.models.checkpoint import Checkpoint, load_checkpoint

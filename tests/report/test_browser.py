@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vfn.commands.score import score
+from vfn.commands.score import default_limits, score
 from vfn.data.simulated import Specimen
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import channel_ranges
+from vfn.evaluation.results import ChannelResult
 from vfn.evaluation.stain import Nuclei, measure
 from vfn.report.blocks import Part, Place, Places, Soft, Table
 from vfn.report.evaluation_page import ShownField, render
 from vfn.report.images import detail_pictures, field_pictures
-from vfn.report.results import ChannelResult
-from vfn.report.verdict import default_limits, judge
+from vfn.report.verdict import judge
 
 SHAPE = (300, 400)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

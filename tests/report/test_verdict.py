@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from vfn.commands.score import default_limits
 from vfn.errors import UserError
-from vfn.report.verdict import CRITERIA, LEVELS, default_limits, judge, read_limits
+from vfn.report.verdict import CRITERIA, LEVELS, judge, read_limits
 
 LIMITS = default_limits()
 

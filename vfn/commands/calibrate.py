@@ -13,6 +13,7 @@ from lightning.fabric.utilities import move_data_to_device
 from omegaconf import DictConfig
 
 from vfn.cli.entry import set_up_logging
+from vfn.commands.held_out import held_out_data, recorded, true_targets
 from vfn.commands.predict import make_predictor, required
 from vfn.data.base import StainData
 from vfn.data.batch import Normaliser
@@ -21,7 +22,6 @@ from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
 from vfn.data.splits import Split
 from vfn.errors import UserError
-from vfn.evaluation.held_out import held_out_data, recorded, true_targets
 from vfn.inference.predictor import Predictor
 from vfn.models.checkpoint import Checkpoint, load_checkpoint, store_uncertainty
 from vfn.models.intervals import (

@@ -10,6 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, ListConfig
+
 from vfn.errors import UserError
 from vfn.evaluation.stain import COLUMNS, HIGHER_IS_BETTER
 from vfn.metrics import comparison
@@ -23,6 +25,7 @@ from vfn.system.files import make_folder, write_text
 
 log = logging.getLogger(__name__)
 
+READS = ("unit",)
 UNITS = ("auto", "field", "well")
 WORDS = ("field", "channel", "plate", "well", "site", "z", "note")  # columns that are no figures
 RANGES = ("range_full", "range_signal")
@@ -54,6 +57,14 @@ class Run:
     figures: Mapping[str, Mapping[str, Mapping[str, float]]]
     wells: Mapping[str, str]
     ranges: Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+def compare_evaluations(
+    config: DictConfig, output: Path, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Compare the evaluations that the key `compare` lists."""
+    given = config.compare if isinstance(config.compare, ListConfig) else [config.compare]
+    return compare([Path(str(run)) for run in given], output, str(config.unit), provenance)
 
 
 def compare(

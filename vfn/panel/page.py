@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from vfn.evaluation.results import label
 from vfn.panel.findings import GRADES, Finding, Stained
 from vfn.panel.heat_map import heat_map
 from vfn.panel.plan import Question
@@ -20,7 +21,6 @@ from vfn.report.blocks import (
     how_computed,
 )
 from vfn.report.html import today
-from vfn.report.results import label
 
 WORDS = {"H": "high", "A": "average", "L": "low"}
 HOW_TO_READ = (

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from vfn.cli.entry import plain
+from vfn.evaluation.results import finite
 from vfn.panel.findings import FIGURES, Estimate, Finding, Stained, smallest_panels
 from vfn.panel.heat_map import heat_map
 from vfn.panel.page import render
@@ -17,7 +18,6 @@ from vfn.panel.plan import Question
 from vfn.panel.refocus import Across
 from vfn.panel.words import sentences
 from vfn.report.figures import png_bytes
-from vfn.report.results import finite
 from vfn.system.csv_files import write_csv
 from vfn.system.files import replacing, write_text
 

@@ -15,15 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from vfn import __version__
 from vfn.cli.entry import plain, set_up_logging
-from vfn.commands.evaluate import CheckpointPairs
+from vfn.commands.checkpoint_pairs import CheckpointPairs
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges, channel_ranges
+from vfn.evaluation.results import finite
 from vfn.evaluation.rows import pixel_figures
 from vfn.inference.predictor import Predictor
 from vfn.models.checkpoint import load_checkpoint
 from vfn.panel.findings import FIGURES
 from vfn.panel.plan import Cell
-from vfn.report.results import finite
 from vfn.system.files import clear_leftovers, make_folder, write_text
 from vfn.training.build import stain_data
 from vfn.training.fit import fit

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from vfn.evaluation.results import label
 from vfn.panel.findings import Estimate, Finding, Stained
 from vfn.panel.plan import Question
-from vfn.report.results import label
 
 SHOWN_PANELS = 5
 NO_BETTER = 0.5  # dB over the better baseline below which a network is no better than it

@@ -1,14 +1,11 @@
-"""The page of a comparison of conditions, `conditions.html`, and its figures."""
+"""The page of a comparison of conditions, `conditions.html`, and its sentences."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-
+from vfn.evaluation.conditions import CONTROL, TREATED
+from vfn.evaluation.expect import FALSE_ALARMS
+from vfn.metrics.comparison import ALPHA
 from vfn.report.blocks import (
     Bullets,
     Charts,
@@ -22,11 +19,10 @@ from vfn.report.blocks import (
     chart,
     how_computed,
 )
-from vfn.report.figures import LIGHT, Theme, dress, new_figure
+from vfn.report.conditions_figures import Shown
 from vfn.report.html import today
 from vfn.report.wording import TITLES
 
-LIMIT = 6.0  # standard deviations at the ends of the maps' colours
 HOW_TO_READ = (
     ("the idea", "The model learnt on control cells what the stain looks like, given the inputs. Where it errs more on treated cells than on control cells it never saw, the treatment changed the stain in a way that the inputs do not tell (Nguyen et al. 2020, sec. 4)."),
     ("what it cannot tell", "A treatment that changes inputs and stain alike is predicted along with them. A treatment, day or microscope that changes the inputs alone makes the model err, too: the input-shift alarms are counted for that."),
@@ -36,85 +32,6 @@ HOW_TO_READ = (
     ("p", "Mann-Whitney's test over units, after Holm's correction over channels and figures. With three units on either side it cannot fall below 0.1, with four 0.029, before the correction."),
 )  # fmt: skip
 NAMES = {**TITLES, "bias_signal": "signal bias", "departure": "departure (SD)"}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What is drawn of a channel.
-
-    Attributes:
-        pictures: (heading, input, truth, prediction, map) of some fields, (H, W) each.
-        signal: grey values that are black and white.
-        figures: condition -> figures of its fields.
-        cells: condition -> departures of its cells.
-        threshold: departure from which a cell departs; NaN without cells.
-    """
-
-    channel: str
-    pictures: Sequence[tuple[str, Any, Any, Any, Any]]
-    signal: tuple[float, float]
-    figures: Mapping[str, Sequence[Mapping[str, float]]]
-    cells: Mapping[str, NDArray[np.float64]]
-    threshold: float
-
-    def picture(self, theme: Theme = LIGHT) -> Figure:
-        """Input, real stain, predicted stain and map of departures of each field."""
-        tall = self.pictures[0][1].shape[0] / self.pictures[0][1].shape[1]
-        figure = new_figure(theme, (10.4, (2.5 * tall + 0.3) * len(self.pictures) + 0.5))
-        axes = figure.subplots(len(self.pictures), 4, squeeze=False)
-        low, high = self.signal
-        for row, (heading, first, truth, prediction, z) in zip(axes, self.pictures, strict=True):
-            ends = np.percentile(first, (0.1, 99.9))
-            row[0].imshow(first, cmap="gray", vmin=ends[0], vmax=ends[1])
-            row[1].imshow(truth, cmap="gray", vmin=low, vmax=high)
-            row[2].imshow(prediction, cmap="gray", vmin=low, vmax=high)
-            drawn = row[3].imshow(z, cmap="RdBu_r", vmin=-LIMIT, vmax=LIMIT)
-            titles = (
-                heading,
-                f"{self.channel}, real",
-                "predicted by the control model",
-                "departure",
-            )
-            for axis, title in zip(row, titles, strict=True):
-                axis.set_axis_off()
-                axis.set_title(title, fontsize=8, color=theme.ink, loc="left")
-        bar = figure.colorbar(drawn, ax=axes[:, 3], shrink=0.7, location="right")
-        bar.set_label("SD of the control; red: more than expected", fontsize=8, color=theme.ink)
-        bar.ax.tick_params(labelsize=7, colors=theme.ink)
-        return figure
-
-    def distributions(self, theme: Theme = LIGHT) -> Figure:
-        """Error of every field, and departure of every cell, in both conditions."""
-        figure = new_figure(theme, (8.4, 3.2))
-        left, right = figure.subplots(1, 2)
-        for x, (condition, colour) in enumerate(zip(self.figures, theme.lines, strict=False)):
-            y = [100 * f["mae_signal"] for f in self.figures[condition]]
-            spread = np.linspace(-0.12, 0.12, len(y)) if len(y) > 1 else [0.0]
-            left.plot(x + np.array(spread), y, "o", color=colour, markersize=4, alpha=0.8)
-            left.plot([x - 0.25, x + 0.25], [np.mean(y)] * 2, color=colour, linewidth=2)
-        left.set_xticks(range(len(self.figures)), list(self.figures))
-        left.set_xlim(-0.6, len(self.figures) - 0.4)
-        left.set_ylim(bottom=0)
-        left.set_ylabel("mean error, % of signal range", fontsize=9)
-        left.set_title("fields", fontsize=9)
-        everything = np.concatenate(list(self.cells.values()))
-        if len(everything):
-            bins = np.linspace(0, float(np.quantile(everything, 0.995)) or 1.0, 40)
-            for (condition, values), colour in zip(self.cells.items(), theme.lines, strict=False):
-                weights = np.full(len(values), 100 / max(len(values), 1))
-                right.hist(
-                    values, bins, weights=weights, histtype="step", color=colour, linewidth=1.6,
-                    label=f"{condition} (n = {len(values)})",
-                )  # fmt: skip
-            if not math.isnan(self.threshold):
-                right.axvline(self.threshold, color=theme.faint, linestyle="--", linewidth=1)
-            right.legend(fontsize=8, frameon=False, labelcolor=theme.ink)
-        right.set_xlabel("departure of a cell, SD of the control", fontsize=9)
-        right.set_ylabel("% of cells", fontsize=9)
-        right.set_title("cells; dashed: 5 % of the control lie beyond", fontsize=9)
-        for axis in (left, right):
-            dress(axis, theme)
-        return figure
 
 
 def render(
@@ -179,3 +96,56 @@ def _with_interval(figures: Mapping[str, Any], key: str) -> str:
     if figures[f"{key}_low"] is None:
         return text
     return f"{text} ({figures[f'{key}_low']:+.2f} to {figures[f'{key}_high']:+.2f})"
+
+
+def sentences(channel: str, entry: Mapping[str, Any]) -> list[str]:
+    """Return the result of a channel in sentences, the caution last."""
+    found, unit = entry["figures"]["departure"], entry["unit"]
+    mae = entry["figures"]["mae_signal"]
+    control, treated = entry["cells"][CONTROL], entry["cells"][TREATED]
+    said = []
+    head = (
+        f"{channel}: departure from what the control model expects {found['treated']:.2g} SD in treated, "
+        f"{found['control']:.2g} SD in control {unit}s (n = {found['n_treated']} and {found['n_control']}; mean error "
+        f"{100 * mae['treated']:.2g} and {100 * mae['control']:.2g} % of the signal range"
+    )
+    if found["p"] is None:
+        said.append(f"{head}); too few {unit}s for a test.")
+    else:
+        shown = [
+            f"{NAMES[column]} (p = {p:.2g})"
+            for column, one in entry["figures"].items()
+            if (p := one["p_holm"]) is not None and p < ALPHA
+        ]
+        better = mae["delta"] < 0 and found["delta"] < 0
+        where = f"shown in {', '.join(shown)}"
+        verdict = (
+            f"treated cells are predicted BETTER than control ones, {where}: look at the control"
+            if shown and better
+            else f"the treatment changes the stain beyond what the inputs tell, {where}"
+            if shown
+            else "no difference can be shown in any figure"
+        )
+        g = (
+            ""
+            if found["g"] is None
+            else f", Hedges' g = {found['g']:+.2f} ({found['g_low']:+.2f} to {found['g_high']:+.2f})"
+        )
+        said.append(f"{head}; Cliff's delta = {found['delta']:+.2f}{g}): {verdict}.")
+    if control["n"] and treated["n"]:
+        said.append(
+            f"{channel}: {treated['departing']} of {treated['n']} treated cells ({treated['share']:.0%}) depart from "
+            f"what the control model expects; of the control cells {control['share']:.1%} do "
+            f"({FALSE_ALARMS:.0%} were meant to). Cells of one field are not independent: no test is made of them."
+        )
+    elif entry["threshold"] is None:
+        said.append(f"{channel}: no channel shows nuclei, so there is no figure for each cell.")
+    share_c = control["fields_with_input_alarms"] / control["fields"]
+    share_t = treated["fields_with_input_alarms"] / treated["fields"]
+    if share_t > share_c:
+        said.append(
+            f"CAUTION: the inputs of {treated['fields_with_input_alarms']} of {treated['fields']} treated fields lie "
+            f"outside what the model was trained on ({control['fields_with_input_alarms']} of {control['fields']} control "
+            "fields): part of the error may be the model's, not the cells'."
+        )
+    return said

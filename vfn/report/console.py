@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vfn.evaluation.results import MODEL, best_systems, label
 from vfn.models.card import counted
 from vfn.report import compare_words as words
 from vfn.report.compare_words import RunPair
-from vfn.report.results import MODEL, best_systems, label
 
 SHOWN = {
     "mae": ("MAE", ".4f"),

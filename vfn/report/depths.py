@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vfn.evaluation.pairs import FieldPair, PairSource
+from vfn.evaluation.results import MODEL, ChannelResult, label
 from vfn.evaluation.rows import HIGHER_IS_BETTER, Row, summarise
 from vfn.metrics import comparison
 from vfn.metrics.comparison import Paired, make_units
 from vfn.report.blocks import Charts, Part, Soft, Table, chart
 from vfn.report.figures import LIGHT, Theme, dress, new_figure
 from vfn.report.images import scale_bar
-from vfn.report.results import MODEL, ChannelResult, label
 from vfn.report.wording import TITLES, number
 
 # What every method is scored by at each depth.

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vfn.evaluation.results import MODEL, ChannelResult, best_systems, label
 from vfn.evaluation.rows import Row
 from vfn.report import figures
 from vfn.report.blocks import (
@@ -33,7 +34,6 @@ from vfn.report.blocks import (
 )
 from vfn.report.html import today
 from vfn.report.images import LONGEST_SIDE, MASK_THRESHOLD, Pictures
-from vfn.report.results import MODEL, ChannelResult, best_systems, label
 from vfn.report.verdict import Verdict
 from vfn.report.wording import SPECS, TITLES, findings, number
 

@@ -16,9 +16,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from vfn.evaluation.results import MODEL, ChannelResult, label
 from vfn.metrics.tolerance import THRESHOLDS
 from vfn.report.images import ERROR_COLOURS, Strip
-from vfn.report.results import MODEL, ChannelResult, label
 
 PANEL_INCHES = 2.6
 

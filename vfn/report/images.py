@@ -13,8 +13,8 @@ from PIL import Image as PillowImage
 
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import Range
+from vfn.evaluation.results import ChannelResult
 from vfn.metrics.tolerance import error_mask
-from vfn.report.results import ChannelResult
 
 Pixels = NDArray[np.uint8]
 

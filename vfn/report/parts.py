@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from vfn.evaluation.results import ChannelResult
 from vfn.metrics.feature_fidelity import SURVIVES, FeatureResult, survivors
 from vfn.metrics.matching import THRESHOLDS, Found
 from vfn.report import feature_figures, trust_figures
 from vfn.report.blocks import Charts, Part, Place, Places, Soft, Table, chart
-from vfn.report.results import ChannelResult
 from vfn.report.wording import number
 
 SHOWN_SURVIVORS = 40

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vfn.evaluation.results import ChannelResult, finite
 from vfn.evaluation.rows import Row
 from vfn.metrics.comparison import Paired, compare, make_units
 from vfn.report.blocks import Part, Soft, Table
-from vfn.report.results import ChannelResult, finite
 from vfn.report.wording import TITLES, number
 
 COLUMNS = ("psnr_signal", "ssim_signal", "pearson", "mae_signal", "psnr", "ssim", "mae")

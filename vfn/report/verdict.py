@@ -8,13 +8,10 @@ limits are the `verdict` part of `conf/evaluate.yaml`, and nowhere else.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-
 from vfn.errors import UserError
-from vfn.report.results import label
+from vfn.evaluation.results import label
 
 Level = Literal["use", "care", "do not use"]
 LEVELS: tuple[Level, ...] = ("use", "care", "do not use")  # from the best to the worst
@@ -200,14 +197,6 @@ def read_limits(node: Mapping[str, Any]) -> dict[str, Limits]:
             what = "unknown" if key in node else "missing"
             raise UserError(f"verdict.{key}: {what}; the criteria are {', '.join(known)}")
     return {key: _read_pair(known[key], node[key]) for key in known}
-
-
-def default_limits() -> dict[str, Limits]:
-    """The limits as `conf/evaluate.yaml` ships them."""
-    conf = Path(__file__).resolve().parents[2] / "conf" / "evaluate.yaml"
-    node = OmegaConf.to_container(OmegaConf.load(conf).verdict)
-    assert isinstance(node, dict)
-    return read_limits({str(key): value for key, value in node.items()})
 
 
 def _read_pair(criterion: Criterion, node: Any) -> Limits:

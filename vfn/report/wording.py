@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from vfn.evaluation.results import ChannelResult, label
 from vfn.evaluation.rows import HIGHER_IS_BETTER, Row
-from vfn.report.results import ChannelResult, label
 
 TITLES = {
     "mae": "MAE",

@@ -7,6 +7,7 @@ import pytest
 
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges, Range
+from vfn.evaluation.results import ChannelResult, best_systems, shown_rows
 from vfn.evaluation.rows import COLUMNS, Row
 from vfn.evaluation.stain import Nuclei, measure
 from vfn.report.images import (
@@ -17,7 +18,6 @@ from vfn.report.images import (
     field_pictures,
     worst_region,
 )
-from vfn.report.results import ChannelResult, best_systems, shown_rows
 
 RANGES = ChannelRanges("uint16", Range(0, 65535), Range(100, 300), fields=1, pixels=100)
 

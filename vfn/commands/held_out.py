@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from vfn.cli.entry import known_tasks, merge_overrides, plain
-from vfn.data.base import DataConfig, StainData
+from vfn.data.base import DataConfig, StainData, overlap
 from vfn.data.cache import ImageCache
 from vfn.data.intensity import to_dtype
 from vfn.data.pixels import target_dtype
@@ -104,3 +104,28 @@ def true_targets(
         channels.append(channel)
         arrays.append(to_dtype(array, fitted.dtype) if array.dtype != dtype else array)
     return tuple(channels), np.stack(arrays)
+
+
+def test_samples(config: DictConfig, checkpoint: Checkpoint) -> tuple[HeldOutData, list[Sample]]:
+    """Return the data set of the checkpoint, as the user changed it, and its test samples.
+
+    Raises:
+        UserError: test samples that the model was trained on.
+    """
+    trained = held_out_data(config, checkpoint)
+    data, split = trained.data, checkpoint.recipe["split"]
+    samples = (
+        recorded(data, checkpoint, "test")
+        if trained.same_split and split["by"] != "spatial"
+        else []
+    )
+    samples = samples or refocused(checkpoint, data.divide().test, data.store)
+    # Fields of another data set may bear the same names by chance.
+    seen = overlap(samples, [*split["train"], *split["val"]]) if trained.same_images else []
+    if seen:
+        raise UserError(
+            f"{len(seen)} of {len(samples)} test fields (first {seen[0]}) were trained on: their scores "
+            "would flatter; leave the data.split... keys as they were in training, or, if these are "
+            "other images under the same names, score the output of predict.py by pred=DIR truth=DIR"
+        )
+    return trained, samples

@@ -1,6 +1,6 @@
 import pytest
 
-from vfn.commands.evaluate import _treated
+from vfn.commands.conditions import _treated
 from vfn.data.base import DataConfig
 from vfn.errors import UserError
 
