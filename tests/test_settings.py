@@ -35,7 +35,7 @@ def check(command: str, *words: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_defaults_are_settings(command: str) -> None:
     check(command)
-    for word in ("+nonsense.key=1", "++x=1", "+experiment=foo"):
+    for word in ("+nonsense.key=1", "++x=1", "+experiments=foo"):
         with pytest.raises(UserError, match=r"^\w+(\.key)?: no such setting"):
             check(command, word)
 

@@ -112,9 +112,9 @@ def test_gpu_memory_is_a_column_where_there_is_a_gpu(
     optimizer = SimpleNamespace(param_groups=[{"lr": 1.0}])
     trainer = SimpleNamespace(
         is_global_zero=True, callback_metrics={"train/mae": 0.5}, optimizers=[optimizer], loggers=[],
-        current_epoch=0, global_step=1,
+        current_epoch=0, global_step=1, default_root_dir=str(tmp_path),
     )  # fmt: skip
-    table = EpochTable(tmp_path / "metrics.csv")
+    table = EpochTable()
     table.images, table.seconds = 4, 1.0
     table.on_train_epoch_end(trainer, SimpleNamespace(device=torch.device("cuda")))  # type: ignore[arg-type]
     header, row = (tmp_path / "metrics.csv").read_text().splitlines()

@@ -34,6 +34,8 @@ def read(run_folder: Path) -> Run:
             run.group, run.name = record.run.run_group, record.run.display_name
             run.tags = list(record.run.tags)
             run.config |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
+        elif kind == "config":
+            run.config |= {u.key: json.loads(u.value_json) for u in record.config.update}
         elif kind == "history":
             run.history.append({_key(i): json.loads(i.value_json) for i in record.history.item})
         elif kind == "summary":

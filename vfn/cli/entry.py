@@ -17,6 +17,7 @@ from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import hydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -24,10 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vfn.cli.groups import spelled
 from vfn.cli.help import (
     CONF,
     HELP,
     PACKAGE,
+    PRESETS,
     as_called,
     check_words,
     help_text,
@@ -35,7 +38,7 @@ from vfn.cli.help import (
     settings_of,
 )
 from vfn.cli.paths import expand, readable
-from vfn.cli.settings import check_settings, settings_lines
+from vfn.cli.settings import check_settings, leaves, settings_lines
 from vfn.cli.stored import read_stored
 from vfn.data.samples import Task
 from vfn.errors import UserError, nearest
@@ -163,7 +166,7 @@ def run_settings(
 
     try:
         check_words(words, command)
-        sys.argv = [typed[0], *readable(words)]  # Hydra reads it
+        sys.argv = [typed[0], *spelled(readable(words), command)]  # Hydra reads it
         main()
     except (Exception, KeyboardInterrupt) as exc:
         if comes_of_stopping(exc):
@@ -278,10 +281,13 @@ def merge_overrides(
         skip: keys of the command line that have no place in `stored`.
     """
     result = OmegaConf.create({**stored})
+    for key, value in _preset(composed).items():
+        if key not in skip:
+            OmegaConf.update(result, key, value, force_add=True)
     parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     for override in parsed:
-        key = override.key_or_group
-        if key in skip:
+        key = override.package or override.key_or_group
+        if key in skip or key in PRESETS:
             continue
         node = OmegaConf.select(composed, key)
         if isinstance(node, DictConfig) and "name" in node and "." not in key:
@@ -290,6 +296,18 @@ def merge_overrides(
         else:
             OmegaConf.update(result, key, node, force_add=True)
     return result
+
+
+def _preset(composed: DictConfig) -> dict[str, Any]:
+    """Return the settings that `experiment=...` and `debug=...` changed, by their dotted names."""
+    job = HydraConfig.get()
+    words = [word for word in job.overrides.task if word.partition("=")[0] not in PRESETS]
+    if len(words) == len(job.overrides.task):
+        return {}
+    words += [word for word in job.overrides.hydra if word.startswith("hydra.searchpath=")]
+    without = compose(job.job.config_name, overrides=words)
+    after, before = (dict(leaves(OmegaConf.to_container(c))) for c in (composed, without))
+    return {key: value for key, value in after.items() if key not in before or before[key] != value}
 
 
 def known_tasks() -> list[Task]:

@@ -31,6 +31,7 @@ OPTIONS = (  # Hydra's, which take the next word
     "--config-dir", "-cd", "--info", "-i", "--experimental-rerun",
 )  # fmt: skip
 _COMMAND = re.compile(r"python (?:(train|predict|evaluate)\.py|-m vfn\.([a-z]+)(?![\w.]))")
+PRESETS = ("experiment", "debug")  # groups whose files set keys of all others
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -56,7 +57,7 @@ def settings_of(command: str) -> list[str]:
     found = dict.fromkeys(_names(_plain(CONF / f"{command}.yaml")))
     for group in groups_of(command):
         found[group] = None
-        for choice in choices(group):
+        for choice in choices(group) if group not in PRESETS else ():
             found |= dict.fromkeys(_names(_plain(CONF / group / f"{choice}.yaml"), f"{group}."))
     return list(found)
 
@@ -81,7 +82,7 @@ def help_text(command: str) -> str:
         names = sorted(choices(group), key=lambda name: (name != default, name))
         text = ", ".join(f"{name}*" if name == default else name for name in names)
         lines += textwrap.wrap(
-            text, WIDTH, initial_indent=f"  {group:<8}", subsequent_indent=" " * 10,
+            text, WIDTH, initial_indent=f"  {group + ' ':<8}", subsequent_indent=" " * 10,
             break_on_hyphens=False,
         )  # fmt: skip
     return as_called(template.replace("$APP_CONFIG_GROUPS", "\n".join(lines)).strip())

@@ -8,9 +8,11 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
+from vfn.cli.groups import NODES
 from vfn.cli.help import CONF, WIDTH, choices, groups_of, no_such
 from vfn.cli.paths import is_path
 from vfn.errors import UserError
+from vfn.system.dotted import TARGET
 
 # Tables whose entries are checked by who reads them; so are those that are null by default.
 OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2", "augment")
@@ -73,7 +75,20 @@ def _defaults(config: DictConfig, command: str) -> DictConfig:
             for key, value in OmegaConf.load(CONF / str(group) / f"{name}.yaml").items():
                 if key != "defaults" and node.get(key) is None:
                     node[key] = value
+    for group in NODES:
+        if isinstance(config.get(group), DictConfig):
+            found[group] = _with_choices(group, config[group], found.get(group) or {})
     return found
+
+
+def _with_choices(group: str, given: Mapping[Any, Any], known: dict[Any, Any]) -> dict[Any, Any]:
+    """Return `known` with the keys of the choices of which `given` has entries, at any depth."""
+    for name, value in given.items():
+        if isinstance(value, DictConfig) and name in choices(group):
+            known = {**OmegaConf.load(CONF / group / f"{name}.yaml"), **known}
+        elif isinstance(value, DictConfig) and TARGET not in value:
+            known = {name: _with_choices(group, value, {}), **known}
+    return known
 
 
 def _chosen(config: DictConfig, command: str) -> dict[str, str]:
@@ -94,11 +109,19 @@ def _check_table(
         if key in known:
             if isinstance(value, dict) and isinstance(known[key], dict):
                 _check_table(value, known[key], f"{name}.", command)
-            elif name not in ANY_KIND:
+            elif name not in ANY_KIND and not (value is None and TARGET in _table(known[key])):
                 _check_kind(name, value, known[key])
-        elif prefix.removesuffix(".") not in OPEN:
-            inner = next(_flat(value, f"{name}."), None) if isinstance(value, dict) else None
+        elif (
+            prefix.removesuffix(".") not in OPEN
+            and TARGET not in known  # of a class, which refuses what it does not take
+            and not (name.partition(".")[0] in NODES and TARGET in _table(value))
+        ):
+            inner = next(leaves(value, f"{name}."), None) if isinstance(value, dict) else None
             raise UserError(no_such(inner[0] if inner else name, command))
+
+
+def _table(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:
@@ -143,6 +166,8 @@ def settings_lines(config: DictConfig, command: str) -> list[str]:
     rows: dict[str, list[str]] = {"": [], **{group: [] for group in groups}}
     for key, value in values.items():
         group, _, rest = key.partition(".")
+        if group in NODES and value == "{}":  # an entry as it is shipped
+            continue
         if group in chosen and rest == "name":
             if chosen[group] != groups[group]:
                 changed.append(f"{group}={value}")
@@ -174,15 +199,16 @@ def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, str]:
     """Dotted key -> value as the command line takes it."""
     node = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(node, dict)
-    return dict(_flat(node, ""))
+    return {key: _text(value) for key, value in leaves(node)}
 
 
-def _flat(node: dict[Any, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting of plain data by its dotted name; a list, or an empty table, is one setting."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", _text(value)
+            yield f"{prefix}{key}", value
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 def available(*names: str) -> tuple[signal.Signals, ...]:
@@ -23,6 +23,9 @@ def available(*names: str) -> tuple[signal.Signals, ...]:
 TERMINATING = available("SIGTERM", "SIGHUP")  # end a command as Ctrl-C does
 INTERRUPTED = 130  # exit code
 PATIENCE = 5.0  # s that a command has to leave; a signal after them ends it as it is
+# What asks a training to stop: Ctrl-C, what a queue sends before it takes a machine away (SLURM:
+# --signal=USR1@120), and a terminal that is closed.
+STOPPING = available("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 SOON = 0.02  # s, far longer than a finaliser takes
 
 _leaving: float | None = None  # since when
@@ -111,6 +114,49 @@ def comes_of_stopping(error: BaseException) -> bool:
 def is_hang_up(number: int) -> bool:
     """Whether the signal tells that the terminal was closed."""
     return number in available("SIGHUP")
+
+
+class StopRequest:
+    """A signal that waits for a good moment to stop; a second one does not wait.
+
+    Attributes:
+        made: whether a signal came.
+    """
+
+    def __init__(self) -> None:
+        self.made = False
+        self._together = False
+        self._handlers: dict[int, Any] = {}
+
+    def listen(self, together: bool) -> None:
+        """Catch the signals of `STOPPING`, but for the hang-up that nohup ignores.
+
+        Args:
+            together: whether several processes stop with this one.
+        """
+        self._together = together
+        if threading.current_thread() is threading.main_thread():
+            asked = [
+                number
+                for number in STOPPING
+                if not (is_hang_up(number) and signal.getsignal(number) == signal.SIG_IGN)
+            ]
+            self._handlers = {number: signal.signal(number, self._receive) for number in asked}
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if is_hang_up(number):
+            hang_up()
+        if self.made:
+            insist()
+        elif self._together:
+            leave_soon()
+        self.made = True  # nothing is printed from a handler
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

@@ -102,6 +102,14 @@ class ModelBuilder:
             self.ema,
         )
 
+    def parameters(self) -> dict[str, int]:
+        """Return the number of weights of each network."""
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        return {
+            name: 0 if network is None else sum(p.numel() for p in network.parameters())
+            for name, network in networks.items()
+        }
+
 
 def make_networks(
     config: DictConfig, task: Task, objective: LossWeights, data: StainData

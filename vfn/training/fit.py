@@ -1,7 +1,6 @@
 """`train.py`: from a config to a run folder with a trained model."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,7 +26,6 @@ from vfn.cli.entry import (
 )
 from vfn.cli.settings import idle, settings_lines
 from vfn.data.base import StainData
-from vfn.data.samples import Task
 from vfn.errors import UserError
 from vfn.models.checkpoint import BEST, LAST, read_raw
 from vfn.models.gan import RECIPE, VirtualStain
@@ -35,22 +33,13 @@ from vfn.system.files import write_text
 from vfn.system.locks import claimed
 from vfn.training import outcome
 from vfn.training.build import ModelBuilder, stain_data
-from vfn.training.callbacks import (
-    Budget,
-    Checkpoints,
-    EpochTable,
-    Finite,
-    ModelCard,
-    OnceStarted,
-    Samples,
-)
-from vfn.training.loggers import make_logger
+from vfn.training.callbacks import Budget, OnceStarted
+from vfn.training.instantiators import instantiate_callbacks, instantiate_loggers, leave_out_shipped
+from vfn.training.loggers import start_loggers
 from vfn.training.resume import check_fields, check_networks
 from vfn.training.run_folder import PARTS, folder_of, new_parts, newest_checkpoint, run_folder
 from vfn.training.schedule import make_schedule
 from vfn.training.trainer_args import duration, is_first, make_trainer, trainer_arguments
-
-SAMPLE_ROWS = 4  # patches on a sheet of samples
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +58,11 @@ def train(config: DictConfig) -> Path:
     if config.get("sweep"):
         from vfn.training.search import search  # here: it is made of trainings
 
+        leave_out_shipped(config)
         _show(config)
         return search(config, folder_of(config))
     folder, config = run_folder(config)
+    leave_out_shipped(config)
     _show(config)
     best = fit(config, folder)
     if is_first() and HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -141,6 +132,9 @@ def _fit(
     schedule = make_schedule(config.model)
     data = data or stain_data(config, task)
     arguments = trainer_arguments(settings, quiet)
+    ours = instantiate_callbacks(config, progress_bar=arguments["enable_progress_bar"])
+    arguments["enable_progress_bar"] = any(isinstance(c, ProgressBar) for c in ours)
+    loggers = instantiate_loggers(config, folder)
     # Networks first: they are checked in a moment, reading the images takes longer.
     builder = ModelBuilder(config, task, data)
     _set_up(data, builder, folder, resumed, quiet)
@@ -150,17 +144,14 @@ def _fit(
         data.record(folder)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
-    logger = make_logger(folder, config, (builder.generator, builder.discriminator))
     trainer = make_trainer(
         **arguments,
-        logger=logger or False,
-        callbacks=[
-            OnceStarted(record),
-            *callbacks,
-            *schedule,
-            *_callbacks(settings, folder, data, task, quiet),
-        ],
+        default_root_dir=folder,
+        logger=loggers,
+        callbacks=[OnceStarted(record), *callbacks, *schedule, *_budget(settings), *ours],
     )
+    if is_first():
+        start_loggers(loggers, folder, {**plain(config), "parameters": builder.parameters()})
     data.rank, data.world = trainer.global_rank, trainer.world_size
     log.info("training %s -> %s in %s", " + ".join(task.inputs), ", ".join(task.targets), folder)
     _run(trainer, module, data, folder, resumed)
@@ -197,7 +188,7 @@ def _run(
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except MisconfigurationException as exc:
         if resumed is None or "max_epochs" not in str(exc):
-            raise
+            raise UserError(" ".join(str(exc).split())) from exc
         done = torch.load(resumed, map_location="cpu", weights_only=True)["epoch"] + 1
         raise UserError(
             f"trainer.max_epochs={trainer.max_epochs}: {folder} has more epochs already; give {done} or more"
@@ -215,23 +206,7 @@ def _run(
                 logger.experiment.finish()
 
 
-def _callbacks(
-    settings: dict[str, Any], folder: Path, data: StainData, task: Task, quiet: bool
-) -> list[L.Callback]:
-    patches = data.val_patches()
-    count = min(SAMPLE_ROWS, len(patches))
-    batch = data.normaliser(patches.__getitems__([i * len(patches) // count for i in range(count)]))
-    callbacks: list[L.Callback] = [
-        Finite(folder / "checkpoints"),
-        ModelCard(data),
-        EpochTable(folder / "metrics.csv"),
-        Samples(
-            folder / "samples", settings["sample_every_n_epochs"], batch, task.inputs, task.targets
-        ),
-        Checkpoints(folder / "checkpoints"),
-    ]
-    if settings["max_time"]:  # first, so that the others see that the run stops
-        callbacks.insert(0, Budget(duration(str(settings["max_time"]))))
-    if sys.stderr.isatty() and not quiet:
-        callbacks.append(RichProgressBar())
-    return callbacks
+def _budget(settings: dict[str, Any]) -> list[Budget]:
+    """Return the time limit; it comes before the callbacks that ask whether the run stops."""
+    limit = settings["max_time"]
+    return [Budget(duration(str(limit)))] if limit else []

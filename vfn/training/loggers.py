@@ -1,22 +1,19 @@
-"""The loggers beside metrics.csv, which is always written: TensorBoard, Weights & Biases."""
+"""Loggers beside metrics.csv, which is always written."""
 
 import logging
 import netrc
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from omegaconf import DictConfig
+from lightning.pytorch.loggers import Logger, WandbLogger
 
-from vfn.cli.entry import MULTIRUN, plain
-from vfn.errors import UserError
+from vfn.cli.entry import MULTIRUN
 from vfn.system.files import make_folder, write_text
-from vfn.training.trainer_args import is_first
+from vfn.training.callbacks.checkpoints import MODES
 
 SEARCH = "search.yaml"  # our record of a search, in its folder
 WANDB_TAG, WANDB_GROUP = 64, 128  # characters that W&B takes
@@ -24,57 +21,59 @@ WANDB_TAG, WANDB_GROUP = 64, 128  # characters that W&B takes
 log = logging.getLogger(__name__)
 
 
-def make_logger(
-    folder: Path, config: DictConfig, networks: Sequence[torch.nn.Module | None]
-) -> Logger | None:
-    """Return the logger of the config; none for `csv`, and in processes that do not write."""
-    name = config.logger.name
-    if name == "csv":
-        return None
-    if name == "tensorboard":
-        try:
-            return TensorBoardLogger(folder, name="tensorboard", version="")
-        except ModuleNotFoundError as exc:
-            raise UserError("logger=tensorboard: not installed; pip install tensorboard") from exc
-    return WandbLogger(experiment=_wandb_run(folder, config, networks)) if is_first() else None
+def wandb_logger(
+    save_dir: Path,
+    project: str = "vfn",
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    **arguments: Any,
+) -> WandbLogger:
+    """Return the W&B logger of a run folder; a resumed run goes on with its W&B run.
 
-
-def _wandb_run(folder: Path, config: DictConfig, networks: Sequence[torch.nn.Module | None]) -> Any:
-    """Return the W&B run of a run folder, the same one after a resume."""
-    import wandb  # here: it is slow to import, and not every training asks for it
-
+    Args:
+        save_dir: the run folder.
+        group: None: the sweep's name, for the runs of a sweep.
+        arguments: further ones of `wandb.init`.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")
-    identity = folder / "wandb" / "run_id.txt"
-    if not identity.exists():
-        make_folder(identity.parent)
-        write_text(identity, uuid.uuid4().hex[:8])
-    online = _has_wandb_account()
-    if not online:
-        log.info(
-            "W&B: no account is set up, so the run is kept in %s (wandb sync)", identity.parent
-        )
-    sweep = folder.parent
+    sweep = save_dir.parent
     swept = any((sweep / name).is_file() for name in (MULTIRUN, SEARCH))
-    tags = [config.data.name, config.task.name, config.model.name, *(["sweep"] if swept else [])]
-    parameters = {
-        name: sum(p.numel() for p in network.parameters()) if network is not None else 0
-        for name, network in zip(("generator", "discriminator"), networks, strict=True)
-    }
-    run = wandb.init(
-        project=config.logger.project,
-        group=config.logger.group or (sweep.name[:WANDB_GROUP] if swept else None),
-        name=folder.name,
-        id=identity.read_text(encoding="utf-8").strip(),
-        resume="allow",
-        dir=folder,
-        mode="online" if online else "offline",
-        config={**plain(config), "parameters": parameters},
+    tags = [*tags, *(["sweep"] if swept else [])]
+    identity = _identity(save_dir)
+    logger = WandbLogger(
+        save_dir=save_dir,
+        project=project,
+        group=group or (sweep.name[:WANDB_GROUP] if swept else None),
+        name=save_dir.name,
+        id=identity.read_text("utf-8").strip() if identity.exists() else uuid.uuid4().hex[:8],
+        mode="online" if _has_wandb_account() else "offline",
         tags=[tag[:WANDB_TAG] for tag in dict.fromkeys(tags)],
+        **arguments,
     )
-    # A dashboard's row shows the best epoch, as best.ckpt is, not the last.
-    run.define_metric("val/mae", summary="min")
-    run.define_metric("val/psnr", summary="max")
-    return run
+    logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and W&B warns of it
+    return logger
+
+
+def start_loggers(loggers: Sequence[Logger], folder: Path, parameters: Mapping[str, Any]) -> None:
+    """Log the hyperparameters to all loggers; of W&B, make the best epoch the row of a dashboard."""
+    for logger in loggers:
+        logger.log_hyperparams(dict(parameters))
+        if not isinstance(logger, WandbLogger):
+            continue
+        identity = _identity(folder)
+        if not identity.exists():
+            make_folder(identity.parent)
+            write_text(identity, str(logger.version))
+        if not _has_wandb_account():
+            log.info(
+                "W&B: no account is set up, so the run is kept in %s (wandb sync)", identity.parent
+            )
+        for name, mode in MODES.items():
+            logger.experiment.define_metric(f"val/{name}", summary=mode)
+
+
+def _identity(folder: Path) -> Path:
+    return folder / "wandb" / "run_id.txt"
 
 
 def _has_wandb_account() -> bool:

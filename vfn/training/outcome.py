@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
 
 from vfn.models.checkpoint import BEST, LAST
 from vfn.system.signals import ignore_signals
@@ -24,8 +25,9 @@ def report(trainer: L.Trainer, batch_size: int, settings: dict[str, Any], folder
         batch_size: of one process.
         settings: the trainer group.
     """
-    best = next(c.best for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-    log.info("best validation MAE %.5f; checkpoint: %s", best, folder / "checkpoints" / BEST)
+    kept = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+    name, path = kept.monitor.removeprefix("val/").upper(), folder / "checkpoints" / BEST
+    log.info("best validation %s %.5f; checkpoint: %s", name, kept.best, path)
     more = _ended(trainer, settings, folder)
     seen = trainer.global_step // len(trainer.optimizers) * batch_size * trainer.world_size
     if seen < FEW:
@@ -45,8 +47,14 @@ def _ended(trainer: L.Trainer, settings: dict[str, Any], folder: Path) -> str:
     elif any(isinstance(c, Budget) and c.is_over for c in trainer.callbacks):  # type: ignore[attr-defined]
         more = f"resume={folder} trainer.max_time=DD:HH:MM:SS"
         log.info("trainer.max_time=%s is over; go on by %s", settings["max_time"], more)
-    else:  # a search that has seen enough
+    else:
         more = f"resume={folder}"
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
+                log.info(
+                    "%s did not improve in %d validations, so the training ended early",
+                    callback.monitor, callback.patience,
+                )  # fmt: skip
     return more
 
 

@@ -9,13 +9,17 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vfn.cli.entry import merge_overrides
+from vfn.cli.settings import leaves
 from vfn.errors import UserError
 from vfn.models.checkpoint import BEST, submodule
+from vfn.training.instantiators import leave_out_shipped
 
 # All else is the run's own: its task, its images and their split, its network, its draws.
 MAY_CHANGE = (
     "trainer",
+    "callbacks",
     "logger",
+    "monitor",
     "card",
     "trust",
     "loss",  # its weights; whether there is an adversary is the network's
@@ -55,7 +59,8 @@ def merged(before: DictConfig, config: DictConfig, folder: Path) -> DictConfig:
         UserError: the command line gives another value to what belongs to the run.
     """
     after = merge_overrides(before, config, skip=("run",))
-    was, now = (dict(_leaves(OmegaConf.to_container(c, resolve=True))) for c in (before, after))
+    leave_out_shipped(after)
+    was, now = (dict(leaves(OmegaConf.to_container(c, resolve=True))) for c in (before, after))
     if config.resume == str(folder) and config.get("init") not in (None, was.get("init")):
         raise UserError(
             f"init={config.init}: the run in {folder} goes on from its own weights; leave out init, or resume"
@@ -96,14 +101,6 @@ def _may_change(key: str) -> bool:
 def _has_moved(key: str, path: Any) -> bool:
     """Whether the images are no longer where they were; `check_fields` looks whether they are the same."""
     return key == "data.root" and path is not None and not Path(str(path)).exists()
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def check_networks(

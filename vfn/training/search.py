@@ -26,6 +26,7 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from vfn.cli.entry import plain, set_up_logging, trainable_task
+from vfn.cli.settings import leaves
 from vfn.cli.stored import read_stored
 from vfn.errors import DiskFull, UserError
 from vfn.models.checkpoint import BEST, LAST
@@ -116,7 +117,7 @@ def _dimension(key: str, spec: Any, config: DictConfig) -> "BaseDistribution":
 
     default = OmegaConf.select(config, key, default=None)
     if not key.startswith(SEARCHED) or not isinstance(default, bool | int | float | str):
-        names = [k for k, _ in _leaves(plain(config)) if k.startswith(SEARCHED)]
+        names = [k for k, _ in leaves(plain(config)) if k.startswith(SEARCHED)]
         near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"sweep.space: {key} is no single setting of loss or model{hint}")
@@ -150,29 +151,20 @@ def _fits(value: Any, default: bool | int | float | str) -> bool:
     return isinstance(value, type(default))
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of plain data by its dotted name; a list is one setting."""
-    if not isinstance(node, dict):
-        yield prefix, node
-        return
-    for key, value in node.items():
-        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-
-
 def _same_search(config: DictConfig, folder: Path) -> None:
     """Keep what is searched beside the study; trials of two searches would not compare.
 
     Raises:
         UserError: `folder` holds another search.
     """
-    ours = {k: v for k, v in _leaves(plain(config)) if not _may_change(k)}
+    ours = {k: v for k, v in leaves(plain(config)) if not _may_change(k)}
     stored = folder / SEARCH
     if not stored.is_file():
         if (folder / "checkpoints").exists():
             raise UserError(f"{folder}: holds a run already; give another run=NAME")
         write_text(stored, OmegaConf.to_yaml(config, resolve=True))
         return
-    theirs = {k: v for k, v in _leaves(read_stored(stored)) if not _may_change(k)}
+    theirs = {k: v for k, v in leaves(read_stored(stored)) if not _may_change(k)}
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise UserError(

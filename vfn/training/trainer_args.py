@@ -70,7 +70,6 @@ def trainer_arguments(settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
         "log_every_n_steps": settings["log_every_n_steps"],
         "plugins": [AtomicCheckpointIO(), *environment],
         "num_sanity_val_steps": 0,
-        "enable_checkpointing": False,
         "enable_model_summary": False,
         "enable_progress_bar": sys.stderr.isatty() and not quiet,
         "use_distributed_sampler": False,  # PatchLoader deals the patches out itself

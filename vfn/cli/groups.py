@@ -1,0 +1,45 @@
+"""The groups whose entries are objects, and groups spelled as users of Hydra spell them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from vfn.cli.help import CONF, choices, groups_of
+from vfn.system.dotted import TARGET
+
+NODES = ("callbacks", "logger")  # each entry is a table with `_target_`, built by Hydra
+NOTHING = {"callbacks": "none", "logger": "csv"}  # the choice that stands for null
+
+
+def shipped(group: str) -> dict[str, dict[str, Any]]:
+    """Return the entries of all choices of a group by name, references unresolved."""
+    found = {}
+    for choice in choices(group):
+        file = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))
+        assert isinstance(file, dict)
+        for name, node in file.items():
+            if isinstance(node, dict) and TARGET in node:
+                found[str(name)] = node
+    return found
+
+
+def spelled(words: Sequence[str], command: str) -> list[str]:
+    """Return the command line with what Hydra's grammar lacks: `GROUP=null`, `+GROUP=CHOICE` for a group
+    that is in the defaults, and `+callbacks.NAME=CHOICE`, which adds a choice under a name."""
+    groups = groups_of(command)
+    found = [_spelled(word, groups) for word in words]
+    return [word for word in found if word]
+
+
+def _spelled(word: str, groups: dict[str, str | None]) -> str:
+    key, _, value = word.partition("=")
+    name = key.removeprefix("+")
+    if name in groups and value == "null":
+        return f"{name}={NOTHING[name]}" if name in NOTHING else ""
+    if name in groups and groups[name] is None:
+        return f"{name}={value}"
+    group = name.partition(".")[0]
+    if group in NODES and key == f"+{name}" and value in choices(group):
+        return f"+{group}@{name}={value}"
+    return word
