@@ -186,6 +186,21 @@ def test_the_middle_plane_is_focal_and_that_is_said(
     assert not caplog.text
 
 
+def test_a_z_step_that_nobody_states_is_said_to_be_assumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path / "0_rna.tif", pixels(5), "ZYX", IMAGEJ)
+    with caplog.at_level("INFO"):
+        (entry,) = found(tmp_path, ["rna"]).values()
+    assert sorted(depth for _, depth in entry.planes) == [-2, -1, 0, 1, 2]
+    assert "0_rna.tif does not say how far apart its planes are, 1 um is assumed" in caplog.text
+    assert "data.z_step=MICROMETRES" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        found(tmp_path, ["rna"], z_step=0.5)
+    assert "assumed" not in caplog.text
+
+
 def test_channels_inside_a_stack_by_name_and_position(tmp_path: Path) -> None:
     names = {"Channel": {"Name": ["RNA", "dna"]}}
     named = written(tmp_path / "n" / "a.ome.tif", pixels(3, 2), "ZCYX", metadata=names)

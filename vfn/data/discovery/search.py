@@ -11,10 +11,8 @@ from vfn.data.discovery.manifest import from_manifest
 from vfn.data.discovery.naming import path_below
 from vfn.data.discovery.pattern import from_pattern
 from vfn.data.discovery.tokens import from_tokens
-from vfn.data.formats import scenes
-from vfn.data.images import (
-    is_container,
-)
+from vfn.data.formats import ContainerPlane, scenes
+from vfn.data.images import is_container
 from vfn.data.tiff_stacks import is_stack
 from vfn.data.walk import find_sources, path_tokens
 from vfn.errors import UserError
@@ -77,23 +75,30 @@ def discover(
                 f"rename one, or tell them apart by {layout.prefix}pattern (groups site, z, time)"
             )
         entry.planes[channel, z] = plane  # type: ignore[index]  # ours until it is returned
-    report_focal(fields.values(), layout)
+    report_stacks(fields.values(), layout)
     return [fields[name] for name in sorted(fields)]
 
 
-def report_focal(fields: Iterable[Field], layout: Layout) -> None:
-    """Log which plane is taken as the focal one if the user did not say."""
-    if layout.z_zero is not None:
-        return
-    for entry in fields:
-        for (_, z), plane in entry.planes.items():
-            number = getattr(plane, "z", 0)  # of a plane in a stack, from 0
-            if z == 0 and number:
-                log.info(
-                    "stacks: the middle plane is taken as the focal one (of field %s number %d, counted "
-                    "from 0); %sz_zero=NUMBER names another", entry.name, number, layout.prefix,
-                )  # fmt: skip
-                return
+def report_stacks(fields: Iterable[Field], layout: Layout) -> None:
+    """Log what is assumed of stacks when neither the user nor the file says it: focal plane and z step."""
+    planes = [
+        (entry.name, z, plane)
+        for entry in fields
+        for (_, z), plane in entry.planes.items()
+        if isinstance(plane, ContainerPlane)
+    ]
+    focal = next(((name, p.z) for name, z, p in planes if z == 0 and p.z), None)
+    if focal is not None and layout.z_zero is None:
+        log.info(
+            "stacks: the middle plane is taken as the focal one (of field %s number %d, counted "
+            "from 0); %sz_zero=NUMBER names another", *focal, layout.prefix,
+        )  # fmt: skip
+    path = next((p.path for _, z, p in planes if z), None)
+    if path is not None and layout.z_step is None and scenes(path)[0].load()[0].z_step is None:
+        log.info(
+            "stacks: %s does not say how far apart its planes are, 1 um is assumed; "
+            "%sz_step=MICROMETRES says so", path.name, layout.prefix,
+        )  # fmt: skip
 
 
 def _absent(root: Path, layout: Layout, wanted: Sequence[str], there: Container[str]) -> UserError:

@@ -6,7 +6,7 @@ from pathlib import Path
 from vfn.data.discovery.fields import Field, FilePlane, NothingMatches
 from vfn.data.discovery.layout import Layout, split_plane
 from vfn.data.discovery.naming import Where, at_time, field_name, path_below, scene_place
-from vfn.data.discovery.search import report_focal
+from vfn.data.discovery.search import report_stacks
 from vfn.data.formats import ContainerPlane, Stack, scenes
 from vfn.data.images import (
     is_container,
@@ -40,7 +40,7 @@ def whole_images(root: Path, channels: Sequence[str]) -> list[Field]:
         else:
             planes = [FilePlane(path, i) for i in range(len(read_image(path).array))]
             found.append(whole_field(stem, channels, planes))
-    report_focal(found, Layout(prefix=""))
+    report_stacks(found, Layout(prefix=""))
     return found
 
 
