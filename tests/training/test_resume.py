@@ -162,6 +162,8 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     width = run("train.py", "resume=outputs/r", "model.generator.width=8", cwd=tmp_path)
     width.refused("model.generator.width=8: the run in outputs/r has 4")
+    other = run("train.py", "resume=outputs/r", "run=other", cwd=tmp_path)
+    other.refused("run=other: resume=outputs/r goes on in that folder")
     stored = folder / "config.yaml"
     for text, says in (
         (before[stored].replace(b"  width: 4", b"  width: 8", 1), "another generator"),

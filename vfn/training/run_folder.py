@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vfn.cli.entry import varied
+from vfn.cli.entry import typed_keys, varied
 from vfn.cli.settings import check_settings
 from vfn.cli.stored import read_stored, shipped_targets
 from vfn.errors import UserError
@@ -38,6 +38,11 @@ def run_folder(config: DictConfig) -> tuple[Path, DictConfig]:
             return own, config
     if config.resume:
         folder = Path(config.resume)
+        if "run" in typed_keys() and folder.resolve() != folder_of(config).resolve():
+            raise UserError(
+                f"run={config.run}: resume={folder} goes on in that folder; leave run out, or start a "
+                "new run by init=CKPT"
+            )
         stored = folder / "config.yaml"
         if not stored.is_file() or not _is_begun(folder):
             raise UserError(
