@@ -294,9 +294,16 @@ def test_a_missing_channel_is_named_and_skipped_if_asked(clean: Planes) -> None:
         (lambda c: {n: {**s, "mito": exposed(s["mito"])} for n, s in c.items()}, "over-exposed"),
         (lambda c: {n: {**s, "rna": None} for n, s in c.items()}, "9 of 9"),
         (lambda c: {n: {**s, "mito": (s["mito"] >> 8).astype(np.uint8)} for n, s in c.items()}, "uint8"),
+        (
+            lambda c: {
+                n: {**c[n], "mito": (c[n]["mito"] >> 8).astype(np.uint8)} if i % 2 else c[n]
+                for i, n in enumerate(sorted(c)[:8])
+            },
+            "mito has no usual pixel type: uint16 in 4, uint8 in 4",
+        ),
         (lambda c: {"f0": c["f0"], "f1": c["f1"]}, "too few"),
     ],
-    ids=["empty target", "over-exposed", "unreadable", "target dtypes", "two fields"],
+    ids=["empty target", "over-exposed", "unreadable", "target dtypes", "mixed dtypes", "two fields"],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_refused(
     clean: Planes, planes: Callable[[Planes], Planes], words: str

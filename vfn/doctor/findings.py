@@ -204,7 +204,15 @@ def _dtypes(
         kinds = Counter(f.planes[key].dtype for f in fields if key in f.planes)
         if not kinds:
             continue
-        usual[key] = kinds.most_common(1)[0][0]
+        usual[key], most = kinds.most_common(1)[0]
+        if len(kinds) > 1 and 2 * most <= kinds.total():
+            listed = ", ".join(f"{kind} in {count}" for kind, count in sorted(kinds.items()))
+            yield Finding(
+                "dtype", FATAL, f"{name} has no usual pixel type: {listed} field(s).",
+                "save one channel in one dtype throughout, or train a model for each",
+                channel=name,
+            )  # fmt: skip
+            continue
         for entry in fields:
             if key in entry.planes and entry.planes[key].dtype != usual[key]:
                 yield Finding(
