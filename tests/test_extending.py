@@ -1,12 +1,12 @@
-"""docs/extending.md, word for word: a task, a data set, a loss and a network of one's own."""
+"""docs/extending.md, word for word: configs and code of one's own, the package untouched."""
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.cli import ROOT, clean_environment, run
@@ -18,60 +18,82 @@ FILES = dict(
     re.findall(r"`((?:conf|my_package)/[\w/]+\.(?:yaml|py))`[^`]*```\w+\n(.*?)```", PAGE, re.S)
 )
 NET = "my_package.nets.Flat"
+CONF = ["--config-dir", "conf"]
 SMALL = [
     "data.patch_size=64", "data.batch_size=2", "data.patches_per_epoch=4", "trainer.max_epochs=1",
-    "trainer=cpu", "logger=csv",
+    "trainer=cpu",
 ]  # fmt: skip
+BEST = "ckpt=outputs/flat/checkpoints/best.ckpt"
 
 
-def test_what_the_page_says_works(tmp_path: Path) -> None:
-    assert set(FILES) == {
-        "conf/task/tubulin.yaml", "conf/data/opera.yaml", "conf/loss/sharp.yaml", "my_package/losses.py",
-        "my_package/nets.py",
-    }  # fmt: skip
-    for name in ("vfn", "conf"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("train.py", "predict.py"):
-        shutil.copy(ROOT / name, tmp_path)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page's files, images, and a model that the page's experiment trained."""
+    folder = tmp_path_factory.mktemp("project")
     for name, content in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
     for seed, (well, channel) in enumerate((w, c) for w in range(1, 5) for c in (2, 3, 4, 5)):
-        path = tmp_path / "images" / f"r01c0{well}f01p01-ch{channel}sk1fk1fl1.tiff"
+        path = folder / "images" / f"r01c0{well}f01p01-ch{channel}sk1fk1fl1.tiff"
         write(path, make_image(seed, "uint16"))
-    chosen = [
-        "data=opera", "data.root=images", "task=tubulin", "loss=sharp", "loss.terms={my_package.losses.edges: 0.5}",
-        "model=own", f"model.generator._target_={NET}", "+model.generator.width=8", "run=r", *SMALL,
-    ]  # fmt: skip
-    refused = command(tmp_path, "train.py", *chosen, "data.channels={rna: ch1}", code=2)
-    assert "add it by +data.channels.rna=VALUE" in refused
-    command(tmp_path, "train.py", *chosen)
-    folder = tmp_path / "outputs" / "r"
-    (row,) = read_csv(folder / "metrics.csv")
-    assert float(row["train/edges"]) > 0
-    assert float(row["train/ms_ssim"]) > 0
-    stored = yaml.safe_load((folder / "config.yaml").read_text())
-    assert stored["model"]["generator"] == {"_target_": NET, "width": 8}
-    assert stored["task"]["inputs"] == ["dna", "er"]
-    best = "ckpt=outputs/r/checkpoints/best.ckpt"
-    refused = command(tmp_path, "predict.py", best, "input=images", "output=p", code=2)
-    assert f"trust={NET}" in refused
-    command(tmp_path, "predict.py", best, "input=images", "output=p", f"trust={NET}")
-    assert len(list((tmp_path / "p").glob("*.ome.tif"))) == 4
+    vfn(folder, "train", *CONF, "experiment=flat_edges", "data.root=images", "run=flat", *SMALL)
+    return folder
 
 
-def command(folder: Path, script: str, *words: str, code: int = 0) -> str:
-    """What a process of its own, whose vfn is the copy in `folder`, says on stderr."""
+def vfn(folder: Path, *words: str, code: int = 0) -> str:
+    """Run a command as a process of its own in `folder`; return what it says on stderr."""
     result = subprocess.run(
-        [sys.executable, script, *words], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, **clean_environment(), "PYTHONPATH": ""},
+        [sys.executable, "-m", "vfn", *words], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, **clean_environment(), "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert result.returncode == code, result.stdout + result.stderr
     return result.stderr
 
 
+def test_the_page_shows_every_group() -> None:
+    assert set(FILES) == {
+        "conf/task/tubulin.yaml", "conf/data/opera.yaml", "conf/loss/sharp.yaml", "conf/model/flat.yaml",
+        "conf/augment/rotate.yaml", "conf/callbacks/gradient_norm.yaml", "conf/logger/lines.yaml",
+        "conf/experiment/flat_edges.yaml", "my_package/losses.py", "my_package/nets.py", "my_package/callbacks.py",
+    }  # fmt: skip
+
+
+def test_every_choice_of_the_experiment_is_trained_with(project: Path) -> None:
+    folder = project / "outputs" / "flat"
+    (row,) = read_csv(folder / "metrics.csv")
+    assert float(row["train/edges"]) > 0
+    assert float(row["train/ms_ssim"]) > 0
+    assert float(row["grad_norm"]) > 0
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    assert stored["model"]["generator"] == {"_target_": NET, "width": 8}
+    assert stored["task"]["inputs"] == ["dna", "er"]
+    assert stored["data"]["channels"]["tubulin"] == "ch4"
+    assert stored["augment"]["transforms"][0]["limit"] == 180
+    assert list((project / "lines").rglob("metrics.csv"))
+
+
+def test_a_class_of_ones_own_is_named_again(project: Path) -> None:
+    predict = ("predict", BEST, "input=images", "output=p")
+    assert f"trust={NET}" in vfn(project, *predict, code=2)
+    vfn(project, *predict, f"trust={NET}")
+    assert len(list((project / "p").glob("*.ome.tif"))) == 4
+    more = [*CONF, "resume=outputs/flat", "trainer.max_epochs=2"]
+    assert f"{NET}" in vfn(project, "train", *more, code=2)
+    vfn(project, "train", *more, "experiment=flat_edges")
+    assert len(read_csv(project / "outputs" / "flat" / "metrics.csv")) == 2
+
+
+def test_a_misspelt_choice_or_key_of_ones_own_is_refused(project: Path) -> None:
+    train = ("train", *CONF, "data=opera", "data.root=images", "task=tubulin", "run=r")
+    assert "did you mean sharp?" in vfn(project, *train, "loss=shrp", code=2)
+    assert "did you mean data.split?" in vfn(project, *train, "data.splt=well", code=2)
+    refused = vfn(project, *train, "data.channels={rna: ch1}", code=2)
+    assert "add it by +data.channels.rna=VALUE" in refused
+    assert not (project / "outputs" / "r").exists()
+
+
 def test_terms_that_are_none(tmp_path: Path) -> None:
-    train = ("train.py", *SIMULATED, *SMALL)
+    train = ("train.py", *SIMULATED, *SMALL, "logger=csv")
     run(*train, "loss.terms={edgy.sharp: 1}", cwd=tmp_path).refused(
         "loss.terms=edgy.sharp", "imported"
     )

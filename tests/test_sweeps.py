@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from tests.cli import ROOT, Result, finish, interrupt_in_step, run, start
 from tests.conftest import write_tokens
-from vfn.cli.entry import _config_message, _lost_job
+from vfn.cli.messages import config_message, lost_job
 from vfn.errors import UserError
 from vfn.training.search import _dimension
 
@@ -117,7 +117,7 @@ def test_a_failed_job_loses_no_other(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_launcher_that_is_not_there(message: str, line: str) -> None:
     text = f"In 'hydra/config': Could not find 'hydra/launcher/{message}"
-    assert _config_message(ValueError(text), "train") == line
+    assert config_message(ValueError(text), "train") == line
 
 
 def test_a_job_that_its_queue_ended() -> None:
@@ -127,11 +127,11 @@ def test_a_job_that_its_queue_ended() -> None:
     error = UncompletedJobError(
         "Job 7 (task: 0) with path s/.submitit/7\nhas not produced any output"
     )
-    line = _lost_job(error) or ""
+    line = lost_job(error) or ""
     assert "\n" not in line
     for part in ("ended from outside", "Job 7 (task: 0)", ".submitit", "resume=FOLDER"):
         assert part in line
-    assert _lost_job(RuntimeError("Job 7")) is None
+    assert lost_job(RuntimeError("Job 7")) is None
 
 
 # Search

@@ -6,7 +6,6 @@
 import argparse
 import logging
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -34,27 +33,19 @@ from vfn.cli.help import (
     as_called,
     check_words,
     help_text,
-    no_such,
-    settings_of,
 )
+from vfn.cli.messages import config_message, lost_job
 from vfn.cli.paths import expand, readable
 from vfn.cli.settings import check_settings, leaves, settings_lines
 from vfn.cli.stored import read_stored
 from vfn.data.samples import Task
-from vfn.errors import UserError, nearest
+from vfn.errors import UserError
 from vfn.system.files import room_for
 from vfn.system.memory import keep_freed_memory
 from vfn.system.signals import INTERRUPTED, comes_of_stopping, end_by_signals, ignore_signals
 
 WRONG_INPUT = 2
 MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
-LAUNCHERS = {
-    "joblib": "hydra-joblib-launcher",
-    "submitit_local": "hydra-submitit-launcher",
-    "submitit_slurm": "hydra-submitit-launcher",
-    "ray": "hydra-ray-launcher",
-}  # Hydra's, and the packages that they come in
-
 log = logging.getLogger(__name__)
 
 
@@ -176,22 +167,10 @@ def run_settings(
         if isinstance(exc, JobFailed):  # jobs on a cluster have said it in their own logs alone
             leave(f"the sweep ran on past what failed, first {exc}", WRONG_INPUT)
         if isinstance(exc, HydraException | OmegaConfBaseException):
-            leave(_config_message(exc, command), WRONG_INPUT)
-        if lost := _lost_job(exc):
+            leave(config_message(exc, command), WRONG_INPUT)
+        if lost := lost_job(exc):
             leave(lost, INTERRUPTED)
         raise
-
-
-def _lost_job(exc: BaseException) -> str | None:
-    """What to say of a sweep's job that its queue ended: killed, out of time or of memory."""
-    submitit = sys.modules.get("submitit.core.utils")
-    if submitit is None or not isinstance(exc, submitit.UncompletedJobError):
-        return None
-    told = next(iter(str(exc).splitlines()), "")
-    return (
-        f"a job of the sweep was ended from outside, by its time limit perhaps ({told}); what it said is in "
-        ".submitit of the sweep's folder, the other jobs go on, and resume=FOLDER goes on with it"
-    )
 
 
 class LineParser(argparse.ArgumentParser):
@@ -231,35 +210,6 @@ def _tell(message: str, code: int) -> int:
     with suppress(OSError):  # the terminal may be gone
         print(f"error: {message}" if code == WRONG_INPUT else message, file=sys.stderr, flush=True)
     return code
-
-
-def _config_message(exc: Exception, command: str) -> str:
-    """Hydra's message in one line, with the nearest right name where it can be told."""
-    text = " ".join(str(exc).split())
-    missing_key = re.search(r"Could not override '([^']+)'", text)
-    if missing_key:
-        inner = re.search(r"Key '([^']+)' is not in struct", f"{text} {exc.__cause__}")
-        whole = missing_key[1] in settings_of(command)
-        if (
-            whole and inner and inner[1] != missing_key[1].rpartition(".")[2]
-        ):  # a table of names that a file gives
-            key = f"{missing_key[1]}.{inner[1]}"
-            return f"{key}: not in the file of that choice; add it by +{key}=VALUE"
-        return no_such(missing_key[1], command)
-    missing_group = re.search(
-        r"Could not find '((?:hydra/)?\w+)/([^']+)'.*Available options in '[\w/]+':(.*)", text
-    )
-    if missing_group:
-        group, choice, options = missing_group.groups()
-        names = options.split("Config search path")[0].split()
-        if group == "hydra/launcher" and choice in LAUNCHERS:
-            return f"{group}={choice}: not installed; pip install {LAUNCHERS[choice]}"
-        near = nearest(choice, names)
-        hint = f"did you mean {near}? " if near else ""
-        return f"{group}={choice}: unknown; {hint}choose one of {', '.join(names)}"
-    if merging := re.search(r"Error merging override (.+)", text):
-        return f"{merging[1]}: this setting takes another kind of value; --help shows an example"
-    return text
 
 
 def plain(config: Any) -> Any:

@@ -128,20 +128,19 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
     """Refuse another kind of value than the default's, before the code stumbles over it."""
     if isinstance(value, str) and "${" in value:  # a reference: whoever reads it looks
         return
-    if isinstance(default, bool):
-        kind, right = "true or false", isinstance(value, bool)
-    elif isinstance(default, int):
-        kind, right = "a whole number", isinstance(value, int) and not isinstance(value, bool)
-    elif isinstance(default, float):
-        right = isinstance(value, int | float) and not isinstance(value, bool)
-        kind, right = "a finite number", right and math.isfinite(value)
-    elif isinstance(default, dict):
-        kind, right = "a table of settings", isinstance(value, dict) or key == "data2"
-    else:
-        kind, right = (
-            "one value",
-            not isinstance(value, dict) or (default is None and not is_path(key)),
-        )
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    match default:
+        case bool():
+            kind, right = "true or false", isinstance(value, bool)
+        case int():
+            kind, right = "a whole number", number and isinstance(value, int)
+        case float():
+            kind, right = "a finite number", number and math.isfinite(value)
+        case dict():
+            kind, right = "a table of settings", isinstance(value, dict) or key == "data2"
+        case _:
+            free = default is None and not is_path(key)
+            kind, right = "one value", free or not isinstance(value, dict)
     if not right:
         shown = "" if isinstance(default, dict) or default is None else f", as {default} is"
         raise UserError(f"{key}={value}: give {kind}{shown}")
