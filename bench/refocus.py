@@ -33,7 +33,9 @@ from vfn.data.images import read_image
 from vfn.inference.predictor import Predictor
 from vfn.metrics.quality import quality
 from vfn.models.checkpoint import load_checkpoint
+from vfn.refocus.deconvolution import Deconvolution
 from vfn.refocus.measures import normalised_variance, power_log_log_slope, variance_of_laplacian
+from vfn.refocus.scale import FocusScale
 
 SHARP = ("u2os_af/bbbc006_zaligned10_w1", "u2os_cps/bbbc022_w1")
 BLURRED = "u2os_af/bbbc006_z00_w1"
@@ -103,17 +105,19 @@ def real_pair(data: Path, ckpt: Path) -> list[str]:
     blurred = pixels(next((data / BLURRED).glob("*_a01_s1_*")))
     sharp = pixels(next((data / SHARP[0]).glob("*__a01__*")))
     sharp = ndimage.shift(sharp.astype(float), (0, 2), order=1, mode="nearest")
-    assert checkpoint.deconvolution is not None
-    assert checkpoint.focus is not None
+    wiener = checkpoint.part("deconvolution", Deconvolution.from_dict)
+    focus = checkpoint.part("focus", FocusScale.from_dict)
+    assert wiener is not None
+    assert focus is not None
     made = {
         "input": blurred,
-        "Wiener filter (of 10 um)": checkpoint.deconvolution.apply(blurred, 32.0),
+        "Wiener filter (of 10 um)": wiener.apply(blurred, 32.0),
         "prediction": Predictor(checkpoint).predict([blurred])[0],
     }
     lines = ["| well a01, 32 um off | r | PSNR (dB) | focus (um) |", "| --- | --- | --- | --- |"]
     for name, image in made.items():
         r, psnr = against(image, sharp)
-        lines.append(f"| {name} | {r:.3f} | {psnr:.2f} | {checkpoint.focus.score(image).um:.1f} |")
+        lines.append(f"| {name} | {r:.3f} | {psnr:.2f} | {focus.score(image).um:.1f} |")
     return lines
 
 
@@ -122,13 +126,14 @@ def without_truth(data: Path, ckpt: Path, count: int) -> list[str]:
     checkpoint = load_checkpoint(ckpt)
     predictor = Predictor(checkpoint)
     fitted = checkpoint.targets[0]
-    assert checkpoint.focus is not None
+    focus = checkpoint.part("focus", FocusScale.from_dict)
+    assert focus is not None
     found: dict[str, list[tuple[float, ...]]] = {"before": [], "after": []}
     for path in sorted((data / BLURRED).glob("*"))[1 : count + 1]:
         blurred = pixels(path)
         for name, image in (("before", blurred), ("after", predictor.predict([blurred])[0])):
             seen = quality(image, fitted.low, fitted.high)
-            found[name].append((checkpoint.focus.score(image).um, seen.piqe, seen.brisque))
+            found[name].append((focus.score(image).um, seen.piqe, seen.brisque))
     lines = [
         f"| {count} fields, 32 um off, no truth | focus (um) | PIQE | BRISQUE |",
         "| --- | --- | --- | --- |",

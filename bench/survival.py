@@ -23,8 +23,8 @@ sys.path.insert(0, str(REPOSITORY))
 
 from tests.cli import Running, run, spawn
 from vfn.data.simulated import write_fields
-from vfn.models.checkpoint import is_whole
-from vfn.models.gan import RECIPE
+from vfn.models.archive import is_whole
+from vfn.models.recipe import RECIPE
 from vfn.system.files import LEFTOVER
 from vfn.system.locks import LOCK
 

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.real_images import RUNS, call
 from vfn.evaluation.ranges import SIGNAL_PERCENTILES
 from vfn.metrics.tolerance import error_mask, tolerance_level
-from vfn.models.checkpoint import read_raw
-from vfn.models.gan import RECIPE
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
 from vfn.system.files import write_text
 
 SMALL = [

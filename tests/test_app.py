@@ -37,8 +37,8 @@ from vfn.app.workspace import KEPT, Refused, Workspace, safe_name
 from vfn.data.images import DTYPES, read_image
 from vfn.data.simulated import Specimen
 from vfn.errors import UserError
-from vfn.models.checkpoint import read_raw
-from vfn.models.gan import RECIPE
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
 
 KEY = "the-key-of-this-test"
 SHAPE = (70, 91)

@@ -24,8 +24,8 @@ from vfn.app import connections, queue, workspace
 from vfn.app.models import Models
 from vfn.app.queue import Job, Queue, State
 from vfn.app.workspace import KEPT, LOCK, PREFIX, UPLOADS, Workspace
-from vfn.models.checkpoint import read_raw
-from vfn.models.gan import RECIPE
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
 
 __all__ = ["runs", "serve"]  # fixtures
 

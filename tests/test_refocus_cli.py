@@ -15,7 +15,7 @@ from tests.cli import run
 from vfn.data.images import read_image
 from vfn.data.sets import U2OSCPS
 from vfn.data.simulated import Specimen
-from vfn.models.gan import RECIPE
+from vfn.models.recipe import RECIPE
 
 TINY = [
     "logger=csv", "loss=mae", "model.generator.width=4", "model.generator.depth=3",

@@ -35,10 +35,12 @@ from vfn.data.formats import scenes
 from vfn.data.images import check_promise, read_image
 from vfn.errors import UserError
 from vfn.models.card import card_of
-from vfn.models.checkpoint import AtomicCheckpointIO, load_checkpoint, read_raw
-from vfn.models.gan import RECIPE
+from vfn.models.checkpoint import load_checkpoint
+from vfn.models.checkpoint_io import AtomicCheckpointIO
+from vfn.models.gan import VirtualStain
 from vfn.models.nets import make_generator, with_weights
-from vfn.models.recipe import check_recipe
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE, check_recipe
 from vfn.system.dotted import refuse_code
 
 TINY = [
@@ -195,6 +197,8 @@ def test_a_network_of_ones_own_is_loaded_when_it_is_named_again(own: Path) -> No
     for other in (None, "strange", "strange.Other", "Net", ["os.system"]):
         with pytest.raises(UserError, match=r"add trust=strange\.Net"):
             vfn.load(folder / OWN, trust=other)
+        with pytest.raises(UserError, match=r"add trust=strange\.Net"):
+            VirtualStain.load_from_checkpoint(folder / OWN, trust=other)
     assert not (folder / "owned").exists()
     for words in NAMED.values():
         run(*words, "trust=strange.Net", cwd=folder).ok()
@@ -243,6 +247,14 @@ def test_a_trusted_name_must_make_a_network(own: Path) -> None:
     run(*NAMED["predict"], "trust=strange.not_a_network", cwd=folder).refused(
         "not a torch.nn.Module"
     )
+
+
+def test_a_loss_of_a_strangers_checkpoint_is_not_imported(folder: Path) -> None:
+    terms = {"strange.loss": 0.5}
+    changed(folder / BEST, recipe=lambda r: r["loss"].update(terms=terms), to=folder / BEST)
+    assert load_checkpoint(folder / BEST).task.inputs == ("phase",)  # none is needed to predict
+    with pytest.raises(UserError, match=r"_target_: strange\.loss"):
+        VirtualStain.load_from_checkpoint(folder / BEST)
 
 
 def test_a_loss_of_a_strangers_run_folder_is_not_imported(folder: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from vfn.errors import UserError
 from vfn.models.archive import check_entries, check_pickle, is_whole
-from vfn.models.checkpoint import read_raw
+from vfn.models.reading import read_raw
 
 STR = b"X\x01\0\0\0k"  # the key "k"
 

@@ -16,7 +16,7 @@ from vfn.data.sets import make_data
 from vfn.errors import UserError
 from vfn.models.card import About, card_of, counted, duration, limits, markdown, text
 from vfn.models.checkpoint import load_checkpoint
-from vfn.models.gan import RECIPE
+from vfn.models.recipe import RECIPE
 
 RUN = [
     "data=simulated", "data.fields=6", "data.height=70", "data.width=91", "data.patch_size=64",

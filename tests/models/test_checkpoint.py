@@ -14,20 +14,13 @@ from vfn.data.intensity import IntensityNormaliser
 from vfn.data.samples import Task
 from vfn.data.statistics import LinearMap
 from vfn.errors import UserError
-from vfn.models.checkpoint import (
-    FORMAT,
-    LAST,
-    PREVIOUS,
-    AtomicCheckpointIO,
-    digest,
-    load_checkpoint,
-    newest_whole,
-    read_raw,
-    submodule,
-)
-from vfn.models.gan import RECIPE, AdamSettings, VirtualStain
+from vfn.models.checkpoint import digest, load_checkpoint, submodule
+from vfn.models.checkpoint_io import LAST, PREVIOUS, AtomicCheckpointIO, newest_whole
+from vfn.models.gan import AdamSettings, VirtualStain
 from vfn.models.losses import LossWeights
 from vfn.models.nets import make_discriminator, make_generator
+from vfn.models.reading import FORMAT, read_raw
+from vfn.models.recipe import RECIPE
 
 SPEC = {"name": "unet", "width": 4, "max_width": 8, "depth": 3}
 TASK = Task("er", ("golgi_actin", "rna"), ("er",), (-4.0, 4.0))

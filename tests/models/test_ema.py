@@ -8,8 +8,8 @@ import torch
 
 from tests.models.test_gan import make_batch, state
 from vfn.errors import UserError
-from vfn.models.ema import EMA, checked_decay
-from vfn.models.gan import AdamSettings, VirtualStain, ema_state_dict
+from vfn.models.ema import EMA, checked_decay, ema_state_dict
+from vfn.models.gan import AdamSettings, VirtualStain
 from vfn.models.losses import LossWeights
 from vfn.models.nets import make_generator
 

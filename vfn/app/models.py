@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vfn.errors import UserError
-from vfn.models.checkpoint import read_raw
-from vfn.models.gan import RECIPE
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
 from vfn.system.csv_files import read_epochs
 
 BEST = Path("checkpoints", "best.ckpt")

@@ -15,6 +15,7 @@ from vfn.evaluation.pairs import FieldPair
 from vfn.inference.alarms import input_alarms
 from vfn.inference.files import predict_to_file
 from vfn.inference.predictor import Predictor
+from vfn.refocus.deconvolution import Deconvolution
 from vfn.refocus.refocuser import is_refocused, restored
 from vfn.system.files import NAME_BYTES
 
@@ -54,9 +55,10 @@ class CheckpointPairs:
         prediction, halfwidth = np.split(predicted, [len(checkpoint.task.targets)])
         prediction = self._over_true_pixels(prediction, sample)
         baselines = checkpoint.baselines.predict(inputs, [m.dtype for m in checkpoint.targets])
-        if checkpoint.deconvolution is not None:  # refocusing: one channel, in and out
+        wiener = checkpoint.part("deconvolution", Deconvolution.from_dict)
+        if wiener is not None:  # refocusing: one channel, in and out
             baselines["input"] = inputs[0][None]
-            baselines["wiener"] = checkpoint.deconvolution.apply(inputs[0], sample.z)[None]
+            baselines["wiener"] = wiener.apply(inputs[0], sample.z)[None]
         return FieldPair(
             sample.name,
             channels,

@@ -12,8 +12,8 @@ from rich.markdown import Markdown
 from vfn.cli.entry import LineParser, run_parsed
 from vfn.cli.help import as_called
 from vfn.models.card import card_of, markdown
-from vfn.models.checkpoint import read_raw
-from vfn.models.gan import RECIPE
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
 
 
 def info(argv: Sequence[str] | None = None) -> None:

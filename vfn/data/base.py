@@ -1,5 +1,6 @@
 """The data module that all data sets share; each data set adds its facts (see `sets.py`)."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -229,17 +230,30 @@ class StainData(L.LightningDataModule):
         Figures are means over pixels, so shares of unequal size count right. If there are fewer patches than
         processes, every process takes all: none may be without.
         """
-        data = self.val_patches()
-        world = self.world if len(data) >= self.world else 1
-        share = range(self.rank % world, len(data), world)
-        options = loader_options(self.config.batch_size, self.config.num_workers)
-        return DataLoader(data, sampler=share, **options)
+        return self._grid_loader(self.val_patches())
+
+    def test_dataloader(self) -> DataLoader[RawBatch]:
+        """Patches on a grid that covers the test samples."""
+        assert self.split is not None
+        return self._grid_loader(self._grid(self.split.test, sys.maxsize))
+
+    def predict_dataloader(self) -> DataLoader[RawBatch]:
+        """The patches of `test_dataloader`."""
+        return self.test_dataloader()
 
     def val_patches(self) -> GridPatches:
         """Return the validation loader's patches."""
         assert self.split is not None
-        samples = self.split.val
-        return GridPatches(samples, self._shapes(samples), self._reader(), self.config.val_patches)
+        return self._grid(self.split.val, self.config.val_patches)
+
+    def _grid(self, samples: Sequence[Sample], at_most: int) -> GridPatches:
+        return GridPatches(samples, self._shapes(samples), self._reader(), at_most)
+
+    def _grid_loader(self, data: GridPatches) -> DataLoader[RawBatch]:
+        world = self.world if len(data) >= self.world else 1
+        share = range(self.rank % world, len(data), world)
+        options = loader_options(self.config.batch_size, self.config.num_workers)
+        return DataLoader(data, sampler=share, **options)
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
         """Normalise on the device of the network."""

@@ -97,11 +97,12 @@ def focus(config: DictConfig) -> None:
 def _scale_and_samples(config: DictConfig, source: Path) -> tuple[FocusScale, list[Sample]]:
     if config.ckpt is not None:
         checkpoint = load_checkpoint(Path(str(config.ckpt)), trusted(config.trust))
-        if checkpoint.focus is None:
+        scale = checkpoint.part("focus", FocusScale.from_dict)
+        if scale is None:
             raise UserError(
                 f"ckpt={config.ckpt}: carries no scale of focus; give a model of task=refocus"
             )
-        return checkpoint.focus, find_samples(checkpoint, source)
+        return scale, find_samples(checkpoint, source)
     path = Path(str(config.scale))
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))

@@ -1,17 +1,13 @@
-"""Checkpoints: written whole or not at all, and read without running anybody's code."""
+"""Trained models, read from checkpoints and ready to predict."""
 
 import hashlib
-import io
-import os
-import shutil
-import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from vfn.data.discovery import Layout
@@ -23,75 +19,17 @@ from vfn.data.intensity import IntensityNormaliser
 from vfn.data.samples import Task
 from vfn.data.statistics import LinearMap
 from vfn.errors import UserError
-from vfn.models.archive import check_entries, check_pickle, is_whole
 from vfn.models.card import card_of, updated
-from vfn.models.gan import RECIPE, ema_state_dict
+from vfn.models.checkpoint_io import AtomicCheckpointIO
+from vfn.models.ema import ema_state_dict
 from vfn.models.intervals import Uncertainty
-from vfn.models.nets import OURS, is_own, make_generator, with_weights
-from vfn.models.recipe import check_recipe
-from vfn.refocus.deconvolution import Deconvolution
-from vfn.refocus.scale import FocusScale
-from vfn.system.dotted import TARGET, refuse_code
-from vfn.system.files import replacing
+from vfn.models.nets import is_own, make_generator, with_weights
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
 
-FORMAT = 2  # of the recipe; raised when a reader must know
-BEST, LAST = "best.ckpt", "last.ckpt"
+P = TypeVar("P")
 # Parts of the recipe whose numbers predictions are made with.
 MEASURED = ("inputs", "targets", "flats", "envelopes", "baselines", "uncertainty", "deconvolution")
-PREVIOUS = "previous.ckpt"  # what last.ckpt was before
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's, under a temporary name until it is whole; read as data alone. Of `last.ckpt` the one
-    before is kept."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._sound: set[Path] = set()  # that this process wrote or read whole
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """See `read_raw`: nobody who asks for it gets more than data."""
-        checkpoint = read_raw(Path(path), trust=None)
-        self._sound.add(Path(path).resolve())
-        return checkpoint
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write `checkpoint` to `path`.
-
-        Raises:
-            DiskFull: it does not fit; what was at `path` is still there.
-        """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            # Not by Lightning's own writer, which goes through the system's temporary folder; and
-            # not straight into the file, since torch hides that a disk is full.
-            packed = io.BytesIO()
-            torch.save(checkpoint, packed)
-            temporary.write_bytes(packed.getbuffer())
-            # A damaged one must not push out the sound one before it.
-            if path.name == LAST and path.resolve() in self._sound:
-                _second_name(path, path.with_name(PREVIOUS))
-        self._sound.add(path.resolve())
-
-
-def _second_name(path: Path, other: Path) -> None:
-    """Let the file at `path` be at `other` as well, without a copy where the disk can do that."""
-    with replacing(other) as temporary:
-        try:
-            os.link(path, temporary)
-        except OSError:  # no such links on this disk
-            shutil.copyfile(path, temporary)
-
-
-def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` from which training can go on; None where all are damaged."""
-    candidates = (folder / name for name in (LAST, PREVIOUS))
-    return next((path for path in candidates if path.is_file() and is_whole(path)), None)
 
 
 @dataclass(frozen=True)
@@ -104,8 +42,6 @@ class Checkpoint:
         envelopes: of each input, over the training fields.
         recipe: everything that was stored beside the weights, as plain data.
         uncertainty: None where the model is not calibrated (`python -m vfn.calibrate`).
-        focus: tells how far from focus an input is; None where training saw one plane a field.
-        deconvolution: the classical baseline of a refocusing model; None of any other.
     """
 
     path: Path
@@ -120,8 +56,20 @@ class Checkpoint:
     baselines: LinearMap
     recipe: Mapping[str, Any]
     uncertainty: Uncertainty | None = None
-    focus: FocusScale | None = None
-    deconvolution: Deconvolution | None = None
+
+    def part(self, name: str, read: Callable[[Any], P]) -> P | None:
+        """Return a part of the recipe that other rooms know how to read; None if the model has none.
+
+        Args:
+            name: key of the recipe.
+            read: from plain data.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        data = self.recipe.get(name)
+        with recipe_errors(self.path):
+            return None if data is None else read(data)
 
     @property
     def patch_size(self) -> int:
@@ -141,80 +89,6 @@ class Checkpoint:
         return Binning.from_dict(self.recipe.get("binning"), *counts)
 
 
-def read_raw(
-    path: Path, mapped: bool = False, trust: Collection[str] | None = ()
-) -> dict[str, Any]:
-    """Read the file as plain data and tensors; nothing in it is imported or run.
-
-    Args:
-        mapped: tensors stay in the file until they are looked at, and its checksums unread.
-        trust: dotted paths of networks that are not part of vfn and may be built from what is read;
-            None for a reader that builds none.
-
-    Raises:
-        UserError: missing, unreadable, or no checkpoint of vfn.
-    """
-    if path.is_dir():
-        raise UserError(
-            f"ckpt={path}: is a folder; give a file, as outputs/NAME/checkpoints/best.ckpt"
-        )
-    if not path.is_file():
-        raise UserError(f"ckpt={path}: no such file; give outputs/NAME/checkpoints/best.ckpt")
-    try:
-        check_entries(path)
-        if not mapped and not is_whole(path):
-            raise UserError(
-                f"ckpt={path}: is damaged (its checksums do not fit); copy it again or train anew"
-            )
-        check_pickle(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd pickles: they are refused below
-            # weights_only: a stranger's file can hold data, never code.
-            with path.open("rb") as file:
-                # torch maps no file whose name is not UTF-8.
-                mapped = mapped and _is_utf8(path)
-                what = path if mapped else file
-                raw = torch.load(what, map_location="cpu", weights_only=True, mmap=mapped)
-    except UserError:
-        raise
-    except Exception as exc:  # the unpickler raises whatever damaged bytes lead to
-        raise UserError(
-            f"ckpt={path}: is no checkpoint, or a damaged one ({type(exc).__name__}: {exc}); "
-            "train anew or copy it again"
-        ) from exc
-    recipe = raw.get(RECIPE) if isinstance(raw, dict) else None
-    if not isinstance(recipe, dict) or "state_dict" not in raw:
-        raise UserError(f"ckpt={path}: is not a checkpoint of vfn; give one that train.py wrote")
-    stated = recipe.get("format")
-    if type(stated) is not int or stated != FORMAT:
-        raise UserError(
-            f"ckpt={path}: format {str(stated)[:40]}, this version reads {FORMAT}; "
-            "use the version of vfn that wrote it"
-        )
-    refuse_code(recipe, f"ckpt={path}", (*OURS, *(_networks(recipe) if trust is None else trust)))
-    try:
-        check_recipe(recipe)
-    except ValueError as exc:
-        raise UserError(
-            f"ckpt={path}: its recipe is damaged ({exc}); train anew or copy it again"
-        ) from exc
-    return raw
-
-
-def _networks(recipe: Mapping[str, Any]) -> list[str]:
-    """The dotted paths that stand where a recipe names its networks."""
-    specs = [recipe.get(part) for part in ("generator", "discriminator")]
-    return [spec[TARGET] for spec in specs if isinstance(spec, Mapping) and TARGET in spec]
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def load_checkpoint(path: Path, trust: Collection[str] = ()) -> Checkpoint:
     """Read a checkpoint and build its generator in evaluation mode, on the CPU.
 
@@ -225,7 +99,7 @@ def load_checkpoint(path: Path, trust: Collection[str] = ()) -> Checkpoint:
         UserError: see `read_raw`; or weights that do not fit the network they name.
     """
     raw = read_raw(path, trust=trust)
-    return from_recipe(raw[RECIPE], _generator_weights(raw), path)
+    return from_recipe(raw[RECIPE], generator_weights(raw), path)
 
 
 def from_recipe(
@@ -240,8 +114,19 @@ def from_recipe(
     Raises:
         UserError: weights that do not fit the network they name; a recipe that lacks something.
     """
-    try:
+    with recipe_errors(path):
         return _from_recipe(recipe, weights, path)
+
+
+@contextmanager
+def recipe_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a recipe that is not as training wrote it into one of the user's.
+
+    Raises:
+        UserError: there was one.
+    """
+    try:
+        yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
         raise UserError(
             f"ckpt={path}: its recipe is damaged ({type(exc).__name__}: {exc}); train anew or copy it again"
@@ -272,8 +157,7 @@ def _from_recipe(
     if unknown:
         raise ValueError(f"dtype {min(unknown)}")
     Binning.from_dict(recipe.get("binning"), len(task.inputs), len(task.targets))
-    calibrated, focus = recipe.get("uncertainty"), recipe.get("focus")
-    classical = recipe.get("deconvolution")
+    calibrated = recipe.get("uncertainty")
     return Checkpoint(
         path,
         digest(weights),
@@ -287,8 +171,6 @@ def _from_recipe(
         LinearMap.from_dict(recipe["baselines"]),
         recipe,
         None if calibrated is None else Uncertainty.from_dict(calibrated, len(task.inputs)),
-        None if focus is None else FocusScale.from_dict(focus),
-        None if classical is None else Deconvolution.from_dict(classical),
     )
 
 
@@ -339,7 +221,7 @@ def store_test_scores(path: Path, identity: str, scores: Mapping[str, Any]) -> N
         UserError: see `read_raw`; other weights lie there by now; it cannot be written there.
     """
     raw = read_raw(path, trust=None)
-    if digest(_generator_weights(raw)) != identity:
+    if digest(generator_weights(raw)) != identity:
         raise UserError(f"ckpt={path}: was written anew while it was scored; score it again")
     card = updated(card_of(raw[RECIPE]), test=dict(scores))
     _amend(path, raw, {"card": card})
@@ -355,7 +237,8 @@ def _amend(path: Path, raw: dict[str, Any], parts: Mapping[str, Any]) -> None:
         ) from exc
 
 
-def _generator_weights(raw: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def generator_weights(raw: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that predict: the averaged ones where the file has an average."""
     return submodule(ema_state_dict(raw["state_dict"]), "generator")
 
 

@@ -1,11 +1,14 @@
 """Exponential moving average of a network's weights."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from vfn.errors import UserError
+
+GENERATOR, AVERAGED = "generator.", "averaged."  # what names in a state dict begin with
 
 
 def checked_decay(decay: float) -> float:
@@ -53,3 +56,13 @@ class EMA(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """The inverse of `get_extra_state`."""
         self.updates = int(state)
+
+
+def ema_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose generator is the averaged one, if it holds an average."""
+    prefix = f"{AVERAGED}net."
+    averaged = {
+        GENERATOR + k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
+    }
+    rest = {k: v for k, v in state.items() if not k.startswith(AVERAGED)}
+    return {**rest, **averaged}

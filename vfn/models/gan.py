@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vfn.data.batch import Batch
-from vfn.models.ema import EMA
+from vfn.errors import UserError
+from vfn.models.checkpoint import Checkpoint, from_recipe, generator_weights, recipe_errors, submodule
+from vfn.models.ema import AVERAGED, EMA, GENERATOR, ema_state_dict
 from vfn.models.losses import (
     LossWeights,
     add_weight_l1,
@@ -20,12 +23,14 @@ from vfn.models.losses import (
     masked_mae,
     ms_ssim_loss,
     soft_tolerance,
+    term_weights,
 )
 from vfn.models.manual_optimization import ManualOptimization
-from vfn.models.nets import Discriminator
-
-RECIPE = "vfn"  # the key of our part of a checkpoint
-GENERATOR, AVERAGED = "generator.", "averaged."  # what names in a state dict begin with
+from vfn.models.nets import Discriminator, is_own, make_discriminator, with_weights
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
+from vfn.models.scoring import PatchScoring
+from vfn.system.dotted import TARGET, refuse_code, trusted
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class AdversarialFeedback:
     gradient: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-class VirtualStain(ManualOptimization):
+class VirtualStain(PatchScoring, ManualOptimization):
     """Conditional GAN that maps input channels to target channels (sec. 2.4).
 
     Args:
@@ -84,10 +89,50 @@ class VirtualStain(ManualOptimization):
         self.averaged = EMA(generator, ema) if ema else None
         self.objective, self.adam, self.recipe = objective, adam, dict(recipe)
         self.further = load_terms(objective.terms)
+        self.prepare_metrics(recipe)
         # Of this epoch: name -> sum over its patches, and how many these were.
         self.sums: dict[str, tuple[Tensor | float, int]] = {}
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: str | torch.device | None = None,
+        *,
+        trust: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> "VirtualStain":
+        """Build the module of `best.ckpt` or `last.ckpt`, with the weights that predict.
+
+        The file is read as data; a run goes on with its optimisers by `resume=` instead.
+
+        Args:
+            map_location: the device.
+            trust: dotted paths of networks and losses that are not part of vfn and may be imported.
+            options: arguments of the class in place of those of the training.
+
+        Raises:
+            UserError: see `read_raw`.
+        """
+        path, trust = Path(checkpoint_path), trusted(trust)
+        raw = read_raw(path, trust=trust)
+        recipe = raw[RECIPE]
+        checkpoint = from_recipe(recipe, generator_weights(raw), path)
+        with recipe_errors(path):
+            loss = {key: value for key, value in recipe["loss"].items() if key != "name"}
+            refuse_code(
+                [{TARGET: term} for term in term_weights(loss.get("terms"))], f"ckpt={path}", trust
+            )
+            given = {
+                "discriminator": _discriminator_of(checkpoint, raw["state_dict"]),
+                "objective": LossWeights(**loss),
+                "adam": AdamSettings(**recipe.get("adam", {})),  # earlier versions do not say
+                **options,
+            }
+        module = cls(checkpoint.generator, recipe=recipe, **given)
+        return module.train().to(map_location or "cpu")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Ci, h, w) -> (B, Ct, h, w); outside training by the averaged weights, if there are any."""
@@ -280,20 +325,6 @@ class VirtualStain(ManualOptimization):
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def validation_step(self, batch: Batch, _index: int) -> None:
-        """MAE and mean squared error over the valid pixels, in [-1, 1]."""
-        prediction = self(batch.input).float()
-        error = (prediction - batch.target)[batch.valid]
-        # Weighted by pixels: padded patches and fields that lack a target count for what they hold.
-        count = len(error)
-        self.log_dict(
-            {
-                "val/mae": error.abs().sum() / max(count, 1),
-                "val/mse": error.square().sum() / max(count, 1),
-            },
-            batch_size=count, sync_dist=True,
-        )  # fmt: skip
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The recipe, and the random state, so that a resumed run draws what it would have drawn.
 
@@ -362,11 +393,17 @@ class VirtualStain(ManualOptimization):
             self._rng = None
 
 
-def ema_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict whose generator is the averaged one, if it holds an average."""
-    prefix = f"{AVERAGED}net."
-    averaged = {
-        GENERATOR + k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
-    }
-    rest = {k: v for k, v in state.items() if not k.startswith(AVERAGED)}
-    return {**rest, **averaged}
+def _discriminator_of(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> nn.Module | None:
+    """The discriminator that the generator was trained against; earlier versions do not name it."""
+    spec, weights = checkpoint.recipe.get("discriminator"), submodule(state, "discriminator")
+    if spec is None or not weights:
+        return None
+    channels = len(checkpoint.task.inputs) + len(checkpoint.task.targets)
+    try:
+        return with_weights(
+            lambda: make_discriminator(spec, channels, checkpoint.patch_size),
+            weights,
+            not is_own(spec),
+        )
+    except RuntimeError as exc:
+        raise UserError(f"ckpt={checkpoint.path}: weights do not fit its discriminator") from exc

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+RECIPE = "vfn"  # the key of our part of a checkpoint
 Check = Callable[[Any], bool]
 PARTS = ("train", "val", "test")
 # Parts that a command asks for long after the checkpoint was loaded.

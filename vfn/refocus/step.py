@@ -84,7 +84,8 @@ class Refocusing:
         """
         model = load_checkpoint(path)
         check_refocuses(model)
-        if model.focus is None:
+        focus = model.part("focus", FocusScale.from_dict)
+        if focus is None:
             raise UserError(
                 f"data.refocus={path}: carries no scale of focus (its fields are too small, or it was "
                 "trained by an earlier version); train it anew"
@@ -96,7 +97,7 @@ class Refocusing:
             planes = list(dict.fromkeys(sample.inputs[i] for sample in samples))
             fields = {sample.inputs[i]: sample.field for sample in samples}
             spectra = list(in_parallel(_spectrum_of(store), planes, "focus", len(planes)))
-            scale = model.focus.anchored(spectra)
+            scale = focus.anchored(spectra)
             sharp = [
                 plane
                 for plane, spectrum in zip(planes, spectra, strict=True)
@@ -262,8 +263,9 @@ def _is_blurred(field: str, score: FocusScore, settings: RefocusSettings) -> boo
 
 
 def _compare_pixel_sizes(model: Checkpoint, sample: Sample, path: Path) -> None:
-    assert model.focus is not None
-    own, here = model.focus.pixel_size, sample.inputs[0].pixel_size
+    focus = model.part("focus", FocusScale.from_dict)
+    assert focus is not None
+    own, here = focus.pixel_size, sample.inputs[0].pixel_size
     if own and here and abs(here / own - 1) > SIZES_DIFFER:
         log.warning(
             "data.refocus=%s: learnt on pixels of %g um, these are %g um: blur looks different to it",

@@ -19,12 +19,14 @@ from vfn.data.samples import Task
 from vfn.data.sets import make_data
 from vfn.errors import UserError
 from vfn.models.card import About, make_card
-from vfn.models.checkpoint import FORMAT, read_raw, submodule
-from vfn.models.ema import checked_decay
-from vfn.models.gan import RECIPE, AdamSettings, VirtualStain, ema_state_dict
+from vfn.models.checkpoint import submodule
+from vfn.models.ema import checked_decay, ema_state_dict
+from vfn.models.gan import AdamSettings, VirtualStain
 from vfn.models.losses import LossWeights
 from vfn.models.nets import is_own, make_discriminator, make_generator, name_of, stride_of
 from vfn.models.nets.generator import AUTO, STARTS
+from vfn.models.reading import FORMAT, read_raw
+from vfn.models.recipe import RECIPE
 from vfn.refocus.preparation import preparation
 
 MOST = 0.5  # share of the targets' variance
@@ -224,6 +226,8 @@ def _recipe(config: DictConfig, data: StainData, about: About) -> dict[str, Any]
         "generator": plain(config.model.generator),
         "model": config.model.name,
         "loss": plain(config.loss),
+        "adam": plain(config.model.adam),
+        "discriminator": plain(config.model.discriminator) if config.loss.adversarial else None,
         "seed": config.seed,
         **data.recipe(),
     }

@@ -27,8 +27,10 @@ from vfn.cli.entry import (
 from vfn.cli.settings import idle, settings_lines
 from vfn.data.base import StainData
 from vfn.errors import UserError
-from vfn.models.checkpoint import BEST, LAST, read_raw
-from vfn.models.gan import RECIPE, VirtualStain
+from vfn.models.checkpoint_io import BEST, LAST
+from vfn.models.gan import VirtualStain
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
 from vfn.system.files import write_text
 from vfn.system.locks import claimed
 from vfn.training import outcome

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
 
-from vfn.models.checkpoint import BEST, LAST
+from vfn.models.checkpoint_io import BEST, LAST
 from vfn.system.signals import ignore_signals
 from vfn.training.callbacks import Budget, Checkpoints
 

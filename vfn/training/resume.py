@@ -11,7 +11,8 @@ from torch import nn
 from vfn.cli.entry import merge_overrides
 from vfn.cli.settings import leaves
 from vfn.errors import UserError
-from vfn.models.checkpoint import BEST, submodule
+from vfn.models.checkpoint import submodule
+from vfn.models.checkpoint_io import BEST
 from vfn.training.instantiators import leave_out_shipped
 
 # All else is the run's own: its task, its images and their split, its network, its draws.

@@ -13,9 +13,10 @@ from vfn.cli.entry import typed_keys, varied
 from vfn.cli.settings import check_settings
 from vfn.cli.stored import read_stored, shipped_targets
 from vfn.errors import UserError
-from vfn.models.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_raw
+from vfn.models.checkpoint_io import BEST, LAST, PREVIOUS, newest_whole
 from vfn.models.losses import term_weights
 from vfn.models.nets import OURS
+from vfn.models.reading import read_raw
 from vfn.system.csv_files import read_epochs
 from vfn.system.dotted import TARGET, refuse_code, targets_in, trusted
 from vfn.system.files import make_folder

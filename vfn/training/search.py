@@ -29,7 +29,7 @@ from vfn.cli.entry import plain, set_up_logging, trainable_task
 from vfn.cli.settings import leaves
 from vfn.cli.stored import read_stored
 from vfn.errors import DiskFull, UserError
-from vfn.models.checkpoint import BEST, LAST
+from vfn.models.checkpoint_io import BEST, LAST
 from vfn.system.csv_files import read_epochs, write_csv
 from vfn.system.files import make_folder, write_text
 from vfn.training.build import stain_data

@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from vfn.errors import UserError
-from vfn.models.checkpoint import AtomicCheckpointIO
+from vfn.models.checkpoint_io import AtomicCheckpointIO
 from vfn.models.precision import has_fast_bf16
 from vfn.system.slurm import processes
 

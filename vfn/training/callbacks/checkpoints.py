@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from vfn.data.batch import Batch
 from vfn.errors import UserError
-from vfn.models.checkpoint import BEST, LAST
+from vfn.models.checkpoint_io import BEST, LAST
 from vfn.system.signals import StopRequest, interrupt
 
 AGREE_EVERY = 10  # steps between two questions whether another process was told to stop

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from vfn.data.batch import Batch
 from vfn.errors import UserError
-from vfn.models.checkpoint import BEST
+from vfn.models.checkpoint_io import BEST
 from vfn.models.gan import VirtualStain
 
 
