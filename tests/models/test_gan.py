@@ -204,6 +204,7 @@ def test_validation_counts_valid_pixels_alone() -> None:
     module.eval()
     with torch.no_grad():
         module.validation_step(batch, 0)
+        module.on_validation_epoch_end()
         error = (module(batch.input) - batch.target)[:, :, :5]
     logged: dict[str, Tensor] = module.logged  # type: ignore[assignment]
     torch.testing.assert_close(logged["val/mae"], error.abs().mean())
