@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -111,6 +112,7 @@ def test_random_state_is_taken_up_when_training_starts(
     expected = torch.rand(3)
     module.on_load_checkpoint(torch.load(path, weights_only=True))
     torch.rand(100)  # what is drawn in between does not count
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     module.on_train_start()
     assert torch.equal(torch.rand(3), expected)
     module.on_train_start()  # and it is taken up once

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from vfn.data.batch import Batch
 from vfn.errors import UserError
-from vfn.models.checkpoint import Checkpoint, from_recipe, generator_weights, recipe_errors, submodule
+from vfn.models.checkpoint import (
+    Checkpoint,
+    from_recipe,
+    generator_weights,
+    recipe_errors,
+    submodule,
+)
 from vfn.models.ema import AVERAGED, EMA, GENERATOR, ema_state_dict
 from vfn.models.losses import (
     LossWeights,
