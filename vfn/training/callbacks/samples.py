@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from vfn.data.base import StainData
 from vfn.models.gan import VirtualStain
-from vfn.report.samples import sample_sheet
+from vfn.training.sample_sheet import sample_sheet
 
 
 class Samples(Callback):

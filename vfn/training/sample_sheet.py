@@ -1,4 +1,4 @@
-"""The sheet of sample patches that a training draws each few epochs."""
+"""The sheet of sample patches that a training draws every few epochs."""
 
 from pathlib import Path
 
