@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from tests.cli import run
-from vfn.commands.compare import compare, compare_runs, read_runs, run_names
+from vfn.commands.compare import compare
 from vfn.errors import UserError
 from vfn.evaluation.rows import PROMISED as COLUMNS
+from vfn.evaluation.run_comparison import compare_runs
+from vfn.evaluation.runs import read_runs, run_names
 
 RANGES = {"range_full": [0, 65535], "range_signal": [100, 900]}
 FIELDS = [f"f{i:02d}" for i in range(12)]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from vfn.data.images import DTYPES
 from vfn.data.simulated import Specimen
-from vfn.doctor.findings import corner_ratio, empty
+from vfn.doctor.grey_values import empty
 from vfn.doctor.measure import QUANTILES, measure
+from vfn.doctor.optics import corner_ratio
 
 CELLS = Specimen(0, (160, 200)).render("dapi", 0.0, "uint16")
 

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from vfn.errors import UserError
-from vfn.evaluation.pairs import FolderPairs
+from vfn.evaluation.folder_pairs import FolderPairs
 
 
 def image(value, channels=1, shape=(5, 7), dtype=np.uint16):

@@ -30,9 +30,10 @@ from vfn.report.blocks import (
     Table,
     Terms,
 )
+from vfn.report.criteria import LEVELS
 from vfn.report.html import environment
 from vfn.report.images import Panel, Pictures, Strip
-from vfn.report.verdict import LEVELS, Judgement, Verdict
+from vfn.report.verdict import Judgement, Verdict
 
 LIMIT = 400_000
 

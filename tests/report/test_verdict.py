@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 
 from vfn.commands.score import default_limits
 from vfn.errors import UserError
-from vfn.report.verdict import CRITERIA, LEVELS, judge, read_limits
+from vfn.report.criteria import CRITERIA, LEVELS
+from vfn.report.limits import read_limits
+from vfn.report.verdict import judge
 
 LIMITS = default_limits()
 

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vfn.app import models
-from vfn.commands.compare import read_runs
 from vfn.errors import UserError
+from vfn.evaluation.runs import read_runs
 from vfn.system.csv_files import as_name, as_text, read_csv, read_epochs, write_csv
 from vfn.training import search as sweep
 

@@ -17,7 +17,9 @@ from vfn.data.samples import Task
 from vfn.data.sets import make_data
 from vfn.doctor import tables
 from vfn.doctor.case import Case
-from vfn.doctor.findings import FATAL, LOOK, OF_NAMES, REPLACE, Finding, examine, in_order, unpaired
+from vfn.doctor.examine import examine
+from vfn.doctor.files import unpaired
+from vfn.doctor.findings import FATAL, LOOK, OF_NAMES, REPLACE, Finding, in_order
 from vfn.doctor.leakage import divide, leaks, parts_of
 from vfn.doctor.page import render
 from vfn.doctor.reading import FieldStats, read_fields

@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from vfn.data.discovery import Field
 from vfn.doctor.case import Case
-from vfn.doctor.findings import FATAL, LOOK, NOTE, SEVERITIES, Finding, corner_ratio
+from vfn.doctor.findings import FATAL, LOOK, NOTE, SEVERITIES, Finding
 from vfn.doctor.leakage import PARTS
 from vfn.doctor.measure import PlaneStats
+from vfn.doctor.optics import corner_ratio
 from vfn.doctor.pictures import field_pictures
 from vfn.doctor.reading import FieldStats, Key
 from vfn.doctor.tables import number, role, status

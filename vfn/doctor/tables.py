@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vfn.doctor.case import Case
-from vfn.doctor.findings import SEVERITIES, Finding, corner_ratio
+from vfn.doctor.findings import SEVERITIES, Finding
 from vfn.doctor.measure import PlaneStats
+from vfn.doctor.optics import corner_ratio
 from vfn.doctor.reading import FieldStats, Key
 from vfn.system.csv_files import write_csv
 

@@ -16,9 +16,10 @@ from vfn.report.blocks import Part
 from vfn.report.console import channel_table, make_console
 from vfn.report.evaluation_page import ShownField, render
 from vfn.report.images import Strip, detail_pictures, field_pictures, worst_region
+from vfn.report.limits import Limits
 from vfn.report.parts import OBJECTS_HEADER, found_rows, parts
 from vfn.report.refocus_gain import RefocusGain
-from vfn.report.verdict import Limits, Verdict, judge
+from vfn.report.verdict import Verdict, judge
 from vfn.system.csv_files import write_csv
 from vfn.system.files import make_folder, replacing, write_text
 from vfn.system.progress import progress

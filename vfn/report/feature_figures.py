@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from vfn.metrics.feature_fidelity import SURVIVES, FeatureResult, FeatureRow
 from vfn.metrics.features import COMPARTMENTS, GROUPS
@@ -126,46 +127,42 @@ def matrix(
             if row.feature.compartment == place:
                 for line, column in _where(row):
                     cells[lines.index(line), columns[row.feature.group, column]] = row.r
-        axis.imshow(
-            np.ma.masked_invalid(cells),
-            cmap=colormaps["viridis"],
-            norm=Normalize(0, 1),
-            aspect="auto",
-            interpolation="nearest",
-        )
-        axis.set_yticks(range(len(lines)), lines)
-        axis.set_ylabel(place, fontsize=9)
-        dress(axis, theme)
-        axis.grid(visible=False)
-        axis.set_xticks([])
+        _draw_cells(axis, cells, lines, place, theme)
     start = 0
     for number, (group, names) in enumerate(groups):
         for axis in axes:
             axis.axvline(start - 0.5, color=theme.ink, linewidth=0.8)
-        _caption(
-            axes[0],
-            group,
-            start + len(names) / 2 - 0.5,
-            -0.7 - 0.75 * (number % 2),
-            theme,
-            ha="center",
-            va="bottom",
-            transform=axes[0].transData,
-        )
+        x, y = start + len(names) / 2 - 0.5, -0.7 - 0.75 * (number % 2)
+        where = axes[0].transData
+        _caption(axes[0], group, x, y, theme, ha="center", va="bottom", transform=where)
         start += len(names)
+    _draw_scale(figure, axes.tolist(), threshold, theme)
+    return figure
+
+
+def _draw_cells(
+    axis: Any, cells: NDArray[np.float64], lines: Sequence[str], place: str, theme: Theme
+) -> None:
+    """Draw the matrix of one compartment."""
+    norm, image = Normalize(0, 1), np.ma.masked_invalid(cells)
+    axis.imshow(image, cmap="viridis", norm=norm, aspect="auto", interpolation="nearest")
+    axis.set_yticks(range(len(lines)), lines)
+    axis.set_ylabel(place, fontsize=9)
+    dress(axis, theme)
+    axis.grid(visible=False)
+    axis.set_xticks([])
+
+
+def _draw_scale(figure: Figure, axes: list[Any], threshold: float, theme: Theme) -> None:
+    """Draw the colour bar with the threshold."""
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), colormaps["viridis"]),
-        ax=axes.tolist(),
-        orientation="horizontal",
-        shrink=0.4,
-        aspect=40,
-        extend="min",
-    )
+        ax=axes, orientation="horizontal", shrink=0.4, aspect=40, extend="min",
+    )  # fmt: skip
     bar.ax.axvline(threshold, color="white", linewidth=2)
     bar.set_label(f"Pearson's r; line: {threshold:g}", fontsize=8, color=theme.ink)
     bar.outline.set_edgecolor(theme.faint)
     bar.ax.tick_params(labelsize=8, colors=theme.ink)
-    return figure
 
 
 def _where(row: FeatureRow) -> list[tuple[str, str]]:
