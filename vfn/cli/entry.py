@@ -50,11 +50,11 @@ log = logging.getLogger(__name__)
 
 
 class JobFailed(Exception):  # noqa: N818
-    """A job of a sweep failed and has said why; it may cross from a launcher's process to ours."""
+    """A job of a sweep failed, and its message is printed; raised across processes of a launcher."""
 
 
 def _guarded(work: str, config: DictConfig, command: str, show: bool) -> None:
-    """Do one Hydra job and leave with the promised exit code; see `run_settings`.
+    """Run one Hydra job and exit with the promised code; see `run_settings`.
 
     Only what the user gave wrongly becomes a line; anything else is a defect of ours and keeps its
     traceback. Hydra must not see the exception: it would add lines of its own. In a sweep it must,
@@ -83,7 +83,7 @@ def _guarded(work: str, config: DictConfig, command: str, show: bool) -> None:
 
 
 def varied() -> list[str]:
-    """Of this job's overrides those that the sweep varies, as `loss.adversarial=0.01`; else nothing.
+    """Return the overrides of this job that the sweep varies, as `loss.adversarial=0.01`.
 
     Hydra keeps the command line in the sweep's folder; a job that a launcher runs in a process of
     its own sees no other trace of it.
@@ -101,7 +101,7 @@ def varied() -> list[str]:
 
 
 def typed_keys() -> list[str]:
-    """The settings that the command line of this job gives."""
+    """Return the keys on the command line of this job."""
     typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     return [override.key_or_group for override in typed]
 
@@ -174,7 +174,7 @@ def run_settings(
 
 
 class LineParser(argparse.ArgumentParser):
-    """For commands without a config: says in one line what is wrong."""
+    """Parser of commands without a config, with one-line errors."""
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
@@ -182,7 +182,7 @@ class LineParser(argparse.ArgumentParser):
 
 
 def run_parsed(work: Callable[[], Any], interrupted: str = "interrupted") -> int:
-    """Do the work of such a command.
+    """Run a command without a config.
 
     Returns:
         The exit code.
@@ -213,14 +213,14 @@ def _tell(message: str, code: int) -> int:
 
 
 def plain(config: Any) -> Any:
-    """A config node as plain data; interpolations resolved."""
+    """Return a config node as plain data, with interpolations resolved."""
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
 def merge_overrides(
     stored: DictConfig, composed: DictConfig, skip: tuple[str, ...] = ()
 ) -> DictConfig:
-    """A stored config with what the user said this time on top.
+    """Return a stored config with the command line's overrides applied.
 
     A group that the user chose replaces the stored one unless it is the same choice; single keys
     that the user gave replace single keys.
@@ -261,14 +261,14 @@ def _preset(composed: DictConfig) -> dict[str, Any]:
 
 
 def known_tasks() -> list[Task]:
-    """Every task of `conf/task`, for messages that name the ones that fit."""
+    """Return every task of `conf/task`, for messages."""
     files = sorted((CONF / "task").glob("*.yaml"))
     tasks = [make_task(plain(OmegaConf.load(file))) for file in files]
     return [task for task in tasks if task.inputs]
 
 
 def make_task(data: Any) -> Task:
-    """The task that a config node describes.
+    """Return the task of a config node.
 
     Raises:
         UserError: no inputs or targets, a name twice, planes that are no numbers.
@@ -284,7 +284,7 @@ def make_task(data: Any) -> Task:
 
 
 def trainable_task(node: DictConfig) -> Task:
-    """The task of a config that names both sides.
+    """Return the task of a config that names inputs and targets.
 
     Raises:
         UserError: no inputs or no targets; see `make_task`.
@@ -299,7 +299,7 @@ def trainable_task(node: DictConfig) -> Task:
 
 
 class _Stdout(logging.Handler):
-    """Prints to whatever stdout is at the moment: a running progress bar lifts such lines above it."""
+    """Prints to the current stdout, since a running progress bar replaces it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
@@ -310,15 +310,15 @@ class _Stdout(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
-    """A run's `log.txt`; a line that does not fit on the disk is no reason to end the run."""
+    """A run's `log.txt`; a full disk does not end the run."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Stay silent about a disk that has no room: whatever matters is told where it is written."""
+        """Ignore a full disk; writers of results report it."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
     def close(self) -> None:
-        """Close it, though what is still in its buffer may not fit."""
+        """Close the file, even if its buffer does not fit on the disk."""
         with suppress(OSError):
             super().close()
 

@@ -1,6 +1,6 @@
-"""What stands before Hydra: `--help`, and a command line that is no list of `key=value`.
+"""`--help`, and checks of the command line before Hydra reads it.
 
-Hydra's own words for a misspelt key are many, and its help knows only the names of groups.
+Hydra's own message on a misspelt key is long, and its help lists only the names of groups.
 """
 
 import re
@@ -36,7 +36,7 @@ BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
 def groups_of(command: str) -> dict[str, str | None]:
-    """The groups of a command (`conf/COMMAND.yaml`) and the choice that is their default."""
+    """Return the groups of a command (`conf/COMMAND.yaml`) with their default choices."""
     listed = OmegaConf.to_container(_load(CONF / f"{command}.yaml").get("defaults", []))
     assert isinstance(listed, list)
     found = {}
@@ -48,12 +48,12 @@ def groups_of(command: str) -> dict[str, str | None]:
 
 
 def choices(group: str) -> list[str]:
-    """What can be chosen in a group."""
+    """Return the choices of a group."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def settings_of(command: str) -> list[str]:
-    """Every key of a command, over all choices of its groups: `data`, `data.root`, ..."""
+    """Return every key of a command over all choices of its groups: `data`, `data.root`, ..."""
     found = dict.fromkeys(_names(_plain(CONF / f"{command}.yaml")))
     for group in groups_of(command):
         found[group] = None
@@ -63,7 +63,7 @@ def settings_of(command: str) -> list[str]:
 
 
 def no_such(key: str, command: str) -> str:
-    """What is said of a setting that the chosen groups do not have."""
+    """Return the message about a setting that the chosen groups lack."""
     group, _, rest = key.partition(".")
     others = [] if group not in groups_of(command) else choices(group)
     have = [c for c in others if rest and rest in _names(_plain(CONF / group / f"{c}.yaml"))]
@@ -75,7 +75,7 @@ def no_such(key: str, command: str) -> str:
 
 
 def help_text(command: str) -> str:
-    """What `--help` prints: the text in `conf/COMMAND.yaml`, with the choices of the groups."""
+    """Return the text of `--help`: that of `conf/COMMAND.yaml` with the choices of the groups."""
     template = str(OmegaConf.to_container(_load(CONF / f"{command}.yaml").hydra.help)["template"])  # type: ignore[index, call-overload]
     lines = ["Groups, as GROUP=CHOICE (* by default)"]
     for group, default in groups_of(command).items():
@@ -106,7 +106,7 @@ def as_called(text: str) -> str:
 
 
 def nearest_setting(key: str, command: str) -> str | None:
-    """The setting of a command that `key` was meant to be; of equals one that its help names."""
+    """Return the setting that `key` probably means; the help's settings take precedence."""
     names, known = settings_of(command), help_text(command)
     same = [name for name in names if name.rpartition(".")[2] == key and f" {name}=" in known]
     return same[0] if same else nearest(key, names)

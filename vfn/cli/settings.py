@@ -1,4 +1,4 @@
-"""The settings of a command against its defaults: checked, then shown, the changed ones first."""
+"""Check the settings of a command against its defaults, and list them, changed ones first."""
 
 import math
 import textwrap
@@ -33,7 +33,7 @@ RESTS_ON = {
 
 
 def idle(config: DictConfig, typed: Iterable[str]) -> list[str]:
-    """A line for each setting of `typed` that has no effect beside the others of `config`."""
+    """Return a line for each setting of `typed` without effect in `config`."""
     return [
         f"{key}: has no effect, since {other} is {_text(OmegaConf.select(config, other))}"
         for key in typed
@@ -43,7 +43,7 @@ def idle(config: DictConfig, typed: Iterable[str]) -> list[str]:
 
 
 def check_settings(config: DictConfig, command: str, where: str | None = None) -> None:
-    """Refuse what no code reads, and values of another kind than the defaults have.
+    """Refuse unknown settings, and values of another kind than the defaults.
 
     Args:
         config: of a job, or of a run folder.
@@ -64,7 +64,7 @@ def check_settings(config: DictConfig, command: str, where: str | None = None) -
 
 
 def _defaults(config: DictConfig, command: str) -> DictConfig:
-    """The defaults under the choices of `config`; where a table names none, the keys of all of them."""
+    """Return the defaults for the choices of `config`, or the keys of all choices for a custom one."""
     chosen = _chosen(config, command)
     found = compose(command, overrides=[f"{g}={name}" for g, name in chosen.items()])
     OmegaConf.set_struct(found, False)
@@ -92,7 +92,7 @@ def _with_choices(group: str, given: Mapping[Any, Any], known: dict[Any, Any]) -
 
 
 def _chosen(config: DictConfig, command: str) -> dict[str, str]:
-    """The shipped choice of each group that `config` has."""
+    """Return the shipped choice of each group of `config`."""
     return {
         group: str(name)
         for group in groups_of(command)
@@ -125,7 +125,7 @@ def _table(value: Any) -> Mapping[Any, Any]:
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:
-    """Refuse another kind of value than the default's, before the code stumbles over it."""
+    """Refuse another kind of value than the default's."""
     if isinstance(value, str) and "${" in value:  # a reference: whoever reads it looks
         return
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -147,7 +147,7 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
 
 
 def settings_lines(config: DictConfig, command: str) -> list[str]:
-    """Every setting once, as `key=value`: those that are not at their default, then the others.
+    """Return every setting as `key=value`: changed ones, then the others.
 
     A group is changed where its choice is not the default one; its keys are where they differ from
     that choice.
@@ -195,7 +195,7 @@ def _wrapped(start: str, words: list[str]) -> str:
 
 
 def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, str]:
-    """Dotted key -> value as the command line takes it."""
+    """Return the values by dotted key, as the command line takes them."""
     node = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(node, dict)
     return {key: _text(value) for key, value in leaves(node)}
