@@ -8,7 +8,7 @@ import pytest
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges, Range
 from vfn.evaluation.results import ChannelResult, best_systems, shown_rows
-from vfn.evaluation.rows import COLUMNS, Row
+from vfn.evaluation.rows import COLUMNS, ImageScores
 from vfn.evaluation.stain import Nuclei, measure
 from vfn.report.images import (
     DETAIL_SIDE,
@@ -36,7 +36,9 @@ def scored(truth, prediction, **kwargs):
 
 def test_ranking_puts_the_undefined_first_then_the_worst():
     values = [30.0, math.nan, 20.0, math.inf]
-    rows = [Row(str(v), "er", {**dict.fromkeys(COLUMNS, 0.1), "psnr_signal": v}) for v in values]
+    rows = [
+        ImageScores(str(v), "er", {**dict.fromkeys(COLUMNS, 0.1), "psnr_signal": v}) for v in values
+    ]
     assert result(rows=rows).ranking() == [1, 2, 0, 3]
 
 

@@ -20,7 +20,7 @@ from vfn.evaluation.rows import (
     BASELINE_COLUMNS,
     COLUMNS,
     HIGHER_IS_BETTER,
-    Row,
+    ImageScores,
     score_image,
     summarise,
 )
@@ -172,7 +172,7 @@ def test_every_column_has_its_words():
 
 def test_summary_leaves_out_what_is_not_finite():
     rows = [
-        Row(str(i), "a", dict.fromkeys(COLUMNS, value))
+        ImageScores(str(i), "a", dict.fromkeys(COLUMNS, value))
         for i, value in enumerate([1.0, 3.0, math.inf, math.nan])
     ]
     entry = summarise(rows)["mae"]
@@ -182,7 +182,7 @@ def test_summary_leaves_out_what_is_not_finite():
 
 
 def test_summary_of_one_field_has_no_spread():
-    assert summarise([Row("f", "a", dict.fromkeys(COLUMNS, 0.5))])["ssim"] == {
+    assert summarise([ImageScores("f", "a", dict.fromkeys(COLUMNS, 0.5))])["ssim"] == {
         "mean": 0.5,
         "std": None,
         "n": 1,

@@ -106,7 +106,7 @@ def predict(config: DictConfig) -> list[Path]:
 
 
 def refocusing_step(checkpoint: Checkpoint, table: Path) -> Prepare | None:
-    """What the checkpoint does with blurred fields before it predicts; None where it leaves them.
+    """Return the step that refocuses blurred fields before prediction; None where the checkpoint has none.
 
     Args:
         table: is written anew, a row a field that was looked at.

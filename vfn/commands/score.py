@@ -34,7 +34,7 @@ def default_limits() -> dict[str, Limits]:
 
 @dataclass(frozen=True)
 class Settings:
-    """How predicted stains are judged.
+    """Settings of the measurements and the verdict.
 
     Attributes:
         limits: of the verdict.

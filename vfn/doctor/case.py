@@ -30,7 +30,7 @@ class Case:
 
     @cached_property
     def names(self) -> dict[Key, str]:
-        """What each plane is called, inputs first."""
+        """Name of each plane, inputs first."""
         keys = all_keys(self.fields)
         return {key: label(key, keys) for key in keys}
 

@@ -101,6 +101,6 @@ def judge(
 
 
 def _overrides() -> list[str]:
-    """What the user typed, but for the output folder."""
+    """Return the overrides that the user typed, without the output folder."""
     typed = HydraConfig.get().overrides.task
     return [shlex.quote(o) for o in typed if not o.lstrip("+").startswith("output=")]

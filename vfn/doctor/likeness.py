@@ -1,4 +1,4 @@
-"""Which pictures are alike: copies, borders that overlap, and a channel that looks like another."""
+"""Similar pictures: copies, borders that overlap, and a channel that looks like another."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +72,7 @@ def near_copies(fields: Sequence[FieldStats], keys: Sequence[Key]) -> Iterator[t
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """How well the borders of two neighbouring fields fit each other, -1 to 1.
+    """Return how well the borders of two neighbouring fields fit each other, -1 to 1.
 
     The largest correlation over all displacements along one side (the other may stray by
     `STAGE`), each over the pixels that overlap: Padfield, "Masked object registration in the
@@ -110,7 +110,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def traits(stats: PlaneStats) -> np.ndarray:
-    """What tells one stain from another, (10,): level and contrast (octaves), where median and 99th
+    """Return features that tell stains apart, (10,): level and contrast (octaves), where median and 99th
     percentile lie in the signal's range, noise (octaves), how the detail spreads over scales."""
     low, _, middle, high, top = stats.quantiles
     signal = max(top - low, 1e-9)

@@ -83,7 +83,7 @@ class PlaneStats:
 
     @property
     def constant(self) -> bool:
-        """Whether all pixels are the same."""
+        """True if all pixels are the same."""
         return self.low == self.high
 
     @property
@@ -134,7 +134,7 @@ def measure(pixels: np.ndarray, outline: bool = False) -> PlaneStats:
 
 
 def _values(pixels: np.ndarray) -> dict[str, Any]:
-    """What the distribution of the grey values tells."""
+    """Measure the distribution of the grey values."""
     if pixels.dtype.kind == "f":
         low, high = float(pixels.min()), float(pixels.max())
         sample = pixels.ravel()[:: max(1, pixels.size // SAMPLE)]

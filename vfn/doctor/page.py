@@ -136,7 +136,7 @@ def _findings(findings: Sequence[Finding]) -> list[Content]:
 
 
 def _next(case: Case, exclude: Path) -> list[Content]:
-    """What to type now."""
+    """The commands to run next."""
     blocks: list[Content] = []
     for what, command in _commands(case, exclude):
         blocks += [f"{what}:", Command(command)]

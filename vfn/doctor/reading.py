@@ -15,7 +15,7 @@ Key = tuple[str, float]  # channel, z in um
 
 @dataclass(frozen=True)
 class FieldStats:
-    """What is left of a field after its images were read.
+    """Statistics of a field, kept after its images were read.
 
     Attributes:
         name, plate, well, site: see `Field`.
@@ -100,7 +100,7 @@ def _comparable(planes: Mapping[Key, PlaneStats], one: Key, other: Key) -> bool:
 
 
 def _samples(entry: Field, task: Task) -> tuple[tuple[Sample, ...], str]:
-    """What training makes of a field, or why it makes nothing of it."""
+    """Return the samples that training makes of a field, or why it makes none."""
     try:
         return tuple(make_samples([entry], task)), ""
     except UserError as exc:

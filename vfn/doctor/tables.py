@@ -29,7 +29,7 @@ def write_doctor(path: Path, case: Case) -> None:
 
 
 def write_exclude(path: Path, case: Case) -> None:
-    """What `data.exclude` takes; the header alone where nothing is to be left out."""
+    """Write the table that `data.exclude` takes; the header alone if nothing is to be left out."""
     lines = [[field, channel, " ".join(r)] for (field, channel), r in case.excluded.items()]
     write_csv(path, EXCLUDE_HEADER, lines)
 
@@ -54,7 +54,7 @@ def rows(case: Case) -> Iterator[list[str]]:
 
 
 def role(entry: FieldStats, key: Key) -> str:
-    """What a plane is for the task."""
+    """Return the role of a plane in the task."""
     roles = [
         name for name, keys in (("input", entry.inputs), ("target", entry.targets)) if key in keys
     ]
@@ -62,7 +62,7 @@ def role(entry: FieldStats, key: Key) -> str:
 
 
 def status(entry: FieldStats, key: Key) -> str:
-    """Whether a plane is there."""
+    """Return whether a plane was read, or why not."""
     if key in entry.planes:
         return "read"
     return "unreadable" if key in entry.errors else "missing"

@@ -39,7 +39,7 @@ class Cell:
     departure: float
 
     def departs(self, expected: Expectation) -> bool:
-        """Whether the cell lies beyond the threshold."""
+        """Return whether the cell lies beyond the threshold."""
         return self.departure > expected.threshold
 
 

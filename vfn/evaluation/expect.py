@@ -1,4 +1,4 @@
-"""What the model of the control lets expect of a stain, pixel by pixel, and where cells depart from it.
+"""Errors that a model of control cells is expected to make, pixel by pixel, and cells that depart from them.
 
 Prediction and truth are first smoothed at the scale of a part of a cell, since biology departs by
 regions, noise and unpredictable texture by pixels. A network errs more where a stain is bright, and
@@ -32,7 +32,7 @@ LEAST = 1e-6  # of the signal range: a smaller spread is taken for this
 
 @dataclass(frozen=True)
 class Expectation:
-    """Of one channel, from control fields.
+    """Expected errors of one channel, from control fields.
 
     Attributes:
         edges: (BINS - 1,) grey values between the bins of the prediction.

@@ -20,7 +20,7 @@ from vfn.evaluation.truth_index import Match, TruthIndex, listed, one_channel, r
 
 @dataclass(frozen=True)
 class _Scored:
-    """What one match gives of its field; planes in the order of `names`."""
+    """The images of one match; planes in the order of `names`."""
 
     names: tuple[str, ...]
     truth: Array

@@ -1,4 +1,4 @@
-"""The two intensity ranges that every figure is given on, from one cheap pass over the truth.
+"""The two intensity ranges of the metrics, from one pass over the truth.
 
 The *full* range is what the truth's dtype can hold (the paper's scale); the *signal* range runs from
 the 0.1 to the 99.9 percentile of all pixels of the channel in the test set. Percentiles are exact
@@ -52,14 +52,14 @@ class ChannelRanges:
 
     @property
     def full_origin(self) -> str:
-        """Where the full range comes from, in words."""
+        """Origin of the full range, in words."""
         if self.dtype in FULL_RANGES:
             return f"all values that {self.dtype} can hold"
         return f"smallest to largest pixel of the ground truth in all fields ({self.dtype})"
 
 
 class _Pixels:
-    """What is known of one channel's pooled pixels: a histogram of the upper 16 bits of the keys."""
+    """Pooled pixels of one channel: a histogram of the upper 16 bits of the keys."""
 
     def __init__(self, dtype: str, field: int) -> None:
         self.dtype = dtype

@@ -1,4 +1,4 @@
-"""What one pass over the fields leaves of a channel: its rows and a few histograms of fixed size."""
+"""Results of a channel: metrics per field and a few histograms of fixed size."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges, Range
-from vfn.evaluation.rows import HIGHER_IS_BETTER, Row, summarise
+from vfn.evaluation.rows import HIGHER_IS_BETTER, ImageScores, summarise
 from vfn.evaluation.stain import Measured
 from vfn.metrics.agreement import Agreement, agree
 from vfn.metrics.coverage import RiskCoverage
@@ -38,7 +38,7 @@ SCALES = 5  # times as wide: ranges of grey values that are called different sca
 
 @dataclass(frozen=True)
 class Extent:
-    """Of images: what their grey values span."""
+    """Range of the grey values of images."""
 
     dtype: str
     low: float
@@ -46,11 +46,11 @@ class Extent:
 
     @classmethod
     def of(cls, image: NDArray[np.float32], dtype: str) -> "Extent":
-        """Of the finite pixels of an image; empty where there is none."""
+        """Return the extent of the finite pixels of an image; empty where there is none."""
         return cls(dtype, *((float(image.min()), float(image.max())) if image.size else (0.0, 0.0)))
 
     def with_other(self, other: "Extent") -> "Extent":
-        """Of both."""
+        """Return the extent of both."""
         return Extent(self.dtype, min(self.low, other.low), max(self.high, other.high))
 
     @property
@@ -84,8 +84,8 @@ class ChannelResult:
 
     name: str
     ranges: ChannelRanges
-    rows: list[Row] = field(default_factory=list)
-    baselines: dict[str, list[Row]] = field(default_factory=dict)
+    rows: list[ImageScores] = field(default_factory=list)
+    baselines: dict[str, list[ImageScores]] = field(default_factory=dict)
     indices: list[int] = field(default_factory=list)
     scatter: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros((SCATTER_BINS, SCATTER_BINS), np.int64)
@@ -95,7 +95,7 @@ class ChannelResult:
     extents: dict[str, Extent] = field(default_factory=dict)
     coverage: float | None = None
     risk: RiskCoverage | None = None
-    unrefocused: dict[int, Row] = field(default_factory=dict)
+    unrefocused: dict[int, ImageScores] = field(default_factory=dict)
     _amounts: list[tuple[Float, Float]] = field(default_factory=list)
     _errors: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_ERROR_BINS + 1, np.int64))
 
@@ -133,7 +133,7 @@ class ChannelResult:
         self._errors += np.bincount(error.astype(np.int64), minlength=_ERROR_BINS + 1)
 
     def other_scale(self) -> str:
-        """What is said where predictions plainly are on another scale than truths; empty where not.
+        """Return a remark where predictions plainly are on another scale than truths, else an empty string.
 
         Only another dtype makes it plain: a poor prediction may be flat, too.
         """
@@ -149,7 +149,7 @@ class ChannelResult:
         return np.concatenate(truth), np.concatenate(prediction)
 
     def agreement(self) -> Agreement:
-        """Of these amounts."""
+        """Agreement of these amounts."""
         return agree(*self.amounts())
 
     def _count_scatter(self, prediction: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
@@ -191,7 +191,7 @@ class ChannelResult:
                 return scale
         return ERROR_SCALES[-1]
 
-    def systems(self) -> dict[str, Sequence[Row]]:
+    def systems(self) -> dict[str, Sequence[ImageScores]]:
         """Rows of the prediction first, then of the baselines, the stronger (linear) first."""
         order = sorted(self.baselines, key=lambda name: (name != "linear", name != "mean", name))
         return {MODEL: self.rows, **{name: self.baselines[name] for name in order}}
@@ -237,7 +237,7 @@ class ChannelResult:
         return parts
 
     def ranking(self) -> list[int]:
-        """Row numbers from the worst to the best, by PSNR on the signal range.
+        """ImageScores numbers from the worst to the best, by PSNR on the signal range.
 
         Fields that have no such figure come first: they are the ones to look at.
         """
@@ -265,7 +265,7 @@ def label(system: str) -> str:
 
 
 def best_systems(means: Mapping[str, Mapping[str, float | None]]) -> dict[str, str]:
-    """Which system has the best mean of each column; columns without rivals are left out.
+    """Return the system with the best mean of each column; columns with one system are left out.
 
     Args:
         means: system -> column -> mean over fields, None where undefined.
@@ -279,7 +279,7 @@ def best_systems(means: Mapping[str, Mapping[str, float | None]]) -> dict[str, s
 
 
 def shown_rows(ranking: Sequence[int], limit: int) -> list[tuple[int, str]]:
-    """Which fields to show, and why: worst, median and best first, then evenly through the ranking.
+    """Choose the fields to show, and why: worst, median and best first, then evenly through the ranking.
 
     Returns:
         (row number, words such as "worst" or "rank 3 of 40 from the worst"), at most `limit`.

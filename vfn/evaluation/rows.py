@@ -1,4 +1,4 @@
-"""One row of figures for one field and channel: what `metrics.csv` and `baselines.csv` hold."""
+"""Metrics of one field and channel: a row of `metrics.csv` or `baselines.csv`."""
 
 import math
 import statistics
@@ -48,10 +48,10 @@ COLUMNS = (
     "shift_rows",
     "shift_columns",
 )
-# What a baseline is scored by: it is there to be compared with, not to be looked into.
+# Columns of a baseline: fewer, since it serves for comparison alone.
 BASELINE_COLUMNS = (*PROMISED, "gain", "r2")
-# What it gets besides where its inputs are out of focus: there it is a rival.
-RIVAL_COLUMNS = (*BASELINE_COLUMNS, "frc_resolution", "power_ratio")
+# The columns of a baseline for inputs out of focus, with which the prediction competes.
+REFOCUSED_COLUMNS = (*BASELINE_COLUMNS, "frc_resolution", "power_ratio")
 # Columns that are neither (gain, offset, power ratio, shift) are best at one value.
 HIGHER_IS_BETTER = {
     "mae": False,
@@ -103,7 +103,7 @@ _one_thread = _OneThread()
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageScores:
     """Figures of one prediction.
 
     Attributes:
@@ -135,7 +135,7 @@ def score_image(
     truth: NDArray[Any],
     ranges: ChannelRanges,
     columns: Sequence[str] = COLUMNS,
-) -> Row:
+) -> ImageScores:
     """Figures of one predicted image (H, W) against its truth (H, W), on both ranges. Thread-safe.
 
     Args:
@@ -149,7 +149,7 @@ def score_image(
     if not np.isfinite(prediction).all():
         bad = int(prediction.size - np.isfinite(prediction).sum())
         note = f"prediction has {bad} pixels that are NaN or infinite: nothing is defined"
-        return Row(name, channel, dict.fromkeys(columns, math.nan), note)
+        return ImageScores(name, channel, dict.fromkeys(columns, math.nan), note)
     values = pixel_figures(prediction, truth, ranges, columns)
     reasons = list(_reasons(prediction, truth, ranges, columns))
     tolerance = None
@@ -171,13 +171,13 @@ def score_image(
         if not shift.sure:
             reasons.append("no shift can be told for sure: shift_rows, shift_columns undefined")
     row = {column: values[column] for column in columns}
-    return Row(name, channel, row, "; ".join(reasons), tolerance, curves)
+    return ImageScores(name, channel, row, "; ".join(reasons), tolerance, curves)
 
 
 def pixel_figures(
     prediction: NDArray[Any], truth: NDArray[Any], ranges: ChannelRanges, columns: Iterable[str]
 ) -> dict[str, float]:
-    """Those of `columns` that `vfn.metrics.fidelity` has, of one image (H, W). Thread-safe.
+    """Compute those of `columns` that `vfn.metrics.fidelity` has, for one image (H, W). Thread-safe.
 
     Computed in float32, which holds 16-bit images and their differences exactly; the figures stay
     within 1e-5 of scikit-image's in float64.
@@ -230,7 +230,7 @@ def _reasons(
         yield f"prediction is constant: {of('pearson', 'r2')} undefined"
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def summarise(rows: Sequence[ImageScores]) -> dict[str, dict[str, Any]]:
     """Mean, sample standard deviation (ddof = 1) and n of each column over the fields.
 
     Values that are not finite are left out, `n` counts the rest, and `note` says so. What cannot be

@@ -14,7 +14,7 @@ NAMED = 3  # fields that a message names
 
 
 class _Notes:
-    """What has to be said, once, with all that it is true of."""
+    """Remarks, each once, with all subjects that it is true of."""
 
     def __init__(self) -> None:
         self.about: dict[str, list[str]] = {}
@@ -109,7 +109,7 @@ def _kind(a: Run, b: Run, channels: Iterable[str], unit: str) -> str:
 
 
 def _differ(a: Run, b: Run, channel: str, key: str) -> bool:
-    """Whether both ranges are known and are not the same."""
+    """Return whether both ranges are known and differ."""
     if channel not in a.ranges or channel not in b.ranges:
         return False
     pairs = zip(a.ranges[channel][key], b.ranges[channel][key], strict=True)

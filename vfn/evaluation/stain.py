@@ -1,6 +1,6 @@
-"""Everything that is asked of the predicted stains of one field: pixels, quality, nuclei, intervals.
+"""All measurements of the predicted stains of one field: pixels, quality, nuclei, intervals.
 
-Pixels are asked of every stain. Nuclei are found in the stains that show them; where the real field
+Pixels are compared for every stain. Nuclei are found in the stains that show them; where the real field
 has such a channel, among its inputs or its truth, the amount of any other stain is compared cell by
 cell, the cells being grown from the real nuclei on the real stain.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vfn.evaluation import rows
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges
-from vfn.evaluation.rows import BASELINE_COLUMNS, RIVAL_COLUMNS, Row, score_image
+from vfn.evaluation.rows import BASELINE_COLUMNS, REFOCUSED_COLUMNS, ImageScores, score_image
 from vfn.metrics import objects
 from vfn.metrics.agreement import agree, integrated_intensities
 from vfn.metrics.coverage import coverage_reached, mean_width
@@ -53,7 +53,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Where nuclei are looked for.
+    """Channels in which nuclei are segmented.
 
     Attributes:
         channels: that show nuclei; empty for those whose names say so (`is_nuclear`).
@@ -62,7 +62,7 @@ class Nuclei:
     channels: tuple[str, ...] = ()
 
     def shown_by(self, channel: str) -> bool:
-        """Whether a channel shows nuclei."""
+        """Return whether a channel shows nuclei."""
         return channel in self.channels if self.channels else is_nuclear(channel)
 
 
@@ -81,13 +81,13 @@ class Measured:
             refocused.
     """
 
-    row: Row
-    baselines: Mapping[str, Row]
+    row: ImageScores
+    baselines: Mapping[str, ImageScores]
     found: tuple[Found, ...] | None
     truth_amounts: Float
     predicted_amounts: Float
     over: str
-    unrefocused: Row | None = None
+    unrefocused: ImageScores | None = None
 
 
 def measure(
@@ -185,10 +185,10 @@ def _measure(
 
 def _baseline(
     pair: FieldPair, channel: str, image: NDArray[Any], truth: NDArray[Any], ranges: ChannelRanges
-) -> Row:
+) -> ImageScores:
     if pair.z is None:
         return score_image(pair.field, channel, image, truth, ranges, BASELINE_COLUMNS)
-    row = score_image(pair.field, channel, image, truth, ranges, RIVAL_COLUMNS)
+    row = score_image(pair.field, channel, image, truth, ranges, REFOCUSED_COLUMNS)
     seen = quality(image, ranges.signal.low, ranges.signal.high)
     values = {**row.values, "piqe": seen.piqe, "brisque": seen.brisque}
     return replace(row, values=values, z=pair.z)

@@ -1,4 +1,4 @@
-"""Which image is the truth of which prediction."""
+"""Matching of predictions with the images of their ground truth."""
 
 import re
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""How far a predicted stain is from the real one: pixel fidelity and tolerance level."""
+"""Metrics of a predicted stain against the real one: pure functions on arrays."""

@@ -43,7 +43,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Units:
-    """What is compared: a figure of each prediction for each unit, both finite.
+    """Paired values of two runs, one pair per unit, both finite.
 
     Attributes:
         names: of the n units.
@@ -127,7 +127,7 @@ class Comparison:
 
     @property
     def main(self) -> bool:
-        """Whether it belongs to the family that the verdict goes by."""
+        """True for the metrics that the verdict goes by."""
         return self.column in MAIN
 
     @property
@@ -140,14 +140,14 @@ class Comparison:
 
     @property
     def shown(self) -> bool:
-        """Whether a difference is shown: Wilcoxon's corrected p-value is below 0.05 and the interval
+        """True if a difference is shown: Wilcoxon's corrected p-value is below 0.05 and the interval
         of the mean, where it is defined, does not hold 0. The second keeps a few large differences
         of one sign from deciding against many small ones of the other."""
         return self.p_wilcoxon_holm < ALPHA and not self.result.low <= 0 <= self.result.high
 
     @property
     def slight(self) -> bool:
-        """Whether the difference is too small to matter; never where no limit is set."""
+        """True if the difference is too small to matter; never where no limit is set."""
         limit = SLIGHT.get(self.column, 0.0)
         if self.column in SLIGHT_SHARE:
             smaller = min(abs(self.result.mean_a), abs(self.result.mean_b))
@@ -174,7 +174,7 @@ def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def tests(comparisons: Sequence[Comparison], main: bool) -> int:
-    """How many tests a family holds: those whose Wilcoxon's p-value is defined."""
+    """Count the tests of a family: those whose Wilcoxon p-value is defined."""
     return sum(c.main is main and not math.isnan(c.result.p_wilcoxon) for c in comparisons)
 
 

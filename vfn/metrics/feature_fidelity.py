@@ -21,7 +21,7 @@ SURVIVES = 0.8  # r from which a read-out is said to survive
 
 @dataclass(frozen=True)
 class FeatureRow:
-    """How well one feature survives.
+    """Correlation of one feature, real against predicted.
 
     Attributes:
         feature: which.
@@ -71,7 +71,7 @@ class FeatureResult:
         return tuple(row for row in self.rows if channel in row.feature.channels)
 
     def notes(self) -> list[str]:
-        """How it was computed and what is missing, in sentences."""
+        """Return the method and what is missing, in sentences."""
         where = f"nuclei found in {self.channels.nuclear}"
         if self.channels.body:
             where += f", cells in {self.channels.body}"

@@ -87,7 +87,7 @@ def object_channels(
     nuclear: str | None = None,
     body: str | None = None,
 ) -> ObjectChannels:
-    """Which channels to segment in; those given, else by usual names, real channels first for cells.
+    """Choose the channels to segment in: those given, else by usual names, real channels first for cells.
 
     Raises:
         UserError: a channel that is not there, no channel of nuclei.

@@ -45,13 +45,13 @@ _PEAK = 0.05  # height of a peak of the distance transform, in diameters
 
 
 def is_nuclear(name: str) -> bool:
-    """Whether a channel's name says that it shows nuclei (`Hoechst 33342`, `w1_DNA`)."""
+    """Return whether a channel's name says that it shows nuclei (`Hoechst 33342`, `w1_DNA`)."""
     return not NUCLEAR_WORDS.isdisjoint(re.split(r"[^a-z0-9]+", name.casefold()))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What nuclei of a field look like.
+    """Size and brightness of the nuclei of a field.
 
     Attributes:
         diameter: typical short diameter, pixels.
@@ -192,7 +192,7 @@ class ObjectScores:
 
     @property
     def agreement(self) -> Agreement:
-        """Of the intensities of this field alone; `agree` takes those of many."""
+        """Agreement of the intensities of this field alone; `agree` takes those of many."""
         return agree(self.truth_intensity, self.prediction_intensity)
 
 

@@ -1,4 +1,4 @@
-"""Which details of a stain a prediction gets right: Fourier ring correlation and power ratio.
+"""Details of a stain that a prediction gets right: Fourier ring correlation and power ratio.
 
 Both compare the two images ring by ring of spatial frequency, in cycles a pixel from 0 to the
 Nyquist frequency 0.5, in a fixed number of rings, so that curves of any fields can be averaged. The mean
@@ -74,7 +74,7 @@ class Spectra:
 
 
 class _Rings(NamedTuple):
-    """Which ring each frequency of a half spectrum (H, W // 2 + 1) belongs to."""
+    """Return the ring of each frequency of a half spectrum (H, W // 2 + 1)."""
 
     ring: NDArray[np.intp]  # flat; RINGS for those beyond Nyquist
     weight: NDArray[np.float32]  # (W // 2 + 1,): how often a column stands in the whole spectrum

@@ -152,7 +152,7 @@ def _cumulate_integers(
 def _cumulate_floats(
     prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """As `_cumulate_integers`, for images with fractions."""
+    """Do the same as `_cumulate_integers` for images with fractions."""
     error = _float_error(prediction, truth, data_range).ravel()
     # Bin b holds the errors whose smallest threshold is b; NaN and what lies above 0.99 go last.
     edges = np.append(THRESHOLDS, np.inf)

@@ -1,1 +1,1 @@
-"""Which stains predict which: every input set and target of a user's channels under one budget."""
+"""Training of every input set and target of a user's channels under one budget."""

@@ -67,7 +67,7 @@ def make_panel(config: DictConfig) -> list[Finding] | None:
 
 
 def ask(config: DictConfig) -> Question:
-    """What the config asks.
+    """Read the question of a panel from its config.
 
     Raises:
         UserError: channels that are not there, numbers out of range.
@@ -126,7 +126,7 @@ def _data(config: DictConfig, question: Question) -> StainData:
 
 
 def _digest(data: StainData) -> str:
-    """Of the images: their paths, sizes and dates, or what they are drawn from."""
+    """Digest of the images: paths, sizes and dates, or the seeds that they are drawn from."""
     digest = hashlib.blake2b(digest_size=12)
     for field in data.find():
         for (channel, z), plane in sorted(field.planes.items(), key=lambda item: item[0]):

@@ -1,4 +1,4 @@
-"""What the trained cells of a panel say: figures with intervals, grades, the smallest panel."""
+"""Results of the trained cells of a panel: metrics with intervals, grades, the smallest panel."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which trainings a panel asks for."""
+"""The trainings of a panel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,13 +51,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of the cell's files."""
+        """Stem of the cell's files."""
         return f"{'+'.join(self.inputs)}_to_{'+'.join(self.targets)}_{self.repeat}"
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a panel is asked.
+    """Channels, trainings and limits of a panel.
 
     Attributes:
         channels: all that are named, inputs first.

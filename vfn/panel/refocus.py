@@ -36,7 +36,7 @@ class Across:
 
     @property
     def sentence(self) -> str:
-        """Whether it helps."""
+        """The result in a sentence."""
         gain = self.refocused["psnr_signal"] - self.blurred["psnr_signal"]
         what = "helps" if gain > 0 else "does HARM to"
         return (

@@ -71,7 +71,7 @@ class Cells:
         )
 
     def digest(self, cell: Cell) -> str:
-        """Of everything that a cell's figures depend on."""
+        """Digest of everything that a cell's metrics depend on."""
         settings = plain(self.training(cell))
         for key in ("cache_dir", "num_workers", "root"):  # where, not what
             settings["data"].pop(key)
@@ -79,7 +79,7 @@ class Cells:
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
-        """What is known of a cell; None where it is not trained, or with other settings or images."""
+        """Return the stored result of a cell; None if it was not trained with these settings and images."""
         path = self.folder / f"{cell.name}.json"
         try:
             known = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a panel says, in sentences."""
+"""The results of a panel in sentences."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ NO_BETTER = 0.5  # dB over the better baseline below which a network is no bette
 def sentences(
     question: Question, findings: Sequence[Finding], panels: Sequence[Stained]
 ) -> list[str]:
-    """What the panel says, the most useful first."""
+    """Return the results in sentences, the most useful first."""
     said = []
     if panels:
         last = panels[-1]

@@ -1,1 +1,1 @@
-"""What is written of an evaluation: tables, figures, one self-contained page, the console summary."""
+"""Reports: tables, figures, self-contained pages, tables for the terminal."""

@@ -197,7 +197,7 @@ def interval_text(c: Comparison) -> str:
 
 
 def starred(c: Comparison, run: str) -> bool:
-    """Whether the run is shown to be better by more than a slight difference."""
+    """Return whether the run is shown to be better by more than a slight difference."""
     return c.shown and not c.slight and bool(run) and c.better == run
 
 

@@ -21,7 +21,7 @@ SHOWN = 3  # fields with pictures, of each channel
 
 @dataclass(frozen=True)
 class Shown:
-    """What is drawn of a channel.
+    """Data of the figures of a channel.
 
     Attributes:
         pictures: (heading, input, truth, prediction, map) of some fields, (H, W) each.
@@ -106,7 +106,7 @@ def shown_channel(
     ranges: ChannelRanges,
     expected: Expectation,
 ) -> Shown:
-    """Return what the page shows of a channel: the most departing treated fields, the median control field."""
+    """Collect the data of a channel's figures: the most departing treated fields, the median control field."""
 
     def ranked(condition: str) -> list[Field]:
         own = [f for f in fields if f.channel == channel and f.condition == condition]

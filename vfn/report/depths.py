@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vfn.evaluation.pairs import FieldPair, PairSource
 from vfn.evaluation.results import MODEL, ChannelResult, label
-from vfn.evaluation.rows import HIGHER_IS_BETTER, Row, summarise
+from vfn.evaluation.rows import HIGHER_IS_BETTER, ImageScores, summarise
 from vfn.metrics import comparison
 from vfn.metrics.comparison import Paired, make_units
 from vfn.report.blocks import Charts, Part, Soft, Table, chart
@@ -25,13 +25,13 @@ from vfn.report.figures import LIGHT, Theme, dress, new_figure
 from vfn.report.images import scale_bar
 from vfn.report.wording import TITLES, number
 
-# What every method is scored by at each depth.
+# Metrics of every method at each depth.
 COLUMNS = (
     "mae", "psnr", "ssim", "psnr_signal", "ssim_signal", "pearson", "frc_resolution", "piqe", "brisque",
 )  # fmt: skip
 DRAWN = ("psnr_signal", "ssim_signal", "frc_resolution")
 TESTED = ("psnr_signal", "ssim_signal")
-RIVALS = ("input", "wiener")
+REFERENCES = ("input", "wiener")
 ZOOM = 96  # px
 HEADER = (
     "channel",
@@ -48,7 +48,7 @@ class Gain:
 
     z: float
     column: str
-    rival: str
+    reference: str
     paired: Paired
 
     @property
@@ -64,19 +64,19 @@ class Gain:
 
 @dataclass(frozen=True)
 class Depths:
-    """What is known of a channel at each depth.
+    """Metrics of a channel at each depth.
 
     Attributes:
         rows: z (um) -> method -> figures of the fields.
     """
 
     channel: str
-    rows: Mapping[float, Mapping[str, Sequence[Row]]]
+    rows: Mapping[float, Mapping[str, Sequence[ImageScores]]]
 
     @classmethod
     def of(cls, result: ChannelResult) -> "Depths | None":
         """None where inputs are not out of focus."""
-        rows: dict[float, dict[str, list[Row]]] = {}
+        rows: dict[float, dict[str, list[ImageScores]]] = {}
         for method, own in result.systems().items():
             for row in own:
                 if row.z is not None:
@@ -95,20 +95,24 @@ class Depths:
 
     @cached_property
     def gains(self) -> list[Gain]:
-        """Prediction against the better of its rivals, for each depth and tested figure."""
+        """Prediction against the better of its references, for each depth and tested figure."""
         found = []
         for z, methods in self.rows.items():
-            rivals = [method for method in RIVALS if method in methods]
-            for column in TESTED if rivals else ():
-                means = {method: self.mean(z, method, column) for method in rivals}
-                rival = max(means, key=lambda m: -math.inf if math.isnan(means[m]) else means[m])
-                a, b = ([row.values[column] for row in methods[m]] for m in (rival, MODEL))
+            references = [method for method in REFERENCES if method in methods]
+            for column in TESTED if references else ():
+                means = {method: self.mean(z, method, column) for method in references}
+                reference = max(
+                    means, key=lambda m: -math.inf if math.isnan(means[m]) else means[m]
+                )
+                a, b = ([row.values[column] for row in methods[m]] for m in (reference, MODEL))
                 units = [row.well or row.field for row in methods[MODEL]]
-                found.append(Gain(z, column, rival, comparison.compare(make_units(a, b, units))))
+                found.append(
+                    Gain(z, column, reference, comparison.compare(make_units(a, b, units)))
+                )
         return found
 
     def lines(self) -> list[list[str]]:
-        """Of `depths.csv`."""
+        """Return the rows of `depths.csv`."""
         lines = []
         for z, methods in self.rows.items():
             for method, rows in methods.items():
@@ -133,7 +137,7 @@ class Depths:
                 },
                 "against": {
                     g.column: {
-                        "rival": g.rival, "difference": _known(g.paired.difference),
+                        "rival": g.reference, "difference": _known(g.paired.difference),
                         "low": _known(g.paired.low), "high": _known(g.paired.high),
                         "verdict": g.words,
                     }
@@ -177,7 +181,7 @@ def series(source: PairSource, result: ChannelResult) -> Series | None:
 
 
 def series_figure(shown: Series, theme: Theme = LIGHT) -> Figure:
-    """As the paper's figure 3: one field at every depth, input and prediction with a zoom of each, the
+    """Draw one field at every depth, as the paper's figure 3: input and prediction with a zoom of each, the
     Wiener filter's zoom between, and the focal plane at the right."""
     pairs, i = shown.pairs, shown.channel
     truth = pairs[0].truth[i]
@@ -281,7 +285,7 @@ def part(depths: Depths, shown: Series) -> Part:
         [f"{z:+g}", label(method), *(_cell(depths, z, method, c) for c in COLUMNS)]
         for z, methods in depths.rows.items()
         for method in methods
-        if method in (MODEL, *RIVALS)
+        if method in (MODEL, *REFERENCES)
     ]
     header = ["z (µm)", "", *(TITLES[column] for column in COLUMNS)]
     charts = [
@@ -311,7 +315,7 @@ def _cell(depths: Depths, z: float, method: str, column: str) -> str:
 
 
 def sentences(depths: Depths) -> list[str]:
-    """What the table says."""
+    """Return the result in sentences."""
     found = []
     for column in TESTED:
         gains = [gain for gain in depths.gains if gain.column == column]

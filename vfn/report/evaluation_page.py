@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vfn.evaluation.results import MODEL, ChannelResult, best_systems, label
-from vfn.evaluation.rows import Row
+from vfn.evaluation.rows import ImageScores
 from vfn.report import figures
 from vfn.report.blocks import (
     Bullets,
@@ -82,7 +82,7 @@ class ShownField:
         detail: pictures of its worst region at full resolution, if the whole is shown reduced.
     """
 
-    row: Row
+    row: ImageScores
     why: str
     whole: Pictures
     detail: Pictures | None = None
@@ -282,7 +282,7 @@ def _chooser(result: ChannelResult, anchors: Mapping[str, str]) -> Table:
     )
 
 
-def _cell(row: Row, column: str) -> str:
+def _cell(row: ImageScores, column: str) -> str:
     value = row.values[column]
     if math.isnan(value):
         return "-"

@@ -1,4 +1,4 @@
-"""What all pages share: the templates, and who made a page, when and with what."""
+"""Templates, and the date, versions and provenance that pages state."""
 
 import datetime
 import platform

@@ -74,7 +74,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a page shows of one region of a field.
+    """Pictures of one region of a field.
 
     Attributes:
         inputs: each in its own display range.

@@ -11,7 +11,7 @@ from vfn.report.criteria import CRITERIA, Band, Criterion
 
 @dataclass(frozen=True)
 class Limits:
-    """What a criterion wants of its figure for "use", and at least for "care"."""
+    """Values of a criterion that pass for "use", and at least for "care"."""
 
     use: Band
     care: Band

@@ -1,4 +1,4 @@
-"""What was measured of a stain beyond its pixels, as parts of its section in the page."""
+"""Measurements beyond pixels (nuclei, amounts, detail, intervals, features), as parts of the page."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What refocusing blurred inputs gained downstream, against leaving them as they are or out."""
+"""Gain of refocusing blurred inputs, against leaving them as they are or leaving them out."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfn.evaluation.results import ChannelResult, finite
-from vfn.evaluation.rows import Row
+from vfn.evaluation.rows import ImageScores
 from vfn.metrics.comparison import Paired, compare, make_units
 from vfn.report.blocks import Part, Soft, Table
 from vfn.report.wording import TITLES, number
@@ -28,9 +28,9 @@ class RefocusGain:
     """
 
     channel: str
-    refocused: Sequence[Row]
-    as_is: Sequence[Row]
-    sharp: Sequence[Row]
+    refocused: Sequence[ImageScores]
+    as_is: Sequence[ImageScores]
+    sharp: Sequence[ImageScores]
 
     @classmethod
     def of(cls, result: ChannelResult) -> "RefocusGain | None":
@@ -52,7 +52,7 @@ class RefocusGain:
         units = [row.well or row.field for row in self.refocused]
         return compare(make_units(a, b, units))
 
-    def ways(self) -> dict[str, Sequence[Row]]:
+    def ways(self) -> dict[str, Sequence[ImageScores]]:
         """The three ways to treat blurred fields -> the figures that the test set then has."""
         return {
             "refocused": [*self.sharp, *self.refocused],
@@ -81,7 +81,7 @@ class RefocusGain:
         }
 
     def lines(self) -> list[list[str]]:
-        """Of `refocus_gain.csv`."""
+        """Return the rows of `refocus_gain.csv`."""
         parts = (
             ("in focus", self.sharp),
             ("refocused", self.refocused),
@@ -94,7 +94,7 @@ class RefocusGain:
         ]
 
     def sentence(self) -> str:
-        """What it comes to."""
+        """Return the result in a sentence."""
         p, count = self.difference(TELLING), len(self.refocused)
         fields = f"{count} blurred field{'s' if count > 1 else ''}"
         if math.isnan(p.difference):
@@ -130,11 +130,11 @@ class RefocusGain:
         return Part("Refocused inputs", [self.sentence(), table, Soft(note)])
 
 
-def _mean(rows: Sequence[Row], column: str) -> float:
+def _mean(rows: Sequence[ImageScores], column: str) -> float:
     values = [v for row in rows if math.isfinite(v := row.values[column])]
     return statistics.fmean(values) if values else math.nan
 
 
-def _cell(rows: Sequence[Row], column: str) -> str:
+def _cell(rows: Sequence[ImageScores], column: str) -> str:
     value = _mean(rows, column)
     return "-" if math.isnan(value) else number(column, value)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vfn.evaluation.results import ChannelResult
-from vfn.evaluation.rows import BASELINE_COLUMNS, Row
+from vfn.evaluation.rows import BASELINE_COLUMNS, ImageScores
 from vfn.evaluation.stain import COLUMNS
 from vfn.system.csv_files import write_csv
 from vfn.system.files import write_text
@@ -42,11 +42,11 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def _numbers(row: Row, columns: Iterable[str]) -> list[str]:
+def _numbers(row: ImageScores, columns: Iterable[str]) -> list[str]:
     """Figures of a row; empty where nothing was measured, "nan" where it is undefined."""
     # 9 significant digits: more than any image carries, and still readable.
     return [f"{row.values[c]:.9g}" if c in row.values else "" for c in columns]
 
 
-def _depth(row: Row) -> str:
+def _depth(row: ImageScores) -> str:
     return "" if row.z is None else f"{row.z:g}"

@@ -17,7 +17,7 @@ WEIGHTIEST = 3  # sentences that stand for a verdict where there is no room for 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one criterion found.
+    """Result of one criterion.
 
     Attributes:
         key: of the criterion.
@@ -40,7 +40,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a predicted stain can be used.
+    """Verdict on a predicted stain.
 
     Attributes:
         level: the worst level of all judgements, "care" at most without a Pearson r, and "do not

@@ -1,4 +1,4 @@
-"""The report's sentences: what the figures of a channel mean, in plain and honest words."""
+"""The report's sentences: the meaning of a channel's metrics."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vfn.evaluation.results import ChannelResult, label
-from vfn.evaluation.rows import HIGHER_IS_BETTER, Row
+from vfn.evaluation.rows import HIGHER_IS_BETTER, ImageScores
 
 TITLES = {
     "mae": "MAE",
@@ -121,7 +121,7 @@ def number(column: str, value: float | None) -> str:
 
 
 def findings(result: ChannelResult, summary: Mapping[str, Any]) -> list[str]:
-    """What a reader should know about this channel, most important first.
+    """Return what a reader should know about this channel, most important first.
 
     Args:
         result: the channel with its rows.
@@ -169,7 +169,10 @@ def _size_of_error(result: ChannelResult, summary: Mapping[str, Any]) -> list[st
 
 
 def _against(
-    system: str, model: Sequence[Row], baseline: Sequence[Row], summary: Mapping[str, Any]
+    system: str,
+    model: Sequence[ImageScores],
+    baseline: Sequence[ImageScores],
+    summary: Mapping[str, Any],
 ) -> str:
     """One sentence on prediction against a baseline, naming every column where the baseline wins."""
     means = summary["baselines"][system]
@@ -198,7 +201,7 @@ def _against(
     )
 
 
-def _count(model: Sequence[Row], baseline: Sequence[Row]) -> str:
+def _count(model: Sequence[ImageScores], baseline: Sequence[ImageScores]) -> str:
     ours = np.array([row.values["psnr_signal"] for row in model])
     theirs = np.array([row.values["psnr_signal"] for row in baseline])
     defined = ~(np.isnan(ours) | np.isnan(theirs))
