@@ -331,6 +331,26 @@ def _check_tensorboard(folder: Path) -> None:
     assert list((folder / "outputs" / "r" / "tensorboard").rglob("events.out.tfevents.*"))
 
 
+def _check_groups(folder: Path) -> None:
+    _check_wandb(folder)
+    _check_tensorboard(folder)
+    config = _config(folder)
+    assert config["callbacks"] == {"early_stopping": {"patience": 1}}
+    assert config["monitor"] == "val/mse"
+    last = folder / "outputs" / "r" / "checkpoints" / "last.ckpt"
+    callbacks = torch.load(last, weights_only=True)["callbacks"]
+    row = _row(folder)
+    assert callbacks["Checkpoints"]["best"] == pytest.approx(float(row["val/mse"]), rel=1e-4)
+    assert any(key.startswith("EarlyStopping") for key in callbacks)
+    assert "best validation MSE" in (folder / "outputs" / "r" / "log.txt").read_text()
+
+
+def _check_experiment(folder: Path) -> None:
+    config = _config(folder)
+    assert (config["data"]["split"], config["task"]["targets"]) == ("spatial", ["dna"])
+    assert config["model"]["adam"]["lr_generator"] == 1e-3
+
+
 def _check_spatial(folder: Path) -> None:
     split = _recipe(folder)["split"]
     assert split["by"] == "spatial"
@@ -381,6 +401,16 @@ VARIANTS: dict[str, tuple[list[str], Callable[[Path], None] | None]] = {
     "weight_l1 as a sum": ([*SIMULATED, "loss.weight_l1_reduction=sum"], None),
     "logger=wandb": ([*SIMULATED, "logger=wandb"], _check_wandb),
     "logger=tensorboard": ([*SIMULATED, "logger=tensorboard"], _check_tensorboard),
+    "callbacks, monitor, two loggers": (
+        [*SIMULATED, "callbacks=early_stopping", "callbacks.early_stopping.patience=1",
+         "monitor=val/mse", "logger=many"],
+        _check_groups,
+    ),
+    "experiment": (
+        ["+experiment=results_jump", *SIMULATED, *ONE_FIELD[2:], "data.fields=1", "task=dna",
+         "callbacks=none", "model.generator.depth=5"],
+        _check_experiment,
+    ),
     "trainer=auto": ([*SIMULATED, "trainer=auto"], None),
     "bf16": ([*SIMULATED, "trainer.precision=bf16-mixed"], None),
     "max_time": (
@@ -509,6 +539,43 @@ def test_sweep(tmp_path: Path) -> None:
         (row,) = read_csv(folder / "metrics.csv")
         assert ("train/loss_d" in row) == (weights[-1] > 0)
     assert sorted(weights) == [0, 0.01]
+
+
+MINE = """
+from lightning import Callback
+
+
+class MyCallback(Callback):
+    def __init__(self, key: int) -> None:
+        self.key = key
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        print("mine", self.key, trainer.current_epoch, trainer.default_root_dir)
+"""
+
+
+def test_ones_own_configs_and_callback(tmp_path: Path) -> None:
+    (tmp_path / "my_package.py").write_text(MINE)
+    files = {
+        "task/tubulin.yaml": "{name: tubulin, inputs: [phase], targets: [actin], input_z: []}",
+        "experiment/mine.yaml": "# @package _global_\n"
+        "defaults: [override /task: tubulin, override /loss: mae]\nseed: 7\n",
+    }
+    for name, text in files.items():
+        (tmp_path / "my conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "my conf" / name).write_text(text)
+    own = [f"hydra.searchpath=['file://{tmp_path / 'my conf'}']", "experiment=mine"]
+    mine = ["+callbacks.mine._target_=my_package.MyCallback", "+callbacks.mine.key=3"]
+    again = ["run=r", "resume=auto"]
+    said = run("train.py", *own, *mine, *SMALL_RUN, *again, cwd=tmp_path).ok().out
+    assert "mine 3 0 outputs/r" in said
+    assert (_config(tmp_path)["task"]["targets"], _config(tmp_path)["seed"]) == (["actin"], 7)
+    # A run folder may be a stranger's: its code is named again, and its experiment is not another.
+    resume = ("train.py", *SMALL_RUN, *again, "trainer.max_epochs=2")
+    run(*resume, cwd=tmp_path).refused("my_package.MyCallback", "trust=my_package.MyCallback")
+    run(*resume, *mine, "experiment=results_jump", cwd=tmp_path).refused("the run in outputs/r has")
+    said = run(*resume, *own, mine[0], cwd=tmp_path).ok().out
+    assert "mine 3 1 outputs/r" in said
 
 
 def test_init_starts_from_the_weights(simulated_run: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vfn.cli.help import CONF, choices, groups_of
+from vfn.errors import UserError
 from vfn.system.dotted import TARGET
 
 NODES = ("callbacks", "logger")  # each entry is a table with `_target_`, built by Hydra
@@ -26,7 +27,11 @@ def shipped(group: str) -> dict[str, dict[str, Any]]:
 
 def spelled(words: Sequence[str], command: str) -> list[str]:
     """Return the command line with what Hydra's grammar lacks: `GROUP=null`, `+GROUP=CHOICE` for a group
-    that is in the defaults, and `+callbacks.NAME=CHOICE`, which adds a choice under a name."""
+    that is in the defaults, and `+callbacks.NAME=CHOICE`, which adds a choice under a name.
+
+    Raises:
+        UserError: null for a group that must have a choice.
+    """
     groups = groups_of(command)
     found = [_spelled(word, groups) for word in words]
     return [word for word in found if word]
@@ -36,7 +41,11 @@ def _spelled(word: str, groups: dict[str, str | None]) -> str:
     key, _, value = word.partition("=")
     name = key.removeprefix("+")
     if name in groups and value == "null":
-        return f"{name}={NOTHING[name]}" if name in NOTHING else ""
+        if name in NOTHING:
+            return f"{name}={NOTHING[name]}"
+        if groups[name] is not None:
+            raise UserError(f"{word}: choose one of {', '.join(choices(name))}")
+        return ""
     if name in groups and groups[name] is None:
         return f"{name}={value}"
     group = name.partition(".")[0]

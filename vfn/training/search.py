@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 from filelock import FileLock, Timeout
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.callbacks import Callback
@@ -34,6 +35,7 @@ from vfn.system.csv_files import read_epochs, write_csv
 from vfn.system.files import make_folder, write_text
 from vfn.training.build import stain_data
 from vfn.training.fit import fit
+from vfn.training.instantiators import MONITOR
 from vfn.training.loggers import SEARCH
 
 if TYPE_CHECKING:
@@ -92,6 +94,10 @@ def _check(config: DictConfig, settings: dict[str, Any]) -> None:
     if config.resume:
         raise UserError(
             f"resume={config.resume}: a search goes on by the same command with the same run=NAME"
+        )
+    if config.get("monitor", MONITOR) != MONITOR:
+        raise UserError(
+            f"monitor={config.monitor}: a search compares its trials by {MONITOR}; leave it out"
         )
     for key, least in (("trials", 1), ("startup_trials", 0), ("warmup_epochs", 0)):
         if settings[key] < least:
@@ -165,6 +171,9 @@ def _same_search(config: DictConfig, folder: Path) -> None:
         write_text(stored, OmegaConf.to_yaml(config, resolve=True))
         return
     theirs = {k: v for k, v in leaves(read_stored(stored)) if not _may_change(k)}
+    # Settings that came after the search was begun are at their defaults in it.
+    defaults = leaves(OmegaConf.to_container(compose("train")))
+    theirs = {**{k: v for k, v in defaults if k in ours}, **theirs}
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise UserError(
