@@ -68,7 +68,7 @@ def start_loggers(loggers: Sequence[Logger], folder: Path, parameters: Mapping[s
             log.info(
                 "W&B: no account is set up, so the run is kept in %s (wandb sync)", identity.parent
             )
-        for name, mode in MODES.items():
+        for name, mode in {**MODES, "psnr_full": "max", "ssim_full": "max"}.items():
             logger.experiment.define_metric(f"val/{name}", summary=mode)
 
 

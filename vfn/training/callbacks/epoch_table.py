@@ -56,16 +56,9 @@ class EpochTable(Callback):
             f"lr/{n}": o.param_groups[0]["lr"]
             for n, o in zip("gd", trainer.optimizers, strict=False)
         }
-        extra = {
-            "images_per_s": self.images / max(self.seconds, 1e-9),
-            **rates,
-        }
+        extra = {"images_per_s": self.images / max(self.seconds, 1e-9), **rates}
         if pl_module.device.type == "cuda":
             extra["gpu_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
-        if figures.get("val/mse", 0) > 0:
-            extra["val/psnr"] = 10 * math.log10(
-                4 / figures["val/mse"]
-            )  # the range [-1, 1] is 2 wide
         for logger in trainer.loggers:
             logger.log_metrics({**extra, "epoch": trainer.current_epoch}, trainer.global_step)
         row = {
