@@ -100,7 +100,7 @@ def rates(args: argparse.Namespace) -> dict[str, float]:
                 call(
                     "train.py", f"run={scratch}/run", f"data.root={args.data.absolute() / folder}",
                     *overrides, *MODELS[model], *PACE, "trainer.max_epochs=2",
-                    "trainer.val_every_n_epochs=2",
+                    "trainer.check_val_every_n_epoch=2",
                 )  # fmt: skip
                 with Path(scratch, "run", "metrics.csv").open(encoding="utf-8", newline="") as file:
                     *_, last = csv.DictReader(file)  # the first epoch warms up

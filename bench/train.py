@@ -175,7 +175,7 @@ def measure(folder: Path, args: argparse.Namespace, device: torch.device) -> dic
         "task=er", "logger=csv", f"model.generator.width={args.width}",
         f"model.discriminator.width={args.width}", f"data.patch_size={args.patch}",
         f"data.batch_size={args.batch}", f"data.patches_per_epoch={args.batch * args.batches}",
-        "data.val_patches=4", "trainer.max_epochs=2", "trainer.val_every_n_epochs=2",
+        "data.val_patches=4", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2",
     ]  # fmt: skip
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         config = compose("train", [*common, "run=reference"])

@@ -43,8 +43,8 @@ def test_the_defaults_are_settings(command: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["+trainer.gradient_clip_val=1"], "trainer.gradient_clip_val: no such setting"),
-        (["+trainer.limit_train_batches=2"], "trainer.limit_train_batches: no such setting"),
+        (["+trainer.gradient_clip=1"], "did you mean trainer.gradient_clip_val?"),
+        (["+trainer.logger=true"], "trainer.logger: is a group of its own; give logger=CHOICE"),
         (["+trainer.max_epoch=2"], "did you mean trainer.max_epochs?"),
         (["+callbacks.x=1"], "callbacks.x: no such setting"),
         (["+data.fields=3", "data=folder"], "data.fields: no such setting; it is one of data=simulated"),
@@ -79,6 +79,7 @@ def test_refused(words: list[str], says: str) -> None:
         ("train", ["sweep=optuna", "sweep.space={loss.mae: [1, 2]}"]),
         ("train", ["data.batch_size=${oc.env:NOT_SET}"]),
         ("train", ["trainer.devices=[0,1]"]),
+        ("train", ["trainer.fast_dev_run=3", "trainer.limit_val_batches=0.5", "seed=null"]),
         ("evaluate", ["+data.first_seed=500"]),  # of the checkpoint's data set, which is not known here
         ("evaluate", ["data2=treated"]),
         ("calibrate", ["+data.first_seed=500"]),
@@ -156,6 +157,6 @@ def test_what_another_form_reads_is_refused(words: list[str], says: str) -> None
 
 
 def test_one_line_and_nothing_written(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    refused = run("train.py", "+trainer.limit_train_batches=2", "run=r", cwd=tmp_path)
-    refused.refused("trainer.limit_train_batches: no such setting")
+    refused = run("train.py", "+trainer.limit_batches=2", "run=r", cwd=tmp_path)
+    refused.refused("trainer.limit_batches: no such setting")
     assert list(tmp_path.iterdir()) == []

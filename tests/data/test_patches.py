@@ -194,7 +194,7 @@ def test_workers_do_not_change_the_batches() -> None:
         ours, theirs = list(alone), list(helped)
         assert len(ours) == len(theirs) == len(alone) == 4
         assert all(equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    assert helped.state_dict() == alone.state_dict() == {"drawn": 8}
+    assert helped.state_dict() == alone.state_dict() == {"drawn": 8, "begun": 4}
 
 
 def test_epochs_differ() -> None:
@@ -216,7 +216,7 @@ def test_resume_gives_the_batches_that_are_left(stop: int, workers: int) -> None
             if len(drawn) == stop:
                 break
     state = broken.state_dict()
-    assert state == {"drawn": stop}
+    assert state["drawn"] == stop
     resumed = make_loader(num_workers=workers)
     iterator = iter(resumed)  # Lightning restores the state after it asked for the iterator
     resumed.load_state_dict(state)
@@ -227,6 +227,33 @@ def test_resume_gives_the_batches_that_are_left(stop: int, workers: int) -> None
     following = list(resumed)
     assert all(equal(a, b) for a, b in zip(following, every[len(both) :], strict=False))
     assert len(following) == 5
+
+
+def test_part_of_an_epoch() -> None:
+    """As Lightning takes it: it stops after so many batches, and asks for the next epoch."""
+
+    def taken(loader: PatchLoader, count: int) -> list[RawBatch]:
+        return [batch for _, batch in zip(range(count), loader, strict=False)]
+
+    every = list(make_loader(20))
+    limited = make_loader(4, limit=3)
+    assert len(limited) == 4  # Lightning takes its share of all
+    for start in (0, 3, 6):
+        assert_equal(taken(limited, 3), every[start : start + 3])
+    # After two batches of the fourth epoch, without the limit: two more of four.
+    assert limited.state_dict() == {"drawn": 9, "begun": 6}
+    resumed = make_loader(4)
+    resumed.load_state_dict({"drawn": 11, "begun": 9})
+    assert_equal(list(resumed), every[11:13])
+    assert make_loader(4, limit=0.5).taken == make_loader(4, limit=2).taken == 2
+    again = make_loader(4, limit=2, repeat=True)
+    assert_equal([*taken(again, 2), *taken(again, 2)], [*every[:2], *every[:2]])
+    again.load_state_dict({"drawn": 5, "begun": 4})
+    assert_equal(taken(again, 1), every[1:2])
+
+
+def assert_equal(ours: list[RawBatch], theirs: list[RawBatch]) -> None:
+    assert all(equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -39,12 +39,13 @@ def make_generator() -> nn.Module:
 def fitted(batches: list[Batch], plugin: Any = None, **options: Any) -> VirtualStain:
     """The module after one epoch, its last gradients still there."""
     module = VirtualStain(
-        make_generator(), Judge(), OBJECTIVE, AdamSettings(1e-3, 1e-3), {}, ema=0.5, **options
+        make_generator(), Judge(), OBJECTIVE, AdamSettings(1e-3, 1e-3), {}, ema=0.5
     )  # type: ignore[arg-type]
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, limit_val_batches=0,
-        enable_progress_bar=False, enable_model_summary=False, plugins=plugin,
+        enable_progress_bar=False, enable_model_summary=False, plugins=plugin, **options,
     )  # fmt: skip
+    module.take_over(trainer)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*num_workers.*|.*logging interval.*|.*val_dataloader.*")
         trainer.fit(module, DataLoader(batches, batch_size=None, shuffle=False))  # type: ignore[arg-type]

@@ -36,6 +36,7 @@ from vfn.cli.help import (
 )
 from vfn.cli.messages import config_message, lost_job
 from vfn.cli.paths import expand, readable
+from vfn.cli.renamed import renamed_words
 from vfn.cli.settings import check_settings, leaves, settings_lines
 from vfn.cli.stored import read_stored
 from vfn.data.samples import Task
@@ -157,7 +158,8 @@ def run_settings(
 
     try:
         check_words(words, command)
-        sys.argv = [typed[0], *spelled(readable(words), command)]  # Hydra reads it
+        words = renamed_words(readable(words))
+        sys.argv = [typed[0], *spelled(words, command)]  # Hydra reads it
         main()
     except (Exception, KeyboardInterrupt) as exc:
         if comes_of_stopping(exc):

@@ -32,6 +32,16 @@ OPTIONS = (  # Hydra's, which take the next word
 )  # fmt: skip
 _COMMAND = re.compile(r"python (?:(train|predict|evaluate)\.py|-m vfn\.([a-z]+)(?![\w.]))")
 PRESETS = ("experiment", "debug")  # groups whose files set keys of all others
+# Arguments of L.Trainer that a training here has no use for.
+ELSEWHERE = {
+    "trainer.logger": "is a group of its own; give logger=CHOICE",
+    "trainer.callbacks": "is a group of its own; give callbacks=CHOICE",
+    "trainer.default_root_dir": "is the run folder; give run=NAME or hydra.run.dir=DIR",
+    "trainer.enable_checkpointing": "a run is its checkpoints; trainer.fast_dev_run=true keeps nothing",
+    "trainer.barebones": "a run without checkpoints and metrics is none; trainer.fast_dev_run=true keeps nothing",
+    "trainer.use_distributed_sampler": "the data loader divides the patches between the processes itself",
+    "trainer.reload_dataloaders_every_n_epochs": "the data loader draws new patches in every epoch as it is",
+}
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -64,6 +74,8 @@ def settings_of(command: str) -> list[str]:
 
 def no_such(key: str, command: str) -> str:
     """Return the message about a setting that the chosen groups lack."""
+    if key in ELSEWHERE:
+        return f"{key}: {ELSEWHERE[key]}"
     group, _, rest = key.partition(".")
     others = [] if group not in groups_of(command) else choices(group)
     have = [c for c in others if rest and rest in _names(_plain(CONF / group / f"{c}.yaml"))]

@@ -16,7 +16,8 @@ from vfn.system.dotted import TARGET
 
 # Tables whose entries are checked by who reads them; so are those that are null by default.
 OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2", "augment")
-ANY_KIND = ("trainer.devices",)  # a number, a list of them, or auto
+NULLABLE = {"train": ("seed",)}  # where the default is not null
+ANY_KIND = ("trainer.devices", "trainer.fast_dev_run")  # a number, or something else
 
 
 # What begins so has no effect where the setting beside it is 0 or null.
@@ -57,6 +58,7 @@ def check_settings(config: DictConfig, command: str, where: str | None = None) -
     given, known = (OmegaConf.to_container(c) for c in (config, _defaults(config, command)))
     assert isinstance(given, dict)
     assert isinstance(known, dict)
+    given = {k: v for k, v in given.items() if v is not None or k not in NULLABLE.get(command, ())}
     try:
         _check_table(given, known, "", command)
     except UserError as exc:

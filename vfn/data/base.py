@@ -78,6 +78,7 @@ class StainData(L.LightningDataModule):
         self.flat_fields = FlatFields(self.channels, config.illumination)
         self.steps: tuple[Step, ...] = (*steps, self.flat_fields)
         self.rank, self.world = 0, 1
+        self.repeat = False  # the same training batches in every epoch
         self._drawn = 0  # training batches before this call
 
     # --- find ---
@@ -220,8 +221,10 @@ class StainData(L.LightningDataModule):
         data = RandomPatches(samples, shapes, reader, change, config.seed, ranges)
         batches = max(1, round(wanted / (config.batch_size * self.world)))
         options = loader_options(config.batch_size, config.num_workers)
-        self._loader = PatchLoader(data, batches, self.rank, self.world, **options)
-        self._loader.drawn = self._drawn
+        limit = getattr(self.trainer, "limit_train_batches", 1.0)
+        self._loader = PatchLoader(
+            data, batches, self.rank, self.world, limit, self.repeat, self._drawn, **options
+        )
         return self._loader
 
     def val_dataloader(self) -> DataLoader[RawBatch]:

@@ -26,9 +26,11 @@ class _From(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         loader = self.loader
         size = loader.batch_size or 1
-        first = loader.drawn * size
-        last = (loader.drawn // loader.batches + 1) * loader.batches * size
-        for index in range(first, last):
+        if loader.drawn - loader.begun >= loader.taken:
+            loader.begun = loader.drawn
+        start = 0 if loader.repeat else loader.begun
+        first = start + loader.drawn - loader.begun
+        for index in range(first * size, (start + loader.taken) * size):
             yield index * self.world + self.rank
 
     def __len__(self) -> int:
@@ -39,12 +41,28 @@ class PatchLoader(DataLoader[RawBatch]):
     """DataLoader over `RandomPatches` that continues within an epoch after a resume.
 
     Lightning saves and restores it through `state_dict`.
+
+    Args:
+        batches: of an epoch.
+        limit: number or share of them that is taken, as `limit_train_batches` of `L.Trainer`.
+        repeat: take the same batches in every epoch.
+        drawn: batches drawn before this epoch.
     """
 
     def __init__(
-        self, dataset: RandomPatches, batches: int, rank: int = 0, world: int = 1, **kwargs: Any
+        self,
+        dataset: RandomPatches,
+        batches: int,
+        rank: int = 0,
+        world: int = 1,
+        limit: float = 1.0,
+        repeat: bool = False,
+        drawn: int = 0,
+        **kwargs: Any,
     ) -> None:
-        self.batches, self.drawn = batches, 0
+        self.batches, self.repeat = batches, repeat
+        self.taken = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        self.drawn = self.begun = drawn  # since training began: now, and when this epoch did
         super().__init__(dataset, sampler=_From(self, rank, world), **kwargs)
 
     def __len__(self) -> int:
@@ -58,12 +76,14 @@ class PatchLoader(DataLoader[RawBatch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the number of batches drawn since training began."""
-        return {"drawn": self.drawn}
+        """Return the number of batches drawn since training began, and before this epoch."""
+        return {"drawn": self.drawn, "begun": self.begun}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue after `state["drawn"]` batches."""
         self.drawn = int(state["drawn"])
+        whole = self.drawn // self.batches * self.batches  # earlier versions took whole epochs
+        self.begun = int(state.get("begun", whole))
 
 
 def leave_signals(_worker: int) -> None:

@@ -76,7 +76,6 @@ class VirtualStain(PatchScoring, ManualOptimization):
         channels_last: memory format of networks and batches.
         ema: decay of the average of the generator's weights that validates, draws samples and goes
             into `best.ckpt`; 0: the weights themselves.
-        options: of `ManualOptimization`.
     """
 
     def __init__(
@@ -88,9 +87,8 @@ class VirtualStain(PatchScoring, ManualOptimization):
         recipe: Mapping[str, Any],
         channels_last: bool = False,
         ema: float = 0.0,
-        **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__()
         self.generator, self.discriminator = generator, discriminator
         self.averaged = EMA(generator, ema) if ema else None
         self.objective, self.adam, self.recipe = objective, adam, dict(recipe)

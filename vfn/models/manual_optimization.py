@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 
@@ -13,26 +14,25 @@ class ManualOptimization(L.LightningModule):
     """A module with several optimisers that accumulates and clips gradients as `L.Trainer` does with one.
 
     A training step calls `add_gradients` and `step_if_due` for each optimiser, and `end_batch` once.
-
-    Args:
-        accumulate_grad_batches, gradient_clip_val, gradient_clip_algorithm: as of `L.Trainer`.
     """
 
-    def __init__(
-        self,
-        accumulate_grad_batches: int = 1,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.accumulate = accumulate_grad_batches
-        self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
+        self.accumulate = 1
+        self.clip_val: float | None = None
+        self.clip_algorithm: str | None = None
         self.scaler: torch.amp.GradScaler | None = None
         # Since the training began, over all its calls: batches, and steps of each optimiser.
         self.steps, self.updates = 0, 0
         self.waiting = 0  # batches whose gradients no optimiser has stepped on
         self._gradients: dict[str, Tensor] = {}  # of a checkpoint, until training starts
+
+    def take_over(self, trainer: L.Trainer) -> None:
+        """Do what `trainer` was asked for and refuses to do in manual optimisation."""
+        self.accumulate, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, 1
+        self.clip_val, trainer.gradient_clip_val = trainer.gradient_clip_val, None
+        self.clip_algorithm, trainer.gradient_clip_algorithm = trainer.gradient_clip_algorithm, None
 
     @property
     def is_due(self) -> bool:
@@ -67,7 +67,10 @@ class ManualOptimization(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients of one network, which are unscaled by now."""
         if self.clip_val:
-            self.clip_gradients(optimizer, self.clip_val, self.clip_algorithm or "norm")
+            # Not by the plugins of mixed precision: they refuse fused optimisers, some of which unscale
+            # gradients themselves.
+            kind = GradClipAlgorithmType(self.clip_algorithm or "norm")
+            Precision.clip_gradients(self.trainer.precision_plugin, optimizer, self.clip_val, kind)
 
     def on_validation_model_zero_grad(self) -> None:
         """Keep gradients that wait for the next step."""
@@ -116,7 +119,3 @@ class SharedScaler(MixedPrecision):
         self.scaler.unscale_(optimizer)
         self._after_closure(model, optimizer)
         return self.scaler.step(optimizer, **kwargs)
-
-    def clip_gradients(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip; Lightning's own refuses fused optimisers, whose gradients it leaves scaled."""
-        Precision.clip_gradients(self, optimizer, *args, **kwargs)

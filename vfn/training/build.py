@@ -34,8 +34,11 @@ MOST = 0.5  # share of the targets' variance
 log = logging.getLogger(__name__)
 
 
-def stain_data(config: DictConfig, task: Task) -> StainData:
+def stain_data(config: DictConfig, task: Task, seed: int | None = None) -> StainData:
     """Return the data module of a whole config, not set up.
+
+    Args:
+        seed: of the patches; None: the config's.
 
     Raises:
         UserError: see `make_data`.
@@ -43,7 +46,7 @@ def stain_data(config: DictConfig, task: Task) -> StainData:
     data = plain(config.data)
     # Relative folders are stored as absolute ones, so that a checkpoint works from anywhere.
     data |= {k: str(Path(v).absolute()) for k, v in data.items() if v and is_path(k)}
-    data["seed"] = config.seed
+    data["seed"] = config.seed if seed is None else seed
     settings = DataConfig.from_dict(data)
     group = config.get("augment")  # older run folders have none, nor have the trainings of a panel
     augmentation = make_augmentation(

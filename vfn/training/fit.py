@@ -1,9 +1,11 @@
 """`train.py`: from a config to a run folder with a trained model."""
 
 import logging
+import secrets
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -37,20 +39,21 @@ from vfn.training import outcome
 from vfn.training.build import ModelBuilder, stain_data
 from vfn.training.callbacks import Budget, OnceStarted
 from vfn.training.instantiators import instantiate_callbacks, instantiate_loggers, leave_out_shipped
+from vfn.training.limits import Limits
 from vfn.training.loggers import start_loggers
 from vfn.training.resume import check_fields, check_networks
 from vfn.training.run_folder import PARTS, folder_of, new_parts, newest_checkpoint, run_folder
 from vfn.training.schedule import make_schedule
-from vfn.training.trainer_args import duration, is_first, make_trainer, trainer_arguments
+from vfn.training.trainer_args import duration, is_alone, is_first, make_trainer, trainer_arguments
 
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig) -> Path:
+def train(config: DictConfig) -> Path | None:
     """Train a model as `config` says.
 
     Returns:
-        The path of `best.ckpt`.
+        The path of `best.ckpt`; None if nothing is kept.
 
     Raises:
         UserError: anything wrong in the config or the data; nothing is trained then.
@@ -66,11 +69,23 @@ def train(config: DictConfig) -> Path:
     folder, config = run_folder(config)
     leave_out_shipped(config)
     _show(config)
+    if config.trainer.get("fast_dev_run"):
+        _try_out(config)
+        return None
     best = fit(config, folder)
     if is_first() and HydraConfig.get().mode != RunMode.MULTIRUN:
         log.info("next: python evaluate.py ckpt=%s output=%s", best, folder / "evaluation")
         log.info("      python predict.py ckpt=%s input=DIR output=DIR", best)
     return best
+
+
+def _try_out(config: DictConfig) -> None:
+    """Train as `trainer.fast_dev_run` says, in a folder that is not kept."""
+    if config.resume:
+        raise UserError("trainer.fast_dev_run: tries a new run out; leave out resume")
+    with TemporaryDirectory() as scratch:
+        fit(config, Path(scratch) / "run")
+    log.info("trainer.fast_dev_run: training and validation ran; nothing is kept")
 
 
 def _name_task(config: DictConfig) -> None:
@@ -128,15 +143,16 @@ def _fit(
     callbacks: Sequence[L.Callback],
 ) -> Path:
     resumed = newest_checkpoint(folder / "checkpoints") if config.resume else None
-    L.seed_everything(config.seed, workers=True, verbose=False)
+    seed = _seed(config, resumed)
+    L.seed_everything(seed, workers=True, verbose=False)
     task = trainable_task(config.task)
     settings = plain(config.trainer)
     schedule = make_schedule(config.model)
-    data = data or stain_data(config, task)
-    arguments = trainer_arguments(settings, quiet)
+    data = data or stain_data(config, task, seed)
+    arguments = trainer_arguments(settings, 2 if config.loss.adversarial else 1, folder, quiet)
     ours = instantiate_callbacks(config, progress_bar=arguments["enable_progress_bar"])
     arguments["enable_progress_bar"] = any(isinstance(c, ProgressBar) for c in ours)
-    loggers = instantiate_loggers(config, folder)
+    loggers = [] if settings.get("fast_dev_run") else instantiate_loggers(config, folder)
     # Networks first: they are checked in a moment, reading the images takes longer.
     builder = ModelBuilder(config, task, data)
     _set_up(data, builder, folder, resumed, quiet)
@@ -147,18 +163,32 @@ def _fit(
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
     trainer = make_trainer(
+        module,
         **arguments,
         default_root_dir=folder,
         logger=loggers,
-        callbacks=[OnceStarted(record), *callbacks, *schedule, *_budget(settings), *ours],
+        callbacks=[OnceStarted(record), *callbacks, *schedule, *_budget(settings), Limits(), *ours],
     )
     if is_first():
         start_loggers(loggers, folder, {**plain(config), "parameters": builder.parameters()})
     data.rank, data.world = trainer.global_rank, trainer.world_size
+    data.repeat = bool(settings.get("overfit_batches"))
     log.info("training %s -> %s in %s", " + ".join(task.inputs), ", ".join(task.targets), folder)
     _run(trainer, module, data, folder, resumed)
-    outcome.report(trainer, data.config.batch_size, settings, folder)
+    if not settings.get("fast_dev_run"):
+        outcome.report(trainer, module, data.config.batch_size, settings, folder)
     return folder / "checkpoints" / BEST
+
+
+def _seed(config: DictConfig, resumed: Path | None) -> int:
+    """Return the seed of a run; with `seed=null` a random one, which its checkpoints record."""
+    if config.seed is not None:
+        return int(config.seed)
+    if not is_alone(plain(config.trainer)):
+        raise UserError("seed=null: several processes must draw the same patches; give a number")
+    if resumed is not None:
+        return int(read_raw(resumed, mapped=True)[RECIPE]["data"]["seed"])
+    return secrets.randbits(32)
 
 
 def _set_up(
@@ -188,13 +218,22 @@ def _run(
     """Train, and close the loggers however that ends."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
-    except MisconfigurationException as exc:
-        if resumed is None or "max_epochs" not in str(exc):
-            raise UserError(" ".join(str(exc).split())) from exc
+    except (MisconfigurationException, ValueError) as exc:
+        told = " ".join(str(exc).split())
+        known = isinstance(exc, MisconfigurationException) or "val_check_interval" in told
+        if not known:
+            raise
+        if resumed is None or "max_epochs" not in told:
+            raise UserError(f"trainer: {told}") from exc
         done = torch.load(resumed, map_location="cpu", weights_only=True)["epoch"] + 1
         raise UserError(
             f"trainer.max_epochs={trainer.max_epochs}: {folder} has more epochs already; give {done} or more"
         ) from exc
+    except RuntimeError as exc:
+        if "deterministic" not in str(exc):
+            raise
+        told = str(exc).partition(". ")[0]
+        raise UserError(f"trainer.deterministic: {told}; give trainer.deterministic=warn") from exc
     except SystemExit:
         # Lightning turns Ctrl-C into exit code 1, after our callback has saved.
         if trainer.interrupted:

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
 
 from vfn.models.checkpoint_io import BEST, LAST
+from vfn.models.gan import VirtualStain
 from vfn.system.signals import ignore_signals
 from vfn.training.callbacks import Budget, Checkpoints
 
@@ -18,7 +19,13 @@ FEW = 1000  # patches from which a network that starts at nothing has learnt lit
 log = logging.getLogger(__name__)
 
 
-def report(trainer: L.Trainer, batch_size: int, settings: dict[str, Any], folder: Path) -> None:
+def report(
+    trainer: L.Trainer,
+    module: VirtualStain,
+    batch_size: int,
+    settings: dict[str, Any],
+    folder: Path,
+) -> None:
     """Log the best figure, what ended the training and how it goes on.
 
     Args:
@@ -29,7 +36,7 @@ def report(trainer: L.Trainer, batch_size: int, settings: dict[str, Any], folder
     name, path = kept.monitor.removeprefix("val/").upper(), folder / "checkpoints" / BEST
     log.info("best validation %s %.5f; checkpoint: %s", name, kept.best, path)
     more = _ended(trainer, settings, folder)
-    seen = trainer.global_step // len(trainer.optimizers) * batch_size * trainer.world_size
+    seen = module.steps * batch_size * trainer.world_size
     if seen < FEW:
         log.info(
             "it learnt from %d patches: too few to judge by; let it train longer (%s), on a GPU, or make it "
@@ -40,8 +47,11 @@ def report(trainer: L.Trainer, batch_size: int, settings: dict[str, Any], folder
 
 def _ended(trainer: L.Trainer, settings: dict[str, Any], folder: Path) -> str:
     """Log what ended the training, and return the settings that continue it."""
-    epochs = int(settings["max_epochs"])
-    if trainer.current_epoch >= epochs:
+    epochs, steps = trainer.max_epochs or -1, int(settings.get("max_steps") or -1)
+    if 0 < trainer.max_steps <= trainer.global_step:
+        more = f"resume={folder} trainer.max_steps={2 * steps}"
+        log.info("trainer.max_steps=%d is reached; for more steps give %s", steps, more)
+    elif 0 < epochs <= trainer.current_epoch:
         more = f"resume={folder} trainer.max_epochs={2 * epochs}"
         log.info("trainer.max_epochs=%d is reached; for more epochs give %s", epochs, more)
     elif any(isinstance(c, Budget) and c.is_over for c in trainer.callbacks):  # type: ignore[attr-defined]

@@ -43,7 +43,7 @@ HELD = (
     "model.generator", "model.discriminator", "model.adam.lr_generator", "model.adam.lr_discriminator",
     "model.adam.betas", "loss", "logger.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "trainer.strategy", "trainer.precision", "trainer.channels_last", "trainer.max_epochs",
-    "trainer.max_time", "trainer.val_every_n_epochs", "trainer.sample_every_n_epochs",
+    "trainer.max_time", "trainer.check_val_every_n_epoch", "trainer.sample_every_n_epochs",
     "trainer.log_every_n_steps",
 )  # fmt: skip
 ANEW = "start another run by run=NAME, from these weights by init={} where the network is the same"

@@ -85,11 +85,15 @@ def _refuse_strange_code(before: DictConfig, config: DictConfig, where: str) -> 
 
 
 def folder_of(config: DictConfig) -> Path:
-    """Return the folder of a new run or search: outputs/NAME, or one per job of a sweep within it."""
+    """Return the folder of a new run or search: outputs/NAME or `hydra.run.dir`; of a job of a sweep
+    one within, named by what the sweep varies or by `hydra.sweep.subdir`."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
-        return Path("outputs") / str(config.run)
+        own = str(hydra.run.dir)  # "." in conf/train.yaml
+        return Path("outputs") / str(config.run) if own == "." else Path(own)
     folder, what = Path(hydra.sweep.dir), varied()
+    if hydra.sweep.subdir != ".":
+        return folder / str(hydra.sweep.subdir)
     if config.get("sweep") and not what:  # a search alone needs no `-m`, and may have it
         return folder
     # File systems allow 255 bytes; the number keeps names apart that are cut.

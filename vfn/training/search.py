@@ -37,6 +37,7 @@ from vfn.training.build import stain_data
 from vfn.training.fit import fit
 from vfn.training.instantiators import MONITOR
 from vfn.training.loggers import SEARCH
+from vfn.training.trainer_args import is_alone
 
 if TYPE_CHECKING:
     import optuna
@@ -102,11 +103,12 @@ def _check(config: DictConfig, settings: dict[str, Any]) -> None:
     for key, least in (("trials", 1), ("startup_trials", 0), ("warmup_epochs", 0)):
         if settings[key] < least:
             raise UserError(f"sweep.{key}={settings[key]}: give {least} or more")
+    if config.seed is None:
+        raise UserError(
+            "seed=null: a search that goes on draws what it would have drawn; give a number"
+        )
     trainer = plain(config.trainer)
-    alone = trainer["devices"] in (1, "1") or (
-        isinstance(trainer["devices"], list) and len(trainer["devices"]) == 1
-    )
-    if not alone or trainer["num_nodes"] != 1:
+    if not is_alone(trainer):
         raise UserError(
             f"sweep=optuna trainer.devices={trainer['devices']}: a trial trains in one process; give "
             "trainer=gpu, and start the same command once for each GPU (CUDA_VISIBLE_DEVICES)"
@@ -322,6 +324,8 @@ class _Pruner(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop at the end of this epoch, as a run does that is done: nothing of it is lost."""
+        if trainer.sanity_checking:
+            return
         score = float(trainer.callback_metrics["val/mae"])
         if math.isfinite(score) and trainer.current_epoch not in self.known:
             self.trial.report(score, trainer.current_epoch)

@@ -92,6 +92,8 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the weights if they are the best so far."""
+        if trainer.sanity_checking:
+            return
         score = self._score(trainer)
         better = score < self.best if self.mode == "min" else score > self.best
         # A first score is kept even if it is NaN: best.ckpt exists whenever a run ends. All

@@ -63,7 +63,7 @@ class EpochTable(Callback):
             logger.log_metrics({**extra, "epoch": trainer.current_epoch}, trainer.global_step)
         row = {
             "epoch": trainer.current_epoch,
-            "batches": trainer.global_step // len(trainer.optimizers),
+            "batches": pl_module.steps,
         }
         named = {key.removesuffix("_epoch"): value for key, value in sorted(figures.items())}
         text = {k: f"{v:.6g}" for k, v in {**extra, **named}.items()}

@@ -53,6 +53,8 @@ class Finite(Callback):
         Raises:
             UserError: see `_refuse`.
         """
+        if trainer.sanity_checking:
+            return
         if not math.isfinite(float(trainer.callback_metrics["val/mae"])):
             self._refuse(trainer, pl_module, "val/mae")
 

@@ -74,6 +74,8 @@ class ModelCard(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the figures of these very weights."""
+        if trainer.sanity_checking:
+            return
         assert isinstance(pl_module, VirtualStain)
         # Every process asks: the figures are reduced when they are asked for.
         figures = {key: float(trainer.callback_metrics[f"val/{key}"]) for key in ("mae", "mse")}

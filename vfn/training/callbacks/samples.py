@@ -35,7 +35,8 @@ class Samples(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw and save the sheet, and log it to W&B and TensorBoard."""
-        if trainer.current_epoch % self.every_n_epochs or not trainer.is_global_zero:
+        due = trainer.current_epoch % self.every_n_epochs == 0 and not trainer.sanity_checking
+        if not due or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, VirtualStain)
         with torch.inference_mode():  # Lightning left the networks in evaluation mode
