@@ -102,3 +102,18 @@ def test_terms_that_are_none(tmp_path: Path) -> None:
     run(*train, "model=own", cwd=tmp_path).refused("model.generator._target_")
     run(*train, "model.generator.name=sync", cwd=tmp_path).refused("model.generator.name=sync")
     run(*train, "model.generator.name=../x", cwd=tmp_path).refused("convnext_unet")
+
+
+def test_a_data_set_that_a_checkpoint_names_is_imported_only_if_trusted(tmp_path: Path) -> None:
+    (tmp_path / "own_set.py").write_text(
+        "from vfn.data.sets import Simulated\n\n\nopen('imported', 'a').close()\n\n\nclass Mine(Simulated): ...\n"
+    )
+    run("train.py", *SIMULATED, *SMALL, "data._target_=own_set.Mine", "run=r", cwd=tmp_path).ok()
+    (tmp_path / "imported").unlink()
+    words = ("evaluate.py", "ckpt=outputs/r/checkpoints/best.ckpt", "output=e")
+    run(*words, cwd=tmp_path).refused("own_set.Mine", "add trust=own_set.Mine")
+    again = ("train.py", "resume=outputs/r", "trainer.max_epochs=2")
+    run(*again, cwd=tmp_path).refused("config.yaml", "add trust=own_set.Mine")
+    assert not (tmp_path / "imported").exists()
+    run(*words, "trust=own_set.Mine", cwd=tmp_path).ok()
+    assert (tmp_path / "imported").exists()

@@ -284,3 +284,54 @@ def test_bad_data_is_refused_before_training(
     tifffile.imwrite(tmp_path / "plate" / name, array, photometric=photometric)
     with pytest.raises(UserError, match=words):
         folder(tmp_path).setup()
+
+
+# --- a data set of the user's own ---
+
+OWN_SET = """
+from vfn.data.base import StainData
+
+
+class Mine(StainData):
+    CHANNELS = {"phase": "1", "dapi": "2"}
+    PATTERN = r"(?P<field>f[0-9])_c(?P<channel>[12])[.]tif$"
+    OWN = ("skip",)
+
+    def find(self, damaged=None):
+        return super().find(damaged)[int(self.config.extra.get("skip", 0)):]
+"""
+
+
+def test_a_data_set_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one_own_set.py").write_text(OWN_SET)
+    monkeypatch.syspath_prepend(tmp_path)
+    for i in range(5):
+        for c in (1, 2):
+            array = np.arange(41 * 57).reshape(41, 57) * c
+            tifffile.imwrite(tmp_path / f"f{i}_c{c}.tif", array.astype(np.uint16))
+    keys = {"name": "folder", "_target_": "one_own_set.Mine", "root": str(tmp_path)}
+    config = DataConfig.from_dict({**keys, "patch_size": 16, "cache": "off", "skip": 1})
+    data = make_data(DAPI, config)
+    data.setup()
+    assert [field.name for field in data.find()] == ["f1", "f2", "f3", "f4"]
+    stored = data.recipe()["data"]
+    assert stored["_target_"] == "one_own_set.Mine"
+    assert DataConfig.from_dict(stored) == config
+    assert "_target_" not in DataConfig("folder").to_dict()
+    with pytest.raises(UserError, match=r"data\.skp=1: .*its own are skip"):
+        make_data(DAPI, DataConfig.from_dict({**keys, "skp": 1}))
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("pathlib.Path", "is no subclass of vfn.data.base.StainData"),
+        ("os.system", "is no subclass"),
+        ("no_such_package.Mine", "cannot be imported"),
+    ],
+)
+def test_what_is_no_data_set(path: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_data(DAPI, DataConfig("folder", _target_=path))
+    assert str(caught.value).startswith(f"data._target_={path}: ")
+    assert words in str(caught.value)

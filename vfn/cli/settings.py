@@ -15,7 +15,7 @@ from vfn.errors import UserError
 from vfn.system.dotted import TARGET
 
 # Tables whose entries are checked by who reads them; so are those that are null by default.
-OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2", "augment")
+OPEN = ("model.generator", "model.discriminator", "sweep.usual", "data2")
 NULLABLE = {"train": ("seed",)}  # where the default is not null
 ANY_KIND = ("trainer.devices", "trainer.fast_dev_run")  # a number, or something else
 
@@ -115,7 +115,8 @@ def _check_table(
                 _check_kind(name, value, known[key])
         elif (
             prefix.removesuffix(".") not in OPEN
-            and TARGET not in known  # of a class, which refuses what it does not take
+            # A class refuses what it does not take.
+            and given.get(TARGET, known.get(TARGET)) is None
             and not (name.partition(".")[0] in NODES and TARGET in _table(value))
         ):
             inner = next(leaves(value, f"{name}."), None) if isinstance(value, dict) else None

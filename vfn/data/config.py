@@ -8,6 +8,7 @@ from vfn.data.discovery import Words, check_channels, check_z, is_number
 from vfn.data.samples import Task
 from vfn.data.splits import SplitRule
 from vfn.errors import UserError
+from vfn.system.dotted import TARGET
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class DataConfig:
         cache: "disk" decodes every image once into a memory-mapped store, "off" at every reading.
         cache_dir: folder of the stores; see `vfn.data.cache.cache_folder`.
         seed: seed of the patches.
+        _target_: dotted path of the user's own `StainData`; None takes the data set called `name`.
         extra: keys of one data set alone, its `StainData.OWN`.
     """
 
@@ -80,6 +82,7 @@ class DataConfig:
     cache: str = "disk"
     cache_dir: str | None = None
     seed: int = 0
+    _target_: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -92,7 +95,7 @@ class DataConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for the checkpoint."""
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if k != TARGET or v is not None}
 
     def rule(self) -> SplitRule:
         """Return the rule by which samples are divided."""

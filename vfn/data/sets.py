@@ -19,6 +19,7 @@ from vfn.data.samples import Task
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
 from vfn.data.steps import Step
 from vfn.errors import UserError, nearest
+from vfn.system.dotted import TARGET, find
 
 
 class FolderData(StainData):
@@ -236,6 +237,18 @@ DATA_SETS: dict[str, type[StainData]] = {
 }
 
 
+def _kind(config: DataConfig) -> type[StainData]:
+    path = config._target_
+    if path is not None:
+        kind = find(str(path), f"data.{TARGET}")
+        if not (isinstance(kind, type) and issubclass(kind, StainData)):
+            raise UserError(f"data.{TARGET}={path}: is no subclass of vfn.data.base.StainData")
+        return kind
+    if config.name not in DATA_SETS:
+        raise UserError(f"data={config.name}: unknown; choose one of {', '.join(DATA_SETS)}")
+    return DATA_SETS[config.name]
+
+
 def make_data(
     task: Task,
     config: DataConfig,
@@ -243,7 +256,7 @@ def make_data(
     steps: Sequence[Step] = (),
     augmentation: Augmentation | None = None,
 ) -> StainData:
-    """Return the data module for `task` on `config.name`, not set up.
+    """Return the data module for `task` on `config.name`, or on the class at `config._target_`, not set up.
 
     Args:
         known_tasks: named in the message when the task does not fit.
@@ -253,9 +266,7 @@ def make_data(
         UserError: unknown data set; a setting of another one; a task that it has no channels or planes
             for.
     """
-    if config.name not in DATA_SETS:
-        raise UserError(f"data={config.name}: unknown; choose one of {', '.join(DATA_SETS)}")
-    kind = DATA_SETS[config.name]
+    kind = _kind(config)
     if unknown := sorted(set(config.extra) - set(kind.OWN)):
         raise UserError(
             f"data.{unknown[0]}={config.extra[unknown[0]]}: data={config.name} has no such setting"

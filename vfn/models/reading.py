@@ -23,8 +23,8 @@ def read_raw(
 
     Args:
         mapped: tensors stay in the file until they are looked at, and its checksums unread.
-        trust: dotted paths of networks that are not part of vfn and may be built from what is read;
-            None for a reader that builds none.
+        trust: dotted paths of networks and data sets that are not part of vfn and may be built from what is
+            read; None for a reader that builds none.
 
     Raises:
         UserError: missing, unreadable, or no checkpoint of vfn.
@@ -66,7 +66,7 @@ def read_raw(
             f"ckpt={path}: format {str(stated)[:40]}, this version reads {FORMAT}; "
             "use the version of vfn that wrote it"
         )
-    refuse_code(recipe, f"ckpt={path}", (*OURS, *(_networks(recipe) if trust is None else trust)))
+    refuse_code(recipe, f"ckpt={path}", (*OURS, *(_named(recipe) if trust is None else trust)))
     try:
         check_recipe(recipe)
     except ValueError as exc:
@@ -76,10 +76,10 @@ def read_raw(
     return raw
 
 
-def _networks(recipe: Mapping[str, Any]) -> list[str]:
-    """The dotted paths that stand where a recipe names its networks."""
-    specs = [recipe.get(part) for part in ("generator", "discriminator")]
-    return [spec[TARGET] for spec in specs if isinstance(spec, Mapping) and TARGET in spec]
+def _named(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the dotted paths of a recipe's networks and data set."""
+    specs = [recipe.get(part) for part in ("generator", "discriminator", "data")]
+    return [spec[TARGET] for spec in specs if isinstance(spec, Mapping) and spec.get(TARGET)]
 
 
 def _is_utf8(path: Path) -> bool:
