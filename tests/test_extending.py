@@ -41,18 +41,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def vfn(folder: Path, *words: str, code: int = 0) -> str:
-    """Run a command as a process of its own in `folder`; return what it says on stderr."""
+    """Run a command as a process of its own in `folder`; return its output."""
     result = subprocess.run(
         [sys.executable, "-m", "vfn", *words], cwd=folder, capture_output=True, text=True,
         env={**os.environ, **clean_environment(), "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert result.returncode == code, result.stdout + result.stderr
-    return result.stderr
+    return result.stdout + result.stderr
 
 
 def test_the_page_shows_every_group() -> None:
     assert set(FILES) == {
-        "conf/task/tubulin.yaml", "conf/data/opera.yaml", "conf/loss/sharp.yaml", "conf/model/flat.yaml",
+        "conf/task/tubulin.yaml", "conf/data/opera.yaml", "conf/data/phenix.yaml", "my_package/data.py", "conf/loss/sharp.yaml", "conf/model/flat.yaml",
         "conf/augment/rotate.yaml", "conf/callbacks/gradient_norm.yaml", "conf/logger/lines.yaml",
         "conf/experiment/flat_edges.yaml", "my_package/losses.py", "my_package/nets.py", "my_package/callbacks.py",
     }  # fmt: skip
@@ -81,6 +81,27 @@ def test_a_class_of_ones_own_is_named_again(project: Path) -> None:
     assert f"{NET}" in vfn(project, "train", *more, code=2)
     vfn(project, "train", *more, "experiment=flat_edges")
     assert len(read_csv(project / "outputs" / "flat" / "metrics.csv")) == 2
+
+
+def test_a_data_set_of_ones_own(project: Path) -> None:
+    train = (
+        "train",
+        *CONF,
+        "data=phenix",
+        "data.root=images",
+        "task=tubulin",
+        "logger=csv",
+        "loss=mae",
+    )
+    said = vfn(project, *train, "run=p", "model.generator.width=4", *SMALL)
+    assert "1 train, 1 val, 1 test" in said  # the fourth column is left out
+    refused = vfn(project, *train, "run=q", "+data.colums=2", code=2)
+    assert "data.colums=2" in refused
+    assert "columns" in refused
+    evaluate = ("evaluate", "ckpt=outputs/p/checkpoints/best.ckpt", "output=scores")
+    assert "trust=my_package.data.Opera" in vfn(project, *evaluate, code=2)
+    vfn(project, *evaluate, "trust=my_package.data.Opera")
+    assert len(read_csv(project / "scores" / "metrics.csv")) == 1
 
 
 def test_a_misspelt_choice_or_key_of_ones_own_is_refused(project: Path) -> None:
