@@ -61,7 +61,7 @@ def main() -> None:
     networks, made = {}, {}
     for name in ("onnx float32", "openvino float32", "openvino bf16"):
         start = time.perf_counter()
-        networks[name] = make_network(generator, *name.split())
+        networks[name] = make_network(generator, INPUTS, *name.split())
         made[name] = time.perf_counter() - start
     for precision in ("float32", "bf16"):
         networks[f"torch {precision}"] = in_torch(generator, precision)

@@ -40,7 +40,7 @@ def generator() -> torch.nn.Module:
 
 @pytest.mark.parametrize("backend", OTHERS)
 def test_the_network_is_torchs_at_every_size(backend: str, generator: torch.nn.Module) -> None:
-    network = make_network(generator, backend, "float32")  # type: ignore[arg-type]
+    network = make_network(generator, 2, backend, "float32")
     for shape in [(1, 2, 64, 64), (3, 2, 64, 192), (2, 2, 128, 64), (1, 2, 64, 64)]:
         x = torch.rand(shape) * 2 - 1
         with torch.inference_mode():
@@ -53,7 +53,7 @@ def test_the_network_is_torchs_at_every_size(backend: str, generator: torch.nn.M
 @pytest.mark.parametrize("backend", OTHERS)
 def test_what_was_predicted_stays(backend: str, generator: torch.nn.Module) -> None:
     """The memory of a result is not that of the next."""
-    network = make_network(generator, backend, "float32")  # type: ignore[arg-type]
+    network = make_network(generator, 2, backend, "float32")
     first = network(torch.full((1, 2, 64, 64), -1.0))
     kept = first.clone()
     network(torch.full((1, 2, 64, 64), 1.0))
@@ -81,7 +81,7 @@ def test_a_residual_network_is_torchs(backend: str) -> None:
     x = torch.rand(2, 2, 12, 20) * 2.2 - 1.1
     with torch.inference_mode():
         expected = made(x)
-    found = make_network(made, backend, "float32")(x)
+    found = make_network(made, 2, backend, "float32")(x)
     torch.testing.assert_close(found, expected, atol=LIMIT, rtol=0)
 
 
