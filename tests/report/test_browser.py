@@ -18,8 +18,9 @@ from vfn.evaluation.ranges import channel_ranges
 from vfn.evaluation.results import ChannelResult
 from vfn.evaluation.stain import Nuclei, measure
 from vfn.report.blocks import Part, Place, Places, Soft, Table
-from vfn.report.evaluation_page import ShownField, render
+from vfn.report.evaluation_page import render
 from vfn.report.images import detail_pictures, field_pictures
+from vfn.report.stain_section import ShownField
 from vfn.report.verdict import judge
 
 SHAPE = (300, 400)

@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 from vfn.evaluation.pairs import PairSource
 from vfn.evaluation.results import ChannelResult, shown_rows
 from vfn.metrics.feature_fidelity import FeatureResult
-from vfn.report import depths, figures, refocus_gain, tables
+from vfn.report import depth_figures, depths, figures, refocus_gain, tables
 from vfn.report.blocks import Part
 from vfn.report.console import channel_table, make_console
-from vfn.report.evaluation_page import ShownField, render
+from vfn.report.evaluation_page import render
 from vfn.report.images import Strip, detail_pictures, field_pictures, worst_region
 from vfn.report.limits import Limits
 from vfn.report.parts import OBJECTS_HEADER, found_rows, parts
 from vfn.report.refocus_gain import RefocusGain
+from vfn.report.stain_section import ShownField
 from vfn.report.verdict import Verdict, judge
 from vfn.system.csv_files import write_csv
 from vfn.system.files import make_folder, replacing, write_text
@@ -51,7 +52,7 @@ class ChannelReport:
     parts: list[Part]
     gain: RefocusGain | None
     by_depth: depths.Depths | None
-    series: depths.Series | None
+    series: depth_figures.Series | None
 
     @classmethod
     def of(
@@ -75,10 +76,10 @@ class ChannelReport:
             summary["refocus"] = gain.summary()
             shown.insert(0, gain.part())
         by_depth = depths.Depths.of(result) if "input" in result.baselines else None
-        series = None if by_depth is None else depths.series(source, result)
+        series = None if by_depth is None else depth_figures.series(source, result)
         if by_depth is not None and series is not None:
             summary["depths"] = by_depth.summary()
-            shown.insert(0, depths.part(by_depth, series))
+            shown.insert(0, depth_figures.part(by_depth, series))
         return cls(result, summary, verdict, shown, gain, by_depth, series)
 
     def sentences(self) -> list[str]:
@@ -101,8 +102,8 @@ class ChannelReport:
             "scatter": figures.scatter(self.result),
         }
         if self.by_depth is not None and self.series is not None:
-            drawn["depths"] = depths.series_figure(self.series)
-            drawn["quality"] = depths.quality_figure(self.by_depth)
+            drawn["depths"] = depth_figures.series_figure(self.series)
+            drawn["quality"] = depth_figures.quality_figure(self.by_depth)
         return drawn
 
 
