@@ -17,7 +17,11 @@ class Saver(SimpleNamespace):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
-            default_root_dir=str(folder), current_epoch=0, callback_metrics={}, saved=[]
+            default_root_dir=str(folder),
+            current_epoch=0,
+            callback_metrics={},
+            saved=[],
+            sanity_checking=False,
         )
 
     def save_checkpoint(self, path: Path, weights_only: bool) -> None:
