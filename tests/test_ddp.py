@@ -18,8 +18,8 @@ RUN = [
     "data=simulated", "data.fields=4", "data.height=64", "data.width=96", "data.patch_size=32",
     "data.patches_per_epoch=48", "data.val_patches=6", "model=own", "model.generator._target_=plain.Plain",
     "model.discriminator._target_=plain.Judge", "model.ema=0", "model.schedule=constant", "model.warmup=0",
-    "loss=virfluonet", "loss.adversarial=0.1", "model.adam.lr_generator=3e-3",
-    "model.adam.lr_discriminator=3e-3", "logger=csv", "trainer.accelerator=cpu",
+    "loss=virfluonet", "loss.adversarial=0.1", "model.adam.lr_generator=6e-3",
+    "model.adam.lr_discriminator=6e-3", "logger=csv", "trainer.accelerator=cpu",
     "trainer.precision=32-true", "trainer.max_epochs=2",
 ]  # fmt: skip
 TWO = [*RUN, "data.batch_size=2", "trainer=ddp", "trainer.devices=2"]
@@ -45,7 +45,7 @@ class Judge(nn.Module):
     def forward(self, condition, image):
         return self.layers(torch.cat([condition, image], 1))
 """
-TOLERANCE = 1e-4  # of weights that move by 3e-2; other orders of sums left them 4e-6 apart
+TOLERANCE = 1e-4  # of weights that move by 6e-2; other orders of sums left them 4e-6 apart
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,6 @@ def test_gpu_memory_is_a_column_where_there_is_a_gpu(
     )  # fmt: skip
     table = EpochTable()
     table.images, table.seconds = 4, 1.0
-    table.on_train_epoch_end(trainer, SimpleNamespace(device=torch.device("cuda")))  # type: ignore[arg-type]
+    table.on_train_epoch_end(trainer, SimpleNamespace(device=torch.device("cuda"), steps=1))  # type: ignore[arg-type]
     header, row = (tmp_path / "metrics.csv").read_text().splitlines()
     assert dict(zip(header.split(","), row.split(","), strict=True))["gpu_memory_gib"] == "1.5"
