@@ -29,6 +29,7 @@ PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": 
 LEAST = {
     "check_val_every_n_epoch": 1, "sample_every_n_epochs": 1, "log_every_n_steps": 1,
     "accumulate_grad_batches": 1, "num_sanity_val_steps": -1, "fast_dev_run": 0, "overfit_batches": 0,
+    "gradient_clip_val": 0,
 }  # fmt: skip
 
 
@@ -111,6 +112,9 @@ def _check_numbers(settings: dict[str, Any]) -> None:
         value = settings.get(key)
         if value is not None and value != -1 and value < 1:
             raise UserError(f"trainer.{key}={value}: give 1 or more, or -1 for no limit")
+    algorithm = settings.get("gradient_clip_algorithm")
+    if algorithm not in (None, "norm", "value"):
+        raise UserError(f"trainer.gradient_clip_algorithm={algorithm}: choose norm or value")
     for key in ("limit_train_batches", "limit_val_batches"):
         if settings.get(key) == 0:
             raise UserError(f"trainer.{key}=0: a run needs training and validation; give 1 or more")
