@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 180.0  # s; far more than any command needs, so that a hang fails instead of staying
 PRELOAD = [
-    "vfn.training.fit", "vfn.commands.predict", "vfn.commands.evaluate", "vfn.doctor.command", "vfn.commands.calibrate", "vfn.panel.command", "vfn.export.command", "vfn.app.server", "uvicorn", "vfn.cli.entry", "hydra", "tensorboard",
+    "vfn.commands.train", "vfn.commands.predict", "vfn.commands.evaluate", "vfn.doctor.command", "vfn.commands.calibrate", "vfn.panel.command", "vfn.export.command", "vfn.app.server", "uvicorn", "vfn.cli.entry", "hydra", "tensorboard",
     "hydra._internal.hydra", "hydra.core.override_parser.overrides_parser", "torch._dynamo", "torch.onnx", "onnxscript", "onnxruntime",
 ]  # fmt: skip
 

@@ -35,7 +35,7 @@ class Command(NamedTuple):
 
 _EVALUATE = Command("", "vfn.commands.evaluate:evaluate", "evaluate", show=True)
 COMMANDS = {
-    "train": Command("train a virtual stain", "vfn.training.fit:train", "train", DEMO),
+    "train": Command("train a virtual stain", "vfn.commands.train:train", "train", DEMO),
     "predict": Command(
         "predict whole fields with a trained model", "vfn.commands.predict:predict", "predict",
         show=True,

@@ -1,32 +1,24 @@
-"""`train.py`: from a config to a run folder with a trained model."""
+"""Fit the model of a config into a run folder."""
 
 import logging
 import secrets
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from vfn.cli.entry import (
-    known_tasks,
-    make_task,
     plain,
     set_up_logging,
     trainable_task,
-    typed_keys,
-    varied,
 )
-from vfn.cli.settings import idle, settings_lines
 from vfn.data.base import StainData
 from vfn.errors import UserError
 from vfn.models.checkpoint_io import BEST, LAST
@@ -38,76 +30,15 @@ from vfn.system.locks import claimed
 from vfn.training import outcome
 from vfn.training.build import ModelBuilder, stain_data
 from vfn.training.callbacks import Budget, OnceStarted
-from vfn.training.instantiators import instantiate_callbacks, instantiate_loggers, leave_out_shipped
+from vfn.training.instantiators import instantiate_callbacks, instantiate_loggers
 from vfn.training.limits import Limits
 from vfn.training.loggers import start_loggers
 from vfn.training.resume import check_fields, check_networks
-from vfn.training.run_folder import PARTS, folder_of, new_parts, newest_checkpoint, run_folder
+from vfn.training.run_folder import PARTS, new_parts, newest_checkpoint
 from vfn.training.schedule import make_schedule
 from vfn.training.trainer_args import duration, is_alone, is_first, make_trainer, trainer_arguments
 
 log = logging.getLogger(__name__)
-
-
-def train(config: DictConfig) -> Path | None:
-    """Train a model as `config` says.
-
-    Returns:
-        The path of `best.ckpt`; None if nothing is kept.
-
-    Raises:
-        UserError: anything wrong in the config or the data; nothing is trained then.
-    """
-    set_up_logging(quiet=not is_first())
-    _name_task(config)
-    if config.get("sweep"):
-        from vfn.training.search import search  # here: it is made of trainings
-
-        leave_out_shipped(config)
-        _show(config)
-        return search(config, folder_of(config))
-    folder, config = run_folder(config)
-    leave_out_shipped(config)
-    _show(config)
-    if config.trainer.get("fast_dev_run"):
-        _try_out(config)
-        return None
-    best = fit(config, folder)
-    if is_first() and HydraConfig.get().mode != RunMode.MULTIRUN:
-        log.info("next: python evaluate.py ckpt=%s output=%s", best, folder / "evaluation")
-        log.info("      python predict.py ckpt=%s input=DIR output=DIR", best)
-    return best
-
-
-def _try_out(config: DictConfig) -> None:
-    """Train as `trainer.fast_dev_run` says, in a folder that is not kept."""
-    if config.resume:
-        raise UserError("trainer.fast_dev_run: tries a new run out; leave out resume")
-    with TemporaryDirectory() as scratch:
-        fit(config, Path(scratch) / "run")
-    log.info("trainer.fast_dev_run: training and validation ran; nothing is kept")
-
-
-def _name_task(config: DictConfig) -> None:
-    """Rename a task whose channels were changed on the command line."""
-    task = make_task(plain(config.task))
-    named = next((known for known in known_tasks() if known.name == task.name), None)
-    if task != named and task.inputs and task.targets:
-        config.task.name = f"{'_'.join(task.targets)}_from_{'_'.join(task.inputs)}"
-
-
-def _show(config: DictConfig) -> None:
-    """Log the settings: all of a single run or a sweep's first job, else what the sweep varies."""
-    hydra = HydraConfig.get()
-    if not is_first():
-        return
-    if hydra.mode == RunMode.MULTIRUN and hydra.job.num:
-        log.info("job %d: %s", hydra.job.num, " ".join(varied()))
-        return
-    for line in settings_lines(config, "train"):
-        log.info("%s", line)
-    for line in idle(config, typed_keys()):
-        log.warning("%s", line)
 
 
 def fit(
@@ -128,7 +59,7 @@ def fit(
         The path of `best.ckpt`.
 
     Raises:
-        UserError: see `train`; another process trains in `folder`, or its disk is full.
+        UserError: anything wrong in the config or the data; another process trains in `folder`, or its disk is full.
     """
     # Of the processes of one training the first alone writes.
     with claimed(folder, parts=PARTS) if is_first() else nullcontext():
