@@ -152,7 +152,7 @@ def test_from_a_dropped_file_to_the_file_of_predict(
     )
     with tab.expect_download() as picture:
         tab.click("#save")
-    assert picture.value.suggested_filename == "cell_sample.png"
+    assert picture.value.suggested_filename == "cell_view.png"
 
 
 def test_channels_are_chosen_by_hand(
