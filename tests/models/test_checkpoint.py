@@ -59,7 +59,7 @@ def recipe() -> dict[str, Any]:
         "envelopes": [envelope.to_dict() for envelope in ENVELOPES],
         "baselines": BASELINES.to_dict(),
         "data": {"name": "folder", "root": None, "patch_size": 64},
-        "shifts": {"by_sample": {}, "usual": []},
+        "shifts": {"by_view": {}, "usual": []},
         "split": {"by": "field", "train": [], "val": [], "test": []},
     }
 

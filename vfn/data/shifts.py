@@ -57,16 +57,16 @@ class Shifts:
         return "shifts corrected: " + ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for the checkpoint."""
+        """Plain data, for the checkpoint; `by_view` is the name that stored recipes have."""
         by_sample = {name: [o and list(o) for o in own] for name, own in self.by_sample.items()}
-        return {"by_sample": by_sample, "usual": [list(offset) for offset in self.usual]}
+        return {"by_view": by_sample, "usual": [list(offset) for offset in self.usual]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Shifts":
         """The inverse of `to_dict`."""
         by_sample = {
             name: tuple(None if o is None else (float(o[0]), float(o[1])) for o in own)
-            for name, own in data["by_sample"].items()
+            for name, own in data["by_view"].items()
         }
         return cls(by_sample, tuple((float(dy), float(dx)) for dy, dx in data["usual"]))
 

@@ -9,7 +9,7 @@ Check = Callable[[Any], bool]
 PARTS = ("train", "val", "test")
 # Parts that a command asks for long after the checkpoint was loaded.
 _ASKED_LATE = (
-    "version", "model", "data.name", "data.root", "data.patch_size", "shifts.by_sample", "shifts.usual",
+    "version", "model", "data.name", "data.root", "data.patch_size", "shifts.by_view", "shifts.usual",
     "split.by", *(f"split.{part}" for part in PARTS),
 )  # fmt: skip
 
@@ -118,7 +118,7 @@ _CHECKS: dict[str, Check] = {
     "envelopes": _list_of(_is_mapping),
     "baselines": _is_mapping,
     "shifts": _is_mapping,
-    "shifts.by_sample": _mapping_of(_list_of(_or_none(_offset))),
+    "shifts.by_view": _mapping_of(_list_of(_or_none(_offset))),
     "shifts.usual": _list_of(_offset),
     "pixel_size": _or_none(lambda value: _is_number(value) and value > 0),
     "split": _is_mapping,
