@@ -23,14 +23,7 @@ from scipy.ndimage import gaussian_filter
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
 from vfn.data.images import read_image
-from vfn.metrics.quality import (
-    BLOCK,
-    Quality,
-    brisque,
-    quality,
-    structured_blocks,
-    to_display,
-)
+from vfn.metrics.quality import BLOCK, Quality, brisque, quality, structured_blocks, to_display
 
 GROUPS = {  # sharp images of one channel below --data
     "DNA, BBBC022": "u2os_cps/bbbc022_w1/*.tif",

@@ -5,9 +5,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-)
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from vfn.metrics import fidelity
 from vfn.models.losses import ms_ssim_loss

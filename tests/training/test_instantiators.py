@@ -15,11 +15,7 @@ from vfn.cli.help import CONF, choices, groups_of
 from vfn.cli.settings import check_settings
 from vfn.errors import UserError
 from vfn.training.callbacks import Checkpoints, EpochTable, ModelCard, Samples
-from vfn.training.instantiators import (
-    instantiate_callbacks,
-    instantiate_loggers,
-    leave_out_shipped,
-)
+from vfn.training.instantiators import instantiate_callbacks, instantiate_loggers, leave_out_shipped
 
 LIGHTNING = "lightning.pytorch.callbacks"
 

@@ -25,15 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vfn.cli.groups import spelled
-from vfn.cli.help import (
-    CONF,
-    HELP,
-    PACKAGE,
-    PRESETS,
-    as_called,
-    check_words,
-    help_text,
-)
+from vfn.cli.help import CONF, HELP, PACKAGE, PRESETS, as_called, check_words, help_text
 from vfn.cli.messages import config_message, lost_job
 from vfn.cli.paths import expand, readable
 from vfn.cli.renamed import renamed_words

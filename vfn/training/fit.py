@@ -14,11 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from vfn.cli.entry import (
-    plain,
-    set_up_logging,
-    trainable_task,
-)
+from vfn.cli.entry import plain, set_up_logging, trainable_task
 from vfn.data.base import StainData
 from vfn.errors import UserError
 from vfn.models.checkpoint_io import BEST, LAST
@@ -118,7 +114,7 @@ def _seed(config: DictConfig, resumed: Path | None) -> int:
     if not is_alone(plain(config.trainer)):
         raise UserError("seed=null: several processes must draw the same patches; give a number")
     if resumed is not None:
-        return int(read_raw(resumed, mapped=True)[RECIPE]["data"]["seed"])
+        return int(read_raw(resumed, mapped=True, trust=None)[RECIPE]["data"]["seed"])
     return secrets.randbits(32)
 
 

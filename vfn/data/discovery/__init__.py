@@ -5,14 +5,7 @@ words of the path (the default, which needs no configuration).
 """
 
 from vfn.data.discovery.fields import Field, FilePlane, ImageSource, NothingMatches, Time, left_out
-from vfn.data.discovery.layout import (
-    Layout,
-    Words,
-    check_channels,
-    check_z,
-    is_number,
-    split_plane,
-)
+from vfn.data.discovery.layout import Layout, Words, check_channels, check_z, is_number, split_plane
 from vfn.data.discovery.manifest import check_root
 from vfn.data.discovery.search import discover
 from vfn.data.discovery.tokens import split_token

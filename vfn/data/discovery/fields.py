@@ -7,10 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vfn.data.images import (
-    content_key,
-    read_image,
-)
+from vfn.data.images import content_key, read_image
 from vfn.data.names import Names
 from vfn.data.tables import read_table
 from vfn.errors import UserError

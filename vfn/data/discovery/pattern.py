@@ -7,9 +7,7 @@ from pathlib import Path
 from vfn.data.discovery.containers import planes_in_file
 from vfn.data.discovery.layout import PATTERN_GROUPS, Layout
 from vfn.data.discovery.naming import Found, Where, channel_by_word, path_below, timed
-from vfn.data.images import (
-    is_image,
-)
+from vfn.data.images import is_image
 from vfn.data.matching import search_all
 from vfn.data.walk import find_sources, tokenize
 from vfn.errors import UserError

@@ -7,11 +7,7 @@ from vfn.data.discovery.containers import from_container
 from vfn.data.discovery.fields import FilePlane
 from vfn.data.discovery.layout import Layout, split_plane
 from vfn.data.discovery.naming import Found, by_name, collecting, field_name, path_below, timed
-from vfn.data.images import (
-    is_container,
-    may_name_channels,
-    read_image,
-)
+from vfn.data.images import is_container, may_name_channels, read_image
 from vfn.data.tiff_stacks import is_stack
 from vfn.data.times import time_points
 from vfn.data.walk import find_sources, path_tokens, tokenize
