@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,18 +162,30 @@ class Gone(io.StringIO):
     flush = write  # type: ignore[assignment]
 
 
-def test_work_goes_on_when_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """Our logger, which is afterwards as it was: later tests of this process read what it passes on."""
+    logger = logging.getLogger("vfn")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield logger
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
+def test_work_goes_on_when_nobody_listens(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_up_logging()
     monkeypatch.setattr(sys, "stdout", Gone())
-    logging.getLogger("vfn").info("epoch 1")
+    logger.info("epoch 1")
 
 
 def test_a_log_that_does_not_fit_ends_no_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs a device that is always full")
     set_up_logging(Path("/dev/full"))
-    logging.getLogger("vfn").info("epoch 1")
+    logger.info("epoch 1")
     set_up_logging()
     assert capsys.readouterr().err == ""
