@@ -125,13 +125,12 @@ class VirtualStain(PatchScoring, ManualOptimization):
         recipe = raw[RECIPE]
         checkpoint = from_recipe(recipe, generator_weights(raw), path)
         with recipe_errors(path):
-            loss = {key: value for key, value in recipe["loss"].items() if key != "name"}
-            refuse_code(
-                [{TARGET: term} for term in term_weights(loss.get("terms"))], f"ckpt={path}", trust
-            )
+            objective = LossWeights.from_dict(recipe["loss"])
+            terms = [{TARGET: term} for term in term_weights(objective.terms)]
+            refuse_code(terms, f"ckpt={path}", trust)
             given = {
                 "discriminator": _discriminator_of(checkpoint, raw["state_dict"]),
-                "objective": LossWeights(**loss),
+                "objective": objective,
                 "adam": AdamSettings(**recipe.get("adam", {})),  # earlier versions do not say
                 **options,
             }

@@ -283,6 +283,11 @@ class LossWeights:
     tolerance_beta1: float = 1.0
     tolerance_beta2: float = 1.0
 
+    @classmethod
+    def from_dict(cls, group: Mapping[str, Any]) -> "LossWeights":
+        """Return the weights of a group `loss`, whose name says which file it was."""
+        return cls(**{key: value for key, value in group.items() if key != "name"})
+
     def __post_init__(self) -> None:
         if self.weight_l1_reduction not in ("mean", "sum"):
             raise UserError(

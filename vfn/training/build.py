@@ -71,18 +71,19 @@ class ModelBuilder:
         self.config, self.task, self.data = config, task, data
         card = config.get("card")  # older run folders have none, nor have the trainings of a panel
         self.about = About.from_dict(plain(card) if card else {})
-        weights = {key: value for key, value in plain(config.loss).items() if key != "name"}
-        self.objective = LossWeights(**weights)
+        self.objective = LossWeights.from_dict(plain(config.loss))
         self.ema = checked_decay(float(config.model.get("ema", 0.0)))  # older run folders lack it
         spec = config.model.generator
         self.start_is_open = spec.get("start") == AUTO
-        if self.start_is_open:
-            spec.start = _start_of(Path(config.init)) if config.init else STARTS[0]
+        before = read_raw(Path(config.init), trust=None) if config.init else None
+        if self.start_is_open:  # it decides which layers there are
+            theirs = before[RECIPE]["generator"] if before is not None else {}
+            spec.start = str(theirs.get("start", STARTS[0]))
         self.generator, self.discriminator = make_networks(config, task, self.objective, data)
         self.last_is_new = True
-        if config.init:
+        if before is not None:
             self.last_is_new = _initialise(
-                self.generator, self.discriminator, Path(config.init), task
+                self.generator, self.discriminator, before, task, config.init
             )
         _freeze(self.generator, config)
 
@@ -151,8 +152,7 @@ def _check_shape(generator: nn.Module, name: str, sizes: tuple[int, int, int]) -
     """Run a network of the user's once: it must map (B, Ci, h, w) to (B, Ct, h, w)."""
     inputs, targets, patch = sizes
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            made = copy.deepcopy(generator).eval()(torch.zeros(1, inputs, patch, patch))
+        made = _try_out(generator, inputs, patch)
     except Exception as exc:  # whatever the user's code raises
         reason = " ".join(str(exc).split())
         raise UserError(
@@ -167,6 +167,12 @@ def _check_shape(generator: nn.Module, name: str, sizes: tuple[int, int, int]) -
         )
 
 
+def _try_out(generator: nn.Module, inputs: int, patch: int, training: bool = False) -> Any:
+    """Return what a copy of the network makes of one patch; weights and random state stay as they are."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        return copy.deepcopy(generator).train(training)(torch.zeros(1, inputs, patch, patch))
+
+
 def _check_norms(generator: nn.Module, inputs: int, config: DataConfig) -> None:
     """Refuse a batch norm that would see a single value per channel: it has no variance."""
     patch = config.patch_size
@@ -174,19 +180,13 @@ def _check_norms(generator: nn.Module, inputs: int, config: DataConfig) -> None:
     if config.batch_size * (patch // stride) ** 2 > 1:
         return
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            copy.deepcopy(generator).train()(torch.zeros(1, inputs, patch, patch))
+        _try_out(generator, inputs, patch, training=True)
     except ValueError as exc:
         depth = stride.bit_length() - 1
         raise UserError(
             f"data.batch_size=1 with data.patch_size={patch}: at depth {depth} one pixel is left, and a batch norm "
             f"needs more; give data.batch_size=2, data.patch_size={2 * patch} or model.generator.depth={depth - 1}"
         ) from exc
-
-
-def _start_of(path: Path) -> str:
-    """Return the start of the generator in a checkpoint: it decides which layers there are."""
-    return str(read_raw(path, trust=None)[RECIPE]["generator"].get("start", STARTS[0]))
 
 
 def _starts_linear(data: StainData, generator: nn.Module) -> bool:
@@ -238,9 +238,17 @@ def _recipe(config: DictConfig, data: StainData, about: About) -> dict[str, Any]
 
 
 def _initialise(
-    generator: nn.Module, discriminator: nn.Module | None, path: Path, task: Task
+    generator: nn.Module,
+    discriminator: nn.Module | None,
+    raw: dict[str, Any],
+    task: Task,
+    path: str,
 ) -> bool:
     """Load the weights of another model (`init=CKPT`); with other targets, all layers but the last.
+
+    Args:
+        raw: its checkpoint.
+        path: of the checkpoint, for messages.
 
     Returns:
         Whether the last layer is still as initialised.
@@ -248,7 +256,6 @@ def _initialise(
     Raises:
         UserError: another network, or another number of inputs.
     """
-    raw = read_raw(path, trust=None)
     theirs = submodule(ema_state_dict(raw["state_dict"]), "generator")
     ours = generator.state_dict()
     other = [

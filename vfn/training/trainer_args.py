@@ -75,7 +75,7 @@ def trainer_arguments(
     devices, environment = processes(settings, gpu)
     given = {k: v for k, v in settings.items() if k in ARGUMENTS and v is not None}
     if given.pop("overfit_batches", 0):  # Lightning would take the data loader apart
-        limits = dict.fromkeys(("limit_train_batches", "limit_val_batches"))
+        limits = ("limit_train_batches", "limit_val_batches")
         given |= dict.fromkeys(limits, settings["overfit_batches"])
     for key in ("max_steps", "min_steps"):
         if given.get(key, -1) > 0:
