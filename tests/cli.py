@@ -157,7 +157,7 @@ def _child(
 
 def clean_environment() -> dict[str, str]:
     """Variables that keep a developer's accounts out of the tests."""
-    return {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    return {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
 
 
 def start(
@@ -176,11 +176,11 @@ def start(
 
 
 def finish(process: subprocess.Popen[str]) -> Result:
-    """Wait for `process`."""
+    """Wait for `process`; one that hangs is ended, and tells on standard error where it hung."""
     try:
         out, err = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        process.kill()
+        process.send_signal(signal.SIGABRT)
         out, err = process.communicate()
     return Result(process.returncode, out, err)
 

@@ -1,5 +1,6 @@
 """The command `app`: serve a page until Ctrl-C."""
 
+import faulthandler
 import logging
 import os
 import secrets
@@ -77,6 +78,8 @@ def serve(config: DictConfig) -> None:
         raise RuntimeError("the page has ended by itself")
     except BaseException as exc:
         hurry(SOON)
+        # Ends the process whatever hangs, and tells where: its thread needs nothing of Python.
+        faulthandler.dump_traceback_later(3 * PATIENCE, exit=True)
         server.should_exit = True
         _clean_up(site, ended)
         if isinstance(exc, KeyboardInterrupt):
