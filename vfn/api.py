@@ -20,7 +20,7 @@ from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
 from vfn.errors import UserError
 from vfn.evaluation.ranges import FULL_RANGES, ChannelRanges, Range
-from vfn.evaluation.rows import COLUMNS, score_image
+from vfn.evaluation.rows import COLUMNS, SIGNAL_COLUMNS, score_image
 from vfn.inference.alarms import input_alarms
 from vfn.inference.predictor import TILE, Predictor
 from vfn.models.card import Card, card_of
@@ -30,7 +30,7 @@ from vfn.system.dotted import trusted
 
 ARRAY = "array"  # what messages call the user's pixels
 LEADING = "TZS"  # axes over which fields are predicted one by one
-FIGURES = tuple(column for column in COLUMNS if not column.endswith("_signal"))
+FIGURES = tuple(c for c in COLUMNS if not c.endswith("_signal") and c not in SIGNAL_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)  # each is itself: arrays do not compare
@@ -290,8 +290,8 @@ def score(
 
     Returns:
         mae, psnr, ssim, pearson, tolerance_level, tolerance_threshold, mse, nrmse, ms_ssim, gain,
-        offset, r2, frc_resolution (px), power_ratio, shift_rows, shift_columns (px): each a float,
-        or with leading axes an array of them, (...). NaN where undefined, such as SSIM of an image
+        offset, r2, frc_resolution (px), power_ratio, shift_rows, shift_columns, shift_local (px),
+        pearson_ceiling: each a float, or with leading axes an array of them, (...). NaN where undefined, such as SSIM of an image
         below 11x11; infinite for the PSNR of identical images.
 
     Raises:

@@ -88,6 +88,17 @@ def test_a_shifted_copy_shows_its_shift(dtype, move):
     row = row_of(moved, truth)
     assert row.values["shift_rows"] == pytest.approx(down, abs=0.1)
     assert row.values["shift_columns"] == pytest.approx(right, abs=0.1)
+    assert row.values["shift_local"] == pytest.approx(math.hypot(down, right), abs=0.2)
+
+
+def test_an_offset_shows_in_the_bias_alone():
+    prediction, truth = images()
+    before, after = row_of(prediction, truth).values, row_of(prediction + 400, truth).values
+    wrong = (prediction.mean(dtype=float) - truth.mean(dtype=float)) / 800
+    assert before["bias_signal"] == pytest.approx(wrong)
+    assert after["bias_signal"] == pytest.approx(wrong + 0.5)
+    assert after["contrast"] == pytest.approx(before["contrast"], rel=1e-4)
+    assert row_of(np.full_like(truth, 9), truth).values["contrast"] < 1e-6
 
 
 def test_every_undefined_figure_has_its_reason():
@@ -98,7 +109,10 @@ def test_every_undefined_figure_has_its_reason():
     small = row_of(prediction[:10], truth[:10])
     assert math.isnan(small.values["ssim"])
     assert math.isnan(small.values["ms_ssim_signal"])
-    for reason in ("11x11: ssim,", "176x176: ms_ssim", "64x64: frc_res", "no shift can be told"):
+    for reason in (
+        "11x11: ssim,", "176x176: ms_ssim", "64x64: frc_res", "no shift can be told",
+        "too few parts",
+    ):  # fmt: skip
         assert reason in small.note
     flat = row_of(np.full_like(truth, 5), truth)
     assert math.isnan(flat.values["pearson"])
@@ -106,10 +120,16 @@ def test_every_undefined_figure_has_its_reason():
     assert "prediction is constant: pearson, r2 undefined" in flat.note
     empty = row_of(truth, np.full_like(truth, 5))
     assert math.isnan(empty.values["gain"])
-    assert "ground truth is constant: pearson, gain, offset, r2 undefined" in empty.note
+    assert (
+        "ground truth is constant: pearson, gain, offset, r2, pearson_ceiling undefined"
+        in empty.note
+    )
     dark = row_of(prediction, truth, ChannelRanges("uint16", Range(0, 65535), Range(4, 4), 1, 1))
     assert math.isnan(dark.values["mae_signal"])
     assert "signal range is empty: mae_signal, mse_signal" in dark.note
+    assert "noise_truth undefined" in dark.note
+    tiny = row_of(prediction[:4], truth[:4])
+    assert "5x5: noise_truth, pearson_ceiling undefined" in tiny.note
     none = row_of(prediction, truth, ChannelRanges("float32", Range(4, 4), Range(4, 4), 1, 1))
     assert math.isnan(none.values["tolerance_level"])
     assert "one value" in none.note

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from vfn.data.registration import features, measure_shift
 from vfn.evaluation.ranges import ChannelRanges
 from vfn.metrics import fidelity
+from vfn.metrics.contrast import SMALLEST, contrast, noise_deviation, pearson_ceiling, smooth
+from vfn.metrics.drift import local_shift
 from vfn.metrics.spectral import Spectra, spectra
 from vfn.metrics.structure import MS_SSIM_SIDE, SSIM_WINDOW
 from vfn.metrics.tolerance import Tolerance, tolerance_level
@@ -32,6 +34,8 @@ PROMISED = (
     "psnr_signal",
     "ssim_signal",
 )
+# In units of the signal range.
+SIGNAL_COLUMNS = ("bias_signal", "contrast", "contrast_truth", "noise_truth")
 COLUMNS = (
     *PROMISED,
     "mse",
@@ -47,6 +51,9 @@ COLUMNS = (
     "power_ratio",
     "shift_rows",
     "shift_columns",
+    "shift_local",
+    *SIGNAL_COLUMNS,
+    "pearson_ceiling",
 )
 # Columns of a baseline: fewer, since it serves for comparison alone.
 BASELINE_COLUMNS = (*PROMISED, "gain", "r2")
@@ -164,12 +171,9 @@ def score_image(
         values["power_ratio"] = curves.power_ratio
         reasons += curves.notes
     if "shift_rows" in columns:
-        still, moving = (features(_plane(image)) for image in (truth, prediction))
-        shift = measure_shift(still, moving, alike=True)
-        values["shift_rows"] = shift.dy if shift.sure else math.nan
-        values["shift_columns"] = shift.dx if shift.sure else math.nan
-        if not shift.sure:
-            reasons.append("no shift can be told for sure: shift_rows, shift_columns undefined")
+        values |= _shifts(prediction, truth, reasons)
+    if "contrast" in columns:
+        values |= _signal_figures(prediction, truth, ranges.signal.width)
     row = {column: values[column] for column in columns}
     return ImageScores(name, channel, row, "; ".join(reasons), tolerance, curves)
 
@@ -197,6 +201,38 @@ def pixel_figures(
     return values
 
 
+def _shifts(prediction: NDArray[Any], truth: NDArray[Any], reasons: list[str]) -> dict[str, float]:
+    """Displacement of the whole and of its parts; appends to `reasons` what is undefined."""
+    t, p = _plane(truth), _plane(prediction)
+    shift = measure_shift(features(t), features(p), alike=True)
+    local = local_shift(p, t)
+    if not shift.sure:
+        reasons.append("no shift can be told for sure: shift_rows, shift_columns undefined")
+    if math.isnan(local):
+        reasons.append("too few parts of the field tell a shift for sure: shift_local undefined")
+    return {
+        "shift_rows": shift.dy if shift.sure else math.nan,
+        "shift_columns": shift.dx if shift.sure else math.nan,
+        "shift_local": local,
+    }
+
+
+def _signal_figures(
+    prediction: NDArray[Any], truth: NDArray[Any], width: float
+) -> dict[str, float]:
+    """Brightness, signal and camera noise in units of the signal range; NaN where that is empty."""
+    unit = width or math.nan
+    noise = noise_deviation(truth)
+    bias = np.mean(prediction, dtype=np.float64) - np.mean(truth, dtype=np.float64)
+    return {
+        "bias_signal": float(bias) / unit,
+        "contrast": contrast(smooth(prediction)) / unit,
+        "contrast_truth": contrast(smooth(truth)) / unit,
+        "noise_truth": noise / unit,
+        "pearson_ceiling": pearson_ceiling(truth, noise),
+    }
+
+
 def _plane(image: NDArray[Any]) -> NDArray[Any]:
     return image if image.dtype in (np.uint8, np.uint16) else image.astype(np.float32)
 
@@ -217,15 +253,18 @@ def _reasons(
         full = of(*errors, "tolerance_level", "tolerance_threshold")
         yield f"ground truth is one value in all fields: {full} undefined"
     if ranges.signal.width == 0:
-        signal = of(*(f"{name}_signal" for name in errors))
+        signal = of(*(f"{name}_signal" for name in errors), *SIGNAL_COLUMNS)
         yield f"signal range is empty: {signal} undefined"
     if np.array_equal(prediction, truth):
         yield "identical to the ground truth: psnr, psnr_signal infinite"
     for side, figure in ((SSIM_WINDOW, "ssim"), (MS_SSIM_SIDE, "ms_ssim")):
         if min(truth.shape) < side and figure in columns:
             yield f"smaller than {side}x{side}: {figure}, {figure}_signal undefined"
+    if min(truth.shape) < SMALLEST:
+        yield f"smaller than {SMALLEST}x{SMALLEST}: {of('noise_truth', 'pearson_ceiling')} undefined"
     if truth.min() == truth.max():
-        yield f"ground truth is constant: {of('pearson', 'gain', 'offset', 'r2')} undefined"
+        line = of("pearson", "gain", "offset", "r2", "pearson_ceiling")
+        yield f"ground truth is constant: {line} undefined"
     if prediction.min() == prediction.max():
         yield f"prediction is constant: {of('pearson', 'r2')} undefined"
 

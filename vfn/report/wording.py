@@ -31,6 +31,12 @@ TITLES = {
     "power_ratio": "Power ratio",
     "shift_rows": "Shift down (px)",
     "shift_columns": "Shift right (px)",
+    "shift_local": "Shift in parts (px)",
+    "bias_signal": "signal bias",
+    "contrast": "Contrast",
+    "contrast_truth": "Contrast of the truth",
+    "noise_truth": "Noise of the truth",
+    "pearson_ceiling": "Highest r for this noise",
     "piqe": "PIQE",
     "brisque": "BRISQUE",
     "piqe_truth": "PIQE of the truth",
@@ -81,6 +87,10 @@ SPECS = {
     "power_ratio": ".3g",
     "shift_rows": ".2f",
     "shift_columns": ".2f",
+    "shift_local": ".2f",
+    **dict.fromkeys(
+        ("bias_signal", "contrast", "contrast_truth", "noise_truth", "pearson_ceiling"), ".3f"
+    ),
     **dict.fromkeys(("piqe", "brisque", "piqe_truth", "brisque_truth"), ".1f"),
     **dict.fromkeys(
         (
