@@ -13,15 +13,16 @@ from PIL import Image
 
 from vfn.commands.score import default_limits, score
 from vfn.data.simulated import Specimen
+from vfn.evaluation.criteria import Stain
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import channel_ranges
 from vfn.evaluation.results import ChannelResult
 from vfn.evaluation.stain import Nuclei, measure
+from vfn.evaluation.verdict import judge
 from vfn.report.blocks import Part, Place, Places, Soft, Table
 from vfn.report.evaluation_page import render
 from vfn.report.images import detail_pictures, field_pictures
 from vfn.report.stain_section import ShownField
-from vfn.report.verdict import judge
 
 SHAPE = (300, 400)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -269,7 +270,7 @@ def test_a_link_leads_to_the_place_of_a_missed_nucleus(visit, tmp_path):
         "dapi": [Part("Nuclei", ["Two differ.", table, Places("Nuclei", places), Soft("Otsu.")])]
     }
     summary = {"dapi": result.summary()}
-    verdicts = {"dapi": judge(summary["dapi"], default_limits(), 4)}
+    verdicts = {"dapi": judge(Stain.of(result, summary["dapi"]), default_limits())}
     path = tmp_path / "page.html"
     path.write_text(render([result], summary, {"dapi": shown}, verdicts, {}, parts))
 

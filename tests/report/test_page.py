@@ -7,7 +7,9 @@ import pytest
 from markupsafe import Markup
 
 from vfn.commands.score import score
+from vfn.evaluation.criteria import CRITERIA, LEVELS
 from vfn.evaluation.pairs import FieldPair
+from vfn.evaluation.verdict import Judgement, Verdict
 from vfn.report import evaluation_page
 from vfn.report.blocks import (
     Article,
@@ -30,10 +32,8 @@ from vfn.report.blocks import (
     Table,
     Terms,
 )
-from vfn.report.criteria import LEVELS
 from vfn.report.html import environment
 from vfn.report.images import Panel, Pictures, Strip
-from vfn.report.verdict import Judgement, Verdict
 
 LIMIT = 400_000
 
@@ -142,6 +142,6 @@ def test_every_block_has_its_markup():
 
 
 def test_a_remark_comes_before_the_reasons():
-    good = Judgement("gain", "brightness", "use", "1.00", "", "", "It is as bright.")
-    verdict = Verdict("care", (good,), "Not all is known.")
+    good = Judgement(CRITERIA[0], "use", "1.00", "", "", "It is as bright.")
+    verdict = Verdict("care", (good,), remark="Not all is known.")
     assert verdict.reasons == ["Not all is known.", "It is as bright."]

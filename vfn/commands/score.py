@@ -13,6 +13,7 @@ from vfn.cli.help import CONF
 from vfn.errors import UserError
 from vfn.evaluation.features import compare_features
 from vfn.evaluation.folder_pairs import FolderPairs
+from vfn.evaluation.limits import Limits, read_limits
 from vfn.evaluation.pairs import PairSource
 from vfn.evaluation.ranges import channel_ranges
 from vfn.evaluation.score import score_fields
@@ -21,7 +22,6 @@ from vfn.metrics.feature_fidelity import SURVIVES
 from vfn.metrics.features import object_channels, require_cp_measure
 from vfn.report.evaluation_report import ChannelReport, print_evaluation, write_evaluation
 from vfn.report.feature_figures import write_features
-from vfn.report.limits import Limits, read_limits
 from vfn.system.files import make_folder
 
 READS = ("channels", "inputs", "wells")

@@ -29,7 +29,9 @@ Labels = NDArray[np.int32]
 
 QUALITY_COLUMNS = ("piqe", "brisque", "piqe_truth", "brisque_truth")
 # Of the integrated intensities; the last three in percent of the mean real amount.
-AMOUNT_COLUMNS = ("amount_slope", "amount_r", "amount_bias", "amount_lower", "amount_upper")
+AMOUNT_COLUMNS = (
+    "amount_n", "amount_slope", "amount_r", "amount_bias", "amount_lower", "amount_upper",
+)  # fmt: skip
 INTERVAL_COLUMNS = ("coverage", "interval_width")
 HIGHER_IS_BETTER = {
     **rows.HIGHER_IS_BETTER,
@@ -156,6 +158,7 @@ def _measure(
     if over:
         agreement = agree(*amounts)
         values |= {
+            "amount_n": agreement.n,
             "amount_slope": agreement.slope,
             "amount_r": agreement.r,
             "amount_bias": agreement.percent(agreement.bias),

@@ -5,7 +5,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vfn.evaluation.criteria import LEVELS
 from vfn.evaluation.results import ChannelResult, label
+from vfn.evaluation.verdict import Verdict
 from vfn.report.blocks import (
     Bullets,
     Fold,
@@ -22,7 +24,6 @@ from vfn.report.blocks import (
 from vfn.report.html import today
 from vfn.report.images import LONGEST_SIDE, MASK_THRESHOLD
 from vfn.report.stain_section import ShownField, full_range, signal_range, stain_section
-from vfn.report.verdict import Verdict
 from vfn.report.wording import number
 
 # Characters of all pictures together, which keeps the page below 15 MB whatever the images hold.
@@ -49,7 +50,7 @@ METHODS = (
     ("pictures", f"Reduced to {LONGEST_SIDE} pixels and compressed for this page; every figure comes from the images as they are."),
 )  # fmt: skip
 LIMITS_NOTE = Markup(
-    "The worst criterion decides, and what was not judged counts neither way. The limits are our choice, not a law: they stand in the config and change with the command, as in <code>python evaluate.py ... verdict.pearson.use=0.95</code>."
+    "The worst criterion decides; one that was not judged counts neither way. ± is the standard deviation between fields, which must lie within the limits, too. A field fails beyond the limit for care. The limits are our choice, not a law: they stand in the config and change with the command, as in <code>python evaluate.py ... verdict.pearson.use=0.95</code>."
 )
 
 
@@ -106,6 +107,12 @@ def _count_pictures(shown: Mapping[str, Sequence[ShownField]]) -> int:
 
 def _verdict(anchor: str, name: str, verdict: Verdict) -> Section:
     open_ = "; ".join(j.title for j in verdict.not_judged)
+    worst_first = sorted(verdict.purposes, key=lambda p: -LEVELS.index(p.level) if p.level else 1)
+    purposes = Table(
+        ["level", "to", "because"],
+        [[level_mark(p.level), p.title, p.reason] for p in worst_first],
+        words=(0, 1, 2), label=f"purposes of {name}", css="criteria",
+    )  # fmt: skip
     criteria = Table(
         ["level", "criterion", "figure", "for use", "for care", "in words"],
         [
@@ -117,7 +124,10 @@ def _verdict(anchor: str, name: str, verdict: Verdict) -> Section:
     return Section(
         link(anchor, name) + " " + level_mark(verdict.level),
         [
-            Bullets(verdict.reasons),
+            Bullets([verdict.remark])
+            if verdict.remark
+            else Soft("The worst read-out decides. Take the one that you need:"),
+            purposes,
             *([Soft(f"Not judged, so not known to be good: {open_}.")] if open_ else []),
             Fold("All criteria", [criteria, Soft(LIMITS_NOTE)], printed=True),
         ],

@@ -8,19 +8,20 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from vfn.evaluation.criteria import Stain
+from vfn.evaluation.limits import Limits
 from vfn.evaluation.pairs import PairSource
 from vfn.evaluation.results import ChannelResult, shown_rows
+from vfn.evaluation.verdict import Verdict, judge
 from vfn.metrics.feature_fidelity import FeatureResult
 from vfn.report import depth_figures, depths, figures, refocus_gain, tables
 from vfn.report.blocks import Part
 from vfn.report.console import channel_table, make_console
 from vfn.report.evaluation_page import render
 from vfn.report.images import Strip, detail_pictures, field_pictures, worst_region
-from vfn.report.limits import Limits
 from vfn.report.parts import OBJECTS_HEADER, found_rows, parts
 from vfn.report.refocus_gain import RefocusGain
 from vfn.report.stain_section import ShownField
-from vfn.report.verdict import Verdict, judge
 from vfn.system.csv_files import write_csv
 from vfn.system.files import make_folder, replacing, write_text
 from vfn.system.progress import progress
@@ -68,7 +69,7 @@ class ChannelReport:
         if features is not None:
             own = replace(features, rows=features.of_channel(result.name))
             summary["features"] = own.summary(survives)
-        verdict = judge(summary, limits, len(result.rows), result.other_scale())
+        verdict = judge(Stain.of(result, summary), limits, result.other_scale())
         summary["verdict"] = verdict.as_dict()
         shown = parts(result, summary, features, survives)
         gain = RefocusGain.of(result)
@@ -86,6 +87,8 @@ class ChannelReport:
         """The verdict and what is known of focus, for the terminal."""
         name = self.result.name
         said = [f"verdict on {name}: {self.verdict.level}. {' '.join(self.verdict.reasons)}"]
+        judged = [p for p in self.verdict.purposes if p.level is not None]
+        said += [f"  {p.level:>10}: {p.title}" for p in judged]
         if self.gain is not None:
             said.append(self.gain.sentence())
         return said + (depths.sentences(self.by_depth) if self.by_depth is not None else [])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfn.errors import UserError
-from vfn.report.criteria import CRITERIA, Band, Criterion
+from vfn.evaluation.criteria import CRITERIA, Band, Criterion
 
 
 @dataclass(frozen=True)
