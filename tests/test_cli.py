@@ -254,7 +254,9 @@ def test_evaluate(task: str, chain: Chain) -> None:
     assert list((folder / "figures").glob("*.png"))
     baselines = read_csv(folder / "baselines.csv")
     rivals = {"input", "wiener"} if task == "refocus" else set()
-    assert {row["baseline"] for row in baselines} == {"mean", "linear"} | rivals
+    assert {row["baseline"] for row in baselines} == {
+        "mean", "median", "linear", "filter", *rivals
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -92,7 +92,7 @@ def test_a_group_is_a_field_at_eight_depths_and_stays_together(folder: Path) -> 
 
 def test_every_depth_is_scored_beside_input_and_filter(evaluated: Path) -> None:
     table = lines(evaluated / "depths.csv")
-    methods = {"prediction", "input", "wiener", "linear", "mean"}
+    methods = {"prediction", "input", "wiener", "filter", "linear", "median", "mean"}
     assert {(float(line["z"]), line["method"]) for line in table} == {
         (z, method) for z in DEPTHS for method in methods
     }

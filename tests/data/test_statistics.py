@@ -11,7 +11,7 @@ from vfn.data.discovery import FilePlane
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
-from vfn.data.statistics import DatasetStatistics, LinearMap, mean_images, survey
+from vfn.data.statistics import Baselines, DatasetStatistics, mean_images, survey
 from vfn.errors import UserError
 
 
@@ -89,7 +89,7 @@ def test_the_same_input_twice_still_gives_a_map() -> None:
 
 
 def test_baseline_predictions() -> None:
-    fitted = LinearMap(
+    fitted = Baselines(
         np.array([[2.0, 0.0], [0.0, 100.0]]), np.array([1.0, 0.4]), np.array([7.4, 9.0])
     )
     inputs = [np.array([[1, 2, 3]], np.uint8), np.array([[0, 1, 60000]], np.uint16)]
@@ -97,7 +97,7 @@ def test_baseline_predictions() -> None:
     assert both["linear"].tolist() == [[[3, 5, 7]], [[0, 100, 65535]]]
     assert both["mean"].tolist() == [[[7, 7, 7]], [[9, 9, 9]]]
     assert both["linear"].dtype == both["mean"].dtype == np.uint16
-    again = LinearMap.from_dict(fitted.to_dict())
+    again = Baselines.from_dict(fitted.to_dict())
     np.testing.assert_array_equal(again.weights, fitted.weights)
     np.testing.assert_array_equal(again.offset, fitted.offset)
     np.testing.assert_array_equal(again.mean, fitted.mean)

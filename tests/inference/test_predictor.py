@@ -21,7 +21,7 @@ from vfn.data.images import read_image
 from vfn.data.input_shift import TrainingDistribution, field_statistics
 from vfn.data.intensity import IntensityNormaliser, to_dtype
 from vfn.data.samples import Task
-from vfn.data.statistics import LinearMap
+from vfn.data.statistics import Baselines
 from vfn.errors import UserError
 from vfn.inference.folder import predict_samples, run
 from vfn.inference.inputs import find_samples
@@ -57,7 +57,7 @@ def make_checkpoint(
         tuple(IntensityNormaliser(0.0, top[dtypes[1]], dtypes[1]) for _ in range(m)),
         (None,) * (n + m),
         (_envelope(dtypes[0]),) * n,
-        LinearMap(np.zeros((m, n)), np.zeros(m), np.zeros(m)),
+        Baselines(np.zeros((m, n)), np.zeros(m), np.zeros(m)),
         {"data": {"patch_size": 16}},
     )
 

@@ -72,12 +72,13 @@ def test_scores_are_those_of_the_weights_beside_the_baselines(folder: Path) -> N
     assert raw.valid is None or raw.valid.all()
     phase, dapi = raw.planes[:, 0].numpy(), raw.planes[:, 1].numpy()
     fitted = checkpoint.targets[0]
-    predicted = checkpoint.baselines.predict([phase.reshape(-1, 64)], [fitted.dtype])
+    by_patch = [checkpoint.baselines.predict([patch], [fitted.dtype]) for patch in phase]
+    predicted = {name: np.concatenate([p[name][0] for p in by_patch]) for name in by_patch[0]}
     for name, image in predicted.items():
-        errors = fitted.normalise(image[0]) - fitted.normalise(dapi.reshape(-1, 64))
+        errors = fitted.normalise(image) - fitted.normalise(dapi.reshape(-1, 64))
         # Rounded to grey values here, and not there.
         assert found["baselines"][name] == pytest.approx(np.abs(errors).mean(), abs=2e-4)
-    assert set(predicted) == set(found["baselines"]) == {"mean", "linear"}
+    assert set(predicted) == set(found["baselines"]) == {"mean", "linear", "median", "filter"}
 
 
 def test_info_prints_the_card(folder: Path) -> None:

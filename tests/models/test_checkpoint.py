@@ -13,7 +13,7 @@ from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.input_shift import TrainingDistribution, field_statistics
 from vfn.data.intensity import IntensityNormaliser
 from vfn.data.samples import Task
-from vfn.data.statistics import LinearMap
+from vfn.data.statistics import Baselines
 from vfn.errors import UserError
 from vfn.models.checkpoint import digest, load_checkpoint, submodule
 from vfn.models.checkpoint_io import LAST, PREVIOUS, AtomicCheckpointIO, newest_whole
@@ -30,7 +30,7 @@ INPUTS = (
     IntensityNormaliser(0, 255, "uint8", (0.0, 3.5, 255.0)),
 )
 TARGETS = (IntensityNormaliser(-1.5, 2.5, "float32"),)
-BASELINES = LinearMap(np.array([[0.5, -2.0]]), np.array([3.0]), np.array([99.5]))
+BASELINES = Baselines(np.array([[0.5, -2.0]]), np.array([3.0]), np.array([99.5]))
 LAYOUT = Layout({"er": "2", "rna": 1}, r"(?P<well>\w)_(?P<channel>\d)", None, 16.0, 2.0)
 MEAN = MeanImage()
 for seed in range(3):

@@ -12,7 +12,13 @@ from torch.utils.data import DataLoader
 
 from vfn.data import describe
 from vfn.data.augment import Augmentation
-from vfn.data.baselines import Linear, baseline_errors, linear_start, target_level
+from vfn.data.baselines import (
+    Linear,
+    baseline_errors,
+    linear_start,
+    simple_predictors,
+    target_level,
+)
 from vfn.data.batch import BATCHED, Batch, Normaliser, RawBatch
 from vfn.data.cache import ImageCache, cache_folder, store_name
 from vfn.data.config import DataConfig, check_config
@@ -26,7 +32,7 @@ from vfn.data.pixels import sample_shape
 from vfn.data.proposal import Proposal, propose_pattern
 from vfn.data.samples import NothingPairs, Sample, Task, make_samples
 from vfn.data.splits import Split, overlap, split_samples, split_spatial
-from vfn.data.statistics import LinearMap, survey
+from vfn.data.statistics import Baselines, survey
 from vfn.data.steps import FlatFields, Registration, Step
 from vfn.data.wells import with_wells
 from vfn.errors import UserError
@@ -288,8 +294,8 @@ class StainData(L.LightningDataModule):
     # --- describe ---
 
     @property
-    def baselines(self) -> LinearMap:
-        """The mean and the linear map, fitted by `setup`."""
+    def baselines(self) -> Baselines:
+        """The simple predictions that `setup` fitted."""
         return self.measured.baselines
 
     def target_level(self) -> Tensor:
@@ -302,10 +308,10 @@ class StainData(L.LightningDataModule):
 
     def baseline_errors(self) -> dict[str, float]:
         """See `vfn.data.baselines.baseline_errors`, over the validation patches."""
+        predictors = simple_predictors(self.inputs, self.targets, self.flats, self.baselines)
         return baseline_errors(
-            self.val_patches(), self.normaliser, self.target_level(), self.linear_start(),
-            self.config.batch_size,
-        )  # fmt: skip
+            self.val_patches(), self.normaliser, predictors, self.config.batch_size
+        )
 
     def summary(self) -> str:
         """See `vfn.data.describe.summary`."""

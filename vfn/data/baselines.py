@@ -1,32 +1,36 @@
-"""Baselines in the network's range [-1, 1], which any network must beat: the mean and a linear map."""
+"""Baselines in the network's range [-1, 1], which any network must beat."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.data.batch import Normaliser
 from vfn.data.illumination import FlatField
 from vfn.data.intensity import IntensityNormaliser
 from vfn.data.patches import GridPatches
-from vfn.data.statistics import LinearMap
+from vfn.data.statistics import Baselines
 
-Linear = tuple[Tensor, Tensor]  # weight (Ct, Ci), bias (Ct,)
+Linear = tuple[Tensor, Tensor]  # weight (Ct, Ci) or (Ct, Ci, 7, 7), bias (Ct,)
 
 
-def target_level(targets: Sequence[IntensityNormaliser], baselines: LinearMap) -> Tensor:
+def target_level(targets: Sequence[IntensityNormaliser], baselines: Baselines) -> Tensor:
     """Return the mean of each target over the training pixels, (Ct,) in (-1, 1)."""
-    pairs = zip(targets, baselines.mean, strict=True)
-    levels = [float(fitted.normalise(np.array([mean]))[0]) for fitted, mean in pairs]
-    return torch.tensor(levels).clamp(-0.99, 0.99)
+    return _levels(targets, baselines.mean).clamp(-0.99, 0.99)
+
+
+def _levels(targets: Sequence[IntensityNormaliser], grey: np.ndarray) -> Tensor:
+    pairs = zip(targets, grey, strict=True)
+    return torch.tensor([float(fitted.normalise(np.array([level]))[0]) for fitted, level in pairs])
 
 
 def linear_start(
     inputs: Sequence[IntensityNormaliser],
     targets: Sequence[IntensityNormaliser],
     flats: Sequence[FlatField | None],
-    baselines: LinearMap,
+    baselines: Baselines,
 ) -> Linear | None:
     """Return the linear map of the baselines between images in [-1, 1]: weight (Ct, Ci), bias (Ct,).
 
@@ -36,33 +40,57 @@ def linear_start(
     maps = [*inputs, *targets]
     if any(m.knots is not None for m in maps) or any(flat is not None for flat in flats):
         return None
+    return _scaled(baselines.weights, baselines.offset, maps)
+
+
+def _scaled(weights: np.ndarray, offset: np.ndarray, maps: Sequence[IntensityNormaliser]) -> Linear:
+    """Return weights (Ct, Ci, ...) and offset in grey values as those of images in [-1, 1]."""
     half = np.array([(m.high - m.low) / 2 for m in maps])
     middle = np.array([(m.high + m.low) / 2 for m in maps])
-    count = len(inputs)
-    weight = baselines.weights * half[:count] / half[count:, None]
-    bias = (baselines.weights @ middle[:count] + baselines.offset - middle[count:]) / half[count:]
+    count = weights.shape[1]
+    taps = (1,) * (weights.ndim - 2)
+    weight = weights * half[:count].reshape(-1, *taps) / half[count:].reshape(-1, 1, *taps)
+    total = weights.reshape(*weights.shape[:2], -1).sum(-1)
+    bias = (total @ middle[:count] + offset - middle[count:]) / half[count:]
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+
+def simple_predictors(
+    inputs: Sequence[IntensityNormaliser],
+    targets: Sequence[IntensityNormaliser],
+    flats: Sequence[FlatField | None],
+    baselines: Baselines,
+) -> dict[str, Linear]:
+    """Return every baseline as a filter of images in [-1, 1]; the linear ones only where `linear_start` has one."""
+    none = torch.zeros(len(targets), len(inputs))
+    found = {"mean": (none, target_level(targets, baselines))}
+    if baselines.median is not None:
+        found["median"] = (none, _levels(targets, baselines.median))
+    linear = linear_start(inputs, targets, flats, baselines)
+    if linear is not None:
+        found["linear"] = linear
+        if baselines.filter is not None:
+            fitted = baselines.filter
+            found["filter"] = _scaled(fitted.kernels, fitted.offset, [*inputs, *targets])
+    return found
 
 
 def baseline_errors(
     patches: GridPatches,
     normaliser: Normaliser,
-    level: Tensor,
-    linear: Linear | None,
+    predictors: Mapping[str, Linear],
     batch_size: int,
 ) -> dict[str, float]:
-    """Return the MAE of the baselines "mean" and, if there is one, "linear" over patches, in [-1, 1]."""
-    sums, pixels = {"mean": 0.0}, 0
+    """Return the MAE of each of `predictors` over patches, in [-1, 1]. A filter mirrors a patch at its border."""
+    sums, pixels = dict.fromkeys(predictors, 0.0), 0
     for start in range(0, len(patches), batch_size):
         stop = min(start + batch_size, len(patches))
         batch = normaliser(patches.__getitems__(range(start, stop)))
-        predicted = {"mean": level[:, None, None].expand_as(batch.target)}
-        if linear is not None:
-            weight, bias = linear
-            mapped = torch.einsum("tc,bchw->bthw", weight, batch.input) + bias[:, None, None]
-            predicted["linear"] = mapped.clamp(-1, 1)
         pixels += int(batch.valid.sum())
-        for name, image in predicted.items():
+        for name, (weight, bias) in predictors.items():
+            kernel = weight if weight.ndim == 4 else weight[..., None, None]
+            padded = F.pad(batch.input, [kernel.shape[-1] // 2] * 4, mode="reflect")
+            image = F.conv2d(padded, kernel, bias).clamp(-1, 1)
             error = (image - batch.target).abs()[batch.valid].sum(dtype=torch.float64)
-            sums[name] = sums.get(name, 0.0) + float(error)
+            sums[name] += float(error)
     return {name: total / max(pixels, 1) for name, total in sums.items()}

@@ -24,7 +24,7 @@ class FieldPair:
         prediction: (C, H, W), any of these dtypes; compared as it is, never rescaled.
         inputs: (Ci, H, W), what the model saw; only shown.
         input_channels: names of the Ci inputs.
-        baselines: simpler predictions of the same field by name ("mean", "linear"), (C, H, W) each.
+        baselines: simpler predictions of the same field by name ("mean", "linear", "median", "filter"), (C, H, W) each.
         pixel_size: micrometres a pixel, if known.
         halfwidth: (C, H, W) float32, half the width of the prediction's interval in its grey levels;
             NaN for a channel without; None if no channel has one.

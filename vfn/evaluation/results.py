@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ from vfn.metrics.coverage import RiskCoverage
 from vfn.metrics.matching import Found
 
 Float = NDArray[np.float64]
+T = TypeVar("T")
 
 MODEL = "prediction"
-# What the two usual baselines are called in reports; others keep their own name.
+# What the usual baselines are called in reports, in their order there; others keep their own name and come last.
 LABELS = {
     MODEL: "prediction",
+    "filter": "linear filter of the inputs",
     "linear": "linear map of the inputs",
+    "median": "median of the training target",
     "mean": "mean of the training target",
     "input": "input as it is",
     "wiener": "Wiener filter",
@@ -192,9 +195,8 @@ class ChannelResult:
         return ERROR_SCALES[-1]
 
     def systems(self) -> dict[str, Sequence[ImageScores]]:
-        """Rows of the prediction first, then of the baselines, the stronger (linear) first."""
-        order = sorted(self.baselines, key=lambda name: (name != "linear", name != "mean", name))
-        return {MODEL: self.rows, **{name: self.baselines[name] for name in order}}
+        """Rows of the prediction first, then of the baselines in the order of `LABELS`."""
+        return {MODEL: self.rows, **in_order(self.baselines)}
 
     def summary(self) -> dict[str, Any]:
         """This channel's part of `summary.json`."""
@@ -257,6 +259,17 @@ class ChannelResult:
 def finite(value: float) -> float | None:
     """None where the value is undefined, which JSON writes as null."""
     return value if math.isfinite(value) else None
+
+
+def in_order(baselines: Mapping[str, T]) -> dict[str, T]:
+    """Return the baselines in the order of `LABELS`, others by name behind them."""
+    known = [*LABELS]
+    return {
+        name: baselines[name]
+        for name in sorted(
+            baselines, key=lambda n: (known.index(n) if n in known else len(known), n)
+        )
+    }
 
 
 def label(system: str) -> str:

@@ -17,7 +17,7 @@ from vfn.data.images import DTYPES
 from vfn.data.input_shift import TrainingDistribution
 from vfn.data.intensity import IntensityNormaliser
 from vfn.data.samples import Task
-from vfn.data.statistics import LinearMap
+from vfn.data.statistics import Baselines
 from vfn.errors import UserError
 from vfn.models.card import card_of, updated
 from vfn.models.checkpoint_io import AtomicCheckpointIO
@@ -53,7 +53,7 @@ class Checkpoint:
     targets: tuple[IntensityNormaliser, ...]
     flats: tuple[FlatField | None, ...]
     envelopes: tuple[TrainingDistribution, ...]
-    baselines: LinearMap
+    baselines: Baselines
     recipe: Mapping[str, Any]
     uncertainty: Uncertainty | None = None
 
@@ -168,7 +168,7 @@ def _from_recipe(
         tuple(IntensityNormaliser.from_dict(d) for d in recipe["targets"]),
         tuple(None if d is None else FlatField.from_dict(d) for d in recipe["flats"]),
         tuple(TrainingDistribution.from_dict(d) for d in recipe["envelopes"]),
-        LinearMap.from_dict(recipe["baselines"]),
+        Baselines.from_dict(recipe["baselines"]),
         recipe,
         None if calibrated is None else Uncertainty.from_dict(calibrated, len(task.inputs)),
     )

@@ -32,8 +32,8 @@ class Finding:
 
     Attributes:
         figures: column of `FIGURES` -> over the repeats.
-        gain: dB of PSNR on the signal range over the better baseline.
-        baseline: that is better, "mean" or "linear", and its `figures`.
+        gain: dB of PSNR on the signal range over the best baseline.
+        baseline: the best one, and its `figures`.
         grade: see `Grades.words`.
     """
 
@@ -124,7 +124,11 @@ def _finding(
             for column in FIGURES
         }
 
-    baselines = {name: over(name) for name in ("linear", "mean")}
+    baselines = {
+        name: over(name)
+        for name in runs[0]
+        if name != "prediction" and all(name in run for run in runs)
+    }
     best = max(baselines, key=lambda name: baselines[name]["psnr_signal"].mean)
     pairs = [(run["prediction"]["psnr_signal"], run[best]["psnr_signal"]) for run in runs]
     gain = interval([None if None in pair else pair[0] - pair[1] for pair in pairs])

@@ -25,7 +25,7 @@ from vfn.report.html import today
 WORDS = {"H": "high", "A": "average", "L": "low"}
 HOW_TO_READ = (
     ("the interval", "Tells how much another split of the same fields and another seed change the figure. The splits share cells, dish and day: it says nothing of another plate. With two or three repeats it is wide by its nature."),
-    ("the baseline", "The better of the mean of the training target and the best linear map of the inputs. Where a network gains less than half a decibel over it, the channels share light rather than biology, or the budget is too small."),
+    ("the baseline", "The best of four predictions that cost nothing: mean and median of the training target, linear map and 7 x 7 linear filter of the inputs. Where a network gains less than half a decibel over it, the channels share light rather than biology, or the budget is too small."),
     ("equal budget", "All networks learn from the same number of patches, so that figures can be compared. It is a quick look: a stain that is graded A here may become H with an hour of training; one that is L next to others of H is the harder one."),
 )  # fmt: skip
 
@@ -113,7 +113,7 @@ def _numbers(question: Question, findings: Sequence[Finding]) -> Section:
         )
     header = [
         "from", "target", "Pearson r", "grade", *(["paper"] if paper else []), "signal SSIM",
-        "signal PSNR (dB)", "over the better baseline (dB)", "which is",
+        "signal PSNR (dB)", "over the best baseline (dB)", "which is",
     ]  # fmt: skip
     words = (1, 4, 8) if paper else (1, 7)
     repeats = max((f.figures["pearson"].n for f in findings), default=0)

@@ -137,7 +137,7 @@ class Cells:
 
 
 def _score(pairs: CheckpointPairs) -> dict[str, dict[str, dict[str, float | None]]]:
-    """target -> prediction, linear, mean -> figure, each the mean over the test fields."""
+    """target -> prediction or baseline -> figure, each the mean over the test fields."""
     ranges = channel_ranges(pairs)
     values: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in ranges}
     for index in range(len(pairs)):

@@ -8,7 +8,7 @@ from vfn.panel.findings import Estimate, Finding, Stained
 from vfn.panel.plan import Question
 
 SHOWN_PANELS = 5
-NO_BETTER = 0.5  # dB over the better baseline below which a network is no better than it
+NO_BETTER = 0.5  # dB over the best baseline below which a network is no better than it
 
 
 def sentences(

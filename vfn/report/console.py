@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vfn.evaluation.results import MODEL, best_systems, label
+from vfn.evaluation.results import MODEL, best_systems, in_order, label
 from vfn.models.card import counted
 from vfn.report import compare_words as words
 from vfn.report.compare_words import RunPair
@@ -36,9 +36,7 @@ def channel_table(name: str, summary: dict[str, Any]) -> Table:
         name: of the channel.
         summary: its part of `summary.json`.
     """
-    systems = {MODEL: summary}
-    for baseline in sorted(summary["baselines"], key=lambda b: (b != "linear", b)):
-        systems[baseline] = summary["baselines"][baseline]
+    systems = {MODEL: summary, **in_order(summary["baselines"])}
     means = {
         system: {column: row[column]["mean"] for column in SHOWN} for system, row in systems.items()
     }

@@ -37,7 +37,7 @@ HOW_TO_READ = (
 )  # fmt: skip
 BASELINES = (
     "baselines",
-    "What costs nothing: one grey value everywhere (the mean of the training target), and the weighted sum of the input images that fits the training pixels best. A prediction that does not beat the second has learned little but how the stains bleed into each other.",
+    "What costs nothing: one grey value everywhere (the mean or the median of the training target), the weighted sum of the input images that fits the training pixels best (linear map), and the same over 7 x 7 pixels (linear filter). A prediction that does not beat the last two has learned little but how the stains bleed into each other.",
 )
 PICTURE_TERMS = (
     ("error picture", Markup("Prediction minus truth: black where they agree, <b>red where the prediction is too bright</b> (signal invented), <b>blue where it is too dark</b> (signal lost).")),
