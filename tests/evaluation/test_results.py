@@ -188,6 +188,10 @@ def test_intervals_are_counted():
     part = channel.summary()
     assert part["coverage"]["mean"] == 0.25
     assert part["coverage_stated"] == 0.9
+    assert part["coverage_promised"] is None
+    for promised in (True, False):
+        told = scored(truth, prediction, halfwidth=halfwidth, coverage=0.9, promised=(promised,))
+        assert told.summary()["coverage_promised"] is promised
     assert part["interval_width"]["mean"] == pytest.approx(2 * 4.25 / 200)
     pair = FieldPair("f", ("er",), truth, prediction, halfwidth=halfwidth, coverage=0.9)
     panel = field_pictures(pair, channel).inputs[-1]

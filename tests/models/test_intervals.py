@@ -154,6 +154,13 @@ def test_words_tell_a_guarantee_from_none() -> None:
     assert "no guarantee" not in sure
     assert "dna" in unsure
     assert "3 validation field(s); no guarantee for others, which takes 18 such fields" in unsure
+    assert "like the 18 validation fields (conformal guarantee; their wells are not known" in sure
+    wells = [replace(curve, unit="well") for curve in curves]
+    known = Uncertainty(ScaleHead(1, 2), tuple(wells))
+    sure, unsure = known.promise(0.9, ("er", "dna"))
+    assert sure.endswith("over wells like the 18 validation wells (conformal guarantee)")
+    assert "3 validation well(s); no guarantee for others, which takes 18 such wells" in unsure
+    assert known.promised(0.9) == (True, False)
 
 
 # --- the error model ---
@@ -189,8 +196,14 @@ def test_round_trip_as_plain_data(tmp_path: Path) -> None:
     torch.save(known.to_dict(), tmp_path / "a.pt")
     read = Uncertainty.from_dict(torch.load(tmp_path / "a.pt", weights_only=True), 2)
     assert read.multipliers(0.9) == known.multipliers(0.9)
-    assert [curve.fields for curve in read.curves] == [1, 1]
+    assert [curve.count for curve in read.curves] == [1, 1]
     assert_same(dict(read.tensors()), dict(known.tensors()))
+    wells = Uncertainty(known.head, tuple(replace(c, unit="well") for c in known.curves)).to_dict()
+    assert [curve.unit for curve in Uncertainty.from_dict(wells, 2).curves] == ["well", "well"]
+    del wells["units"]  # earlier versions counted fields
+    assert [curve.unit for curve in Uncertainty.from_dict(wells, 2).curves] == ["field", "field"]
+    with pytest.raises(ValueError, match="units"):
+        Uncertainty.from_dict({**wells, "units": ["plate", "well"]}, 2)
     assert not read.head.training
 
 
@@ -267,7 +280,7 @@ def test_a_field_counts_once_and_for_the_targets_that_it_has() -> None:
         sample("two", "two", 20, True, True),
     ]
     x, y = miscoverage(model, samples, ImageCache())
-    assert (x.fields, y.fields) == (2, 1)
+    assert (x.count, x.unit, y.count, y.unit) == (2, "field", 1, "field")
 
     def misses(sample: Sample, target: int) -> np.ndarray:
         stain, score = model.predict_scored([sample.inputs[0].read()])
@@ -280,6 +293,20 @@ def test_a_field_counts_once_and_for_the_targets_that_it_has() -> None:
     np.testing.assert_allclose(y.misses, misses(samples[2], 1))
     with pytest.raises(UserError, match="target y: none of the 2 validation samples has it"):
         miscoverage(model, samples[:2], ImageCache())
+    # A well counts once where every field that has the target names one.
+    wells = [
+        replace(samples[0], well="A1"), replace(samples[1], field="other", well="A1"),
+        replace(samples[2], well="B2"),
+    ]  # fmt: skip
+    x, y = miscoverage(model, wells, ImageCache())
+    assert (x.count, x.unit, y.count, y.unit) == (2, "well", 1, "well")
+    np.testing.assert_allclose(x.misses, (planes + misses(samples[2], 0)) / 2)
+    plates = [replace(s, plate=str(i), well="A1") for i, s in enumerate(wells)]
+    assert miscoverage(model, plates, ImageCache())[0].count == 3
+    lacking = [*wells[:2], samples[2]]
+    x, _ = miscoverage(model, lacking, ImageCache())
+    assert (x.count, x.unit) == (3, "field")
+    np.testing.assert_allclose(x.misses, np.mean([misses(s, 0) for s in samples], 0))
 
 
 # --- the commands ---

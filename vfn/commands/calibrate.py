@@ -3,8 +3,8 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 
 import numpy as np
@@ -171,7 +171,8 @@ def miscoverage(
 ) -> tuple[Miscoverage, ...]:
     """Predict whole validation samples as predict.py does, and count how often each interval misses.
 
-    A field counts once, whatever number of its planes are samples.
+    A well counts once, and a field of it as much as the others, whatever number of its planes are samples. Where
+    wells are not known, a field of view counts once.
 
     Args:
         predictor: of a checkpoint whose `uncertainty` has the head.
@@ -184,15 +185,11 @@ def miscoverage(
     """
     checkpoint = predictor.checkpoint
     targets = checkpoint.task.targets
-    planes = Counter(
-        (sample.field, target)
-        for sample in samples
-        for target, plane in zip(targets, sample.targets, strict=True)
-        if plane is not None
-    )
-    fields = [sum(target == name for _, name in planes) for target in targets]
-    for target, count in zip(targets, fields, strict=True):
-        if not count:
+    weights = []
+    for i, target in enumerate(targets):
+        there = [sample for sample in samples if sample.targets[i] is not None]
+        weights.append(_Weights.of(there))
+        if not there:
             raise UserError(
                 f"target {target}: none of the {len(samples)} validation samples has it, so nothing tells "
                 "how far its prediction is off; train with labelled fields in the validation part"
@@ -205,6 +202,35 @@ def miscoverage(
         truths = true_targets(checkpoint, sample, arrays[len(sample.inputs) :], store)
         for target, truth in zip(*truths, strict=True):
             i = targets.index(target)
-            weight = 1 / (planes[sample.field, target] * fields[i])
-            misses[i] += weight * missed(stain[i], truth, score[i])
-    return tuple(Miscoverage(MULTIPLIERS, *pair) for pair in zip(misses, fields, strict=True))
+            misses[i] += weights[i][sample] * missed(stain[i], truth, score[i])
+    return tuple(
+        Miscoverage(MULTIPLIERS, missing, weight.count, weight.unit)
+        for missing, weight in zip(misses, weights, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """How much a sample counts: alike for all units, for all fields of a unit, for all planes of a field."""
+
+    fields: Mapping[Hashable, int]  # unit -> its fields
+    planes: Mapping[str, int]  # field -> its samples
+    unit: str
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> "_Weights":
+        unit = "well" if all(sample.well for sample in samples) else "field"
+        fields = {sample.field: _unit(sample, unit) for sample in samples}
+        return cls(Counter(fields.values()), Counter(s.field for s in samples), unit)
+
+    @property
+    def count(self) -> int:
+        return len(self.fields)
+
+    def __getitem__(self, sample: Sample) -> float:
+        in_unit = self.fields[_unit(sample, self.unit)]
+        return 1 / (self.count * in_unit * self.planes[sample.field])
+
+
+def _unit(sample: Sample, unit: str) -> Hashable:
+    return (sample.plate, sample.well) if unit == "well" else sample.position

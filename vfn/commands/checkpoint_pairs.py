@@ -1,6 +1,7 @@
 """The test fields of a checkpoint as pairs of truth and prediction."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,7 +75,16 @@ class CheckpointPairs:
             sample.z if checkpoint.task.input_z else None,
             self._unrefocused(sample)[there] if is_refocused(sample) else None,
             alarms,
+            self._promised(there),
         )
+
+    def _promised(self, there: Sequence[int]) -> tuple[bool, ...] | None:
+        """Return for the targets `there` whether the coverage of their intervals is guaranteed."""
+        known, coverage = self.predictor.checkpoint.uncertainty, self.predictor.coverage
+        if known is None or coverage is None:
+            return None
+        promised = known.promised(coverage)
+        return tuple(promised[target] for target in there)
 
     def _over_true_pixels(self, prediction: np.ndarray, sample: Sample) -> np.ndarray:
         """Average the prediction over the pixels of a target that has larger ones."""

@@ -33,6 +33,7 @@ class FieldPair:
         z: um of the inputs from the focal plane; None where the task has one plane a field.
         unrefocused: (C, H, W), the same model's prediction from the blurred inputs as they are, where they
             were refocused; else None.
+        promised: for each channel, whether `coverage` is guaranteed; None if that is not known.
         alarms: input -> in words how it lies outside what the model was trained on; empty where none does.
     """
 
@@ -50,6 +51,7 @@ class FieldPair:
     z: float | None = None
     unrefocused: Array | None = None
     alarms: Mapping[str, Sequence[str]] = dataclass_field(default_factory=dict)
+    promised: tuple[bool, ...] | None = None
 
 
 class PairSource(Protocol):

@@ -80,7 +80,8 @@ class ChannelResult:
         found: nuclei that went wrong, each with the name of its field; None for other stains.
         over: what amounts of stain were summed over, "nuclei" or "cells"; empty if over nothing.
         extents: dtype, smallest and largest grey value of "prediction" and "truth".
-        coverage: what the intervals of the prediction promise to hold, if there are any.
+        coverage: share of the pixels that the prediction's intervals state, if there are any.
+        promised: True if that is guaranteed for new wells or fields; None if unknown.
         risk: how these intervals rank errors.
         unrefocused: number of a row -> figures of the prediction from the blurred inputs as they are.
     """
@@ -97,6 +98,7 @@ class ChannelResult:
     over: str = ""
     extents: dict[str, Extent] = field(default_factory=dict)
     coverage: float | None = None
+    promised: bool | None = None
     risk: RiskCoverage | None = None
     unrefocused: dict[int, ImageScores] = field(default_factory=dict)
     _amounts: list[tuple[Float, Float]] = field(default_factory=list)
@@ -123,6 +125,7 @@ class ChannelResult:
         if "coverage" in measured.row.values:
             assert pair.halfwidth is not None
             self.coverage = pair.coverage
+            self.promised = None if pair.promised is None else pair.promised[i]
             self.risk = self.risk or RiskCoverage(self.signal_width)
             self.risk.add(prediction, truth, pair.halfwidth[i])
         p, t = prediction.astype(np.float32), truth.astype(np.float32)
@@ -229,6 +232,7 @@ class ChannelResult:
         if self.coverage is not None and self.risk is not None:
             curve = self.risk.curve()
             parts["coverage_stated"] = self.coverage
+            parts["coverage_promised"] = self.promised
             parts["risk_coverage"] = {
                 "retained": curve.retained.tolist(),
                 "risk": curve.risk.tolist(),

@@ -15,6 +15,7 @@ import torch
 
 from vfn.data.input_shift import number
 from vfn.errors import UserError
+from vfn.models.intervals import units_of
 from vfn.models.nets import name_of
 
 NOT_STATED = "not stated"
@@ -170,8 +171,9 @@ def card_of(recipe: Mapping[str, Any]) -> Card:
             # What runs here is not what it was made with.
             card["made"] = {"vfn": str(recipe["version"])}
         calibrated = recipe.get("uncertainty")
-        fields = None if calibrated is None else [int(n) for n in calibrated["fields"]]
-        card = {**card, "intervals": fields}
+        counts = None if calibrated is None else [int(n) for n in calibrated["fields"]]
+        units = [] if calibrated is None else units_of(calibrated)
+        card = {**card, "intervals": counts, "interval_units": units}
         markdown(card)  # says whether all of it is there
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
         raise UserError(
@@ -320,7 +322,12 @@ def _score_lines(card: Mapping[str, Any]) -> list[str]:
     lines.append(
         "Not calibrated: no intervals (python -m vfn.calibrate ckpt=CKPT)."
         if intervals is None
-        else f"Intervals: calibrated on {', '.join(counted(n, 'validation field') for n in intervals)}."
+        else "Intervals: calibrated on "
+        + ", ".join(
+            counted(n, f"validation {unit}")
+            for n, unit in zip(intervals, card["interval_units"], strict=True)
+        )
+        + "."
     )
     return lines
 

@@ -9,13 +9,13 @@ What turns the score into an interval is split-conformal calibration: half-width
 with one lambda a target and coverage, chosen on validation fields by conformal risk control
 (Angelopoulos, Bates, Fisch, Lei, Schuster 2022, arXiv:2208.02814). The risk is the share of a
 field's pixels outside the interval, as in Angelopoulos et al. 2022 (arXiv:2202.05265). Pixels of one
-field go wrong together, so what counts is fields, n of them. With alpha = 1 - coverage, the smallest
-lambda with n / (n + 1) x mean risk + 1 / (n + 1) <= alpha keeps the expected risk of a new field at
-or below alpha, if it is exchangeable with the validation fields. Three limits:
+field go wrong together, and so do fields of one well: what counts is wells where they are known, else fields,
+n of them. With alpha = 1 - coverage, the smallest lambda with n / (n + 1) x mean risk + 1 / (n + 1) <= alpha keeps
+the expected risk of a new one at or below alpha, if it is exchangeable with those of validation. Three limits:
 
 - With few fields that asks too much: the mean risk on them must be alpha - coverage / n, which is
   nothing at n = 1 / alpha - 1, so that one odd pixel decides. The promise is given where no more
-  than half of alpha is paid for it: n >= 2 (1 / alpha - 1), 18 fields for a coverage of 0.9, 38
+  than half of alpha is paid for it: n >= 2 (1 / alpha - 1), 18 for a coverage of 0.9, 38
   for 0.95. With fewer, lambda is the one that reaches the coverage on the validation fields (and is
   not below that of a lower coverage), without any promise, and this is said.
 - Fields of another plate, microscope or day are not exchangeable with those of the training.
@@ -44,6 +44,9 @@ LOWEST, HIGHEST = 50, 99  # coverages that can be asked for (%)
 WIDTH = 16  # channels of the head
 LAYERS = 3  # of it: it sees 7 x 7 pixels; 15 x 15 rank errors no better
 FLOOR = 0.02  # of a score, in units of the mean absolute error
+UNKNOWN_WELLS = (
+    "their wells are not known, so fields of one well count as independent, which they are not"
+)
 
 
 class ScaleHead(nn.Module):
@@ -126,33 +129,35 @@ def halfwidth(score: np.ndarray, multiplier: float, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Miscoverage:
-    """Validation fields of one target.
+    """Risk of one target on the validation fields.
 
     Attributes:
         multipliers: rising, (L,).
-        misses: share of the pixels outside the interval, mean over the fields, (L,).
-        fields: how many they were.
+        misses: share of the pixels outside the interval, mean over the units, (L,).
+        count: number of units.
+        unit: "well" (the mean over its fields) or "field", where wells are not known.
     """
 
     multipliers: NDArray[np.float64]
     misses: NDArray[np.float64]
-    fields: int
+    count: int
+    unit: str = "field"
 
     def promised(self, coverage: float) -> bool:
-        """Whether there are enough fields for a guarantee."""
-        return self.fields >= self.needed(coverage)
+        """Return True if there are enough units for a guarantee."""
+        return self.count >= self.needed(coverage)
 
     @staticmethod
     def needed(coverage: float) -> int:
-        """Fields that a guarantee takes: n >= 2 (1 / alpha - 1)."""
+        """Return the units that a guarantee takes: n >= 2 (1 / alpha - 1)."""
         return math.ceil(2 * (1 / (1 - coverage) - 1) - 1e-9)
 
     def allowed(self, coverage: float) -> float:
         """The mean risk on the validation fields that goes with `coverage`; it falls as that rises."""
         if self.promised(coverage):
-            return 1 - coverage - coverage / self.fields
+            return 1 - coverage - coverage / self.count
         # The first term of the highest coverage that is promised comes to the second.
-        least = 1 / (self.fields + 2) if self.promised(LOWEST / 100) else 1.0
+        least = 1 / (self.count + 2) if self.promised(LOWEST / 100) else 1.0
         return min(1 - coverage, least)
 
     def multiplier(self, coverage: float) -> float:
@@ -178,23 +183,28 @@ class Uncertainty:
         return tuple(curve.multiplier(coverage) for curve in self.curves)
 
     def promise(self, coverage: float, targets: Sequence[str]) -> list[str]:
-        """What the intervals of each target are worth, in words."""
+        """Return what the intervals of each target are worth, in words."""
         lines = []
         for target, curve in zip(targets, self.curves, strict=True):
             text = f"{target}: intervals hold {coverage:.0%} of a field's pixels or more, on average over "
             if curve.promised(coverage):
-                text += f"fields like the {curve.fields} validation fields (conformal guarantee)"
+                text += f"{curve.unit}s like the {curve.count} validation {curve.unit}s (conformal guarantee"
+                text += ")" if curve.unit == "well" else f"; {UNKNOWN_WELLS})"
             else:
                 text += (
-                    f"the {curve.fields} validation field(s); no guarantee for others, which takes "
-                    f"{curve.needed(coverage)} such fields"
+                    f"the {curve.count} validation {curve.unit}(s); no guarantee for others, which takes "
+                    f"{curve.needed(coverage)} such {curve.unit}s"
                 )
             lines.append(text)
         return lines
 
+    def promised(self, coverage: float) -> tuple[bool, ...]:
+        """Return for each target whether `coverage` is guaranteed; see `Miscoverage.promised`."""
+        return tuple(curve.promised(coverage) for curve in self.curves)
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that half-widths depend on."""
-        curves = [(curve.misses, np.array([curve.fields])) for curve in self.curves]
+        curves = [(curve.misses, np.array([curve.count])) for curve in self.curves]
         return {
             **self.head.state_dict(),
             **{
@@ -211,7 +221,8 @@ class Uncertainty:
             "head": {key: value.clone() for key, value in self.head.state_dict().items()},
             "multipliers": torch.from_numpy(self.curves[0].multipliers),
             "misses": torch.from_numpy(np.stack([curve.misses for curve in self.curves])),
-            "fields": [curve.fields for curve in self.curves],
+            "fields": [curve.count for curve in self.curves],
+            "units": [curve.unit for curve in self.curves],
         }
 
     @classmethod
@@ -225,10 +236,20 @@ class Uncertainty:
         except RuntimeError as exc:
             raise ValueError(f"error model: {exc}") from exc
         curves = tuple(
-            Miscoverage(data["multipliers"].numpy(), misses.numpy(), int(fields))
-            for misses, fields in zip(data["misses"], data["fields"], strict=True)
+            Miscoverage(data["multipliers"].numpy(), misses.numpy(), int(count), unit)
+            for misses, count, unit in zip(
+                data["misses"], data["fields"], units_of(data), strict=True
+            )
         )
         return cls(head.eval(), curves)
+
+
+def units_of(data: Mapping[str, Any]) -> list[str]:
+    """Return the unit of each target from what `Uncertainty.to_dict` gave; earlier versions counted fields."""
+    units = [str(unit) for unit in data.get("units", ["field"] * len(data["fields"]))]
+    if not set(units) <= {"field", "well"}:
+        raise ValueError(f"units {units}")
+    return units
 
 
 def check_coverage(value: float) -> float:

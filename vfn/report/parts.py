@@ -167,13 +167,17 @@ def _quality(summary: Mapping[str, Any]) -> list[Part]:
     return [Part("Look of the picture", [table, Soft(note)])]
 
 
+NO_PROMISE = ", without a guarantee, since too few validation fields or wells calibrated them"
+
+
 def _intervals(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
     if result.risk is None or result.coverage is None or "coverage" not in summary:
         return []
     curve = result.risk.curve()
     reached = [row.values["coverage"] for row in result.rows if "coverage" in row.values]
     sentences = [
-        f"The intervals promise to hold {100 * result.coverage:g} % of the real pixels; they hold "
+        f"The intervals {'are made' if result.promised is False else 'promise'} to hold {100 * result.coverage:g} % "
+        f"of the real pixels{NO_PROMISE if result.promised is False else ''}; they hold "
         f"{100 * summary['coverage']['mean']:.1f} % on average, {100 * min(reached):.1f} % in the worst field. They "
         f"are {100 * summary['interval_width']['mean']:.2g} % of the signal range wide on average.",
         "Where the interval is wide the prediction should be wrong more often: "
