@@ -291,7 +291,7 @@ def score(
     Returns:
         mae, psnr, ssim, pearson, tolerance_level, tolerance_threshold, mse, nrmse, ms_ssim, gain,
         offset, r2, frc_resolution (px), power_ratio, shift_rows, shift_columns, shift_local (px),
-        pearson_ceiling: each a float, or with leading axes an array of them, (...). NaN where undefined, such as SSIM of an image
+        pearson_ceiling, shading: each a float, or with leading axes an array of them, (...). NaN where undefined, such as SSIM of an image
         below 11x11; infinite for the PSNR of identical images.
 
     Raises:

@@ -25,9 +25,12 @@ COLUMNS = [
     *PROMISED, "mse", "nrmse", "ms_ssim", "mse_signal", "nrmse_signal", "ms_ssim_signal",
     "gain", "offset", "r2", "frc_resolution", "power_ratio", "shift_rows", "shift_columns",
     "shift_local", "bias_signal", "contrast", "contrast_truth", "noise_truth", "pearson_ceiling",
+    "shading", "tolerance_level_signal", "tolerance_threshold_signal",
 ]  # fmt: skip
 BEYOND = [*QUALITY_COLUMNS, *OBJECT_COLUMNS, *AMOUNT_COLUMNS, *INTERVAL_COLUMNS]
-BASELINE_COLUMNS = [*PROMISED, "gain", "r2"]
+BASELINE_COLUMNS = [
+    *PROMISED, "gain", "r2", "tolerance_level_signal", "tolerance_threshold_signal",
+]  # fmt: skip
 
 
 class Fields:

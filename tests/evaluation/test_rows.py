@@ -111,7 +111,7 @@ def test_every_undefined_figure_has_its_reason():
     assert math.isnan(small.values["ms_ssim_signal"])
     for reason in (
         "11x11: ssim,", "176x176: ms_ssim", "64x64: frc_res", "no shift can be told",
-        "too few parts",
+        "too few parts of the field tell", "too few parts of the field have signal",
     ):  # fmt: skip
         assert reason in small.note
     flat = row_of(np.full_like(truth, 5), truth)
@@ -127,9 +127,12 @@ def test_every_undefined_figure_has_its_reason():
     dark = row_of(prediction, truth, ChannelRanges("uint16", Range(0, 65535), Range(4, 4), 1, 1))
     assert math.isnan(dark.values["mae_signal"])
     assert "signal range is empty: mae_signal, mse_signal" in dark.note
-    assert "noise_truth undefined" in dark.note
+    assert "noise_truth, tolerance_level_signal" in dark.note
     tiny = row_of(prediction[:4], truth[:4])
     assert "5x5: noise_truth, pearson_ceiling undefined" in tiny.note
+    faint = row_of(prediction, truth, ChannelRanges("uint16", RANGES.full, Range(0, 65535), 1, 1))
+    assert math.isnan(faint.values["tolerance_level_signal"])
+    assert "no signal: tolerance_level_signal, tolerance_threshold_signal" in faint.note
     none = row_of(prediction, truth, ChannelRanges("float32", Range(4, 4), Range(4, 4), 1, 1))
     assert math.isnan(none.values["tolerance_level"])
     assert "one value" in none.note

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from skimage.filters import threshold_otsu
 
-from vfn.metrics.tolerance import THRESHOLDS, error_mask, tolerance_level
+from vfn.metrics.tolerance import THRESHOLDS, error_mask, signal_tolerance, tolerance_level
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7)
 
@@ -101,6 +102,85 @@ def test_weights_equal_the_definition(case, betas):
     np.testing.assert_allclose(result.curve, [float(x) for x in curve], rtol=0, atol=1e-12)
     assert result.value == pytest.approx(float(min(curve)), abs=1e-12)
     assert result.threshold == curve.index(min(curve)) / 100
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(integer_pairs(), st.floats(1, 70000))
+def test_a_range_with_a_fraction_equals_the_definition(case, data_range):
+    prediction, truth, _ = case
+    result = tolerance_level(prediction, truth, data_range)
+    curve = by_definition(prediction, truth, data_range)
+    np.testing.assert_allclose(result.curve, [float(x) for x in curve], rtol=0, atol=1e-9)
+
+
+def stained(seed=0, ground=200):
+    """A truth of four discs on an even ground, uint8, and which pixels the discs cover."""
+    rows, columns = np.ogrid[:90, :110]
+    discs = np.zeros((90, 110), bool)
+    for row, column in ((20, 20), (20, 80), (65, 30), (60, 85)):
+        discs |= np.hypot(rows - row, columns - column) < 11
+    truth = np.random.default_rng(seed).integers(ground, ground + 10, discs.shape).astype(np.uint16)
+    truth[discs] += 400
+    return truth, discs
+
+
+def signal_by_definition(prediction, truth, ground, width):
+    """The curve of the paper's discussion, a threshold at a time."""
+    mean, area = truth.mean() - ground, (truth > threshold_otsu(truth)).mean()
+    error = np.abs(prediction.astype(float) - truth)
+    curve = []
+    for i in THRESHOLDS:
+        inside = error <= i * width
+        intensity = error[inside].mean() if inside.any() else 0.0
+        curve.append(intensity / mean + (1 - inside.mean()) / area)
+    return np.array(curve)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_signal_tolerance_equals_its_definition(dtype):
+    truth, _ = stained()
+    prediction = (truth + np.random.default_rng(1).normal(0, 60, truth.shape)).astype(dtype)
+    low, high = np.percentile(truth, (0.1, 99.9))
+    result = signal_tolerance(prediction, truth.astype(dtype), 200.0, low, high)
+    curve = signal_by_definition(prediction, truth, 200.0, high - low)
+    np.testing.assert_allclose(result.curve, curve, rtol=1e-6)
+    assert result.value == pytest.approx(curve.min())
+
+
+def test_an_object_brighter_than_the_signal_is_better_left_outside():
+    truth, discs = stained()
+    one = discs & (np.indices(discs.shape) < 45).all(0)
+    mean, area = truth.mean() - 204.5, discs.mean()
+    assert mean / area == pytest.approx(400, rel=0.01)  # the brightness of the discs
+    for error, outside in ((300, False), (500, True)):
+        prediction = truth.copy()
+        prediction[one] += error
+        result = signal_tolerance(prediction, truth, 204.5, 200, 1200)
+        mask = error_mask(prediction, truth, result.threshold, 1000)
+        np.testing.assert_array_equal(mask, one & outside)
+        costs = one.mean() * (1 / area if outside else error / mean)
+        assert result.value == pytest.approx(costs, rel=0.01)
+
+
+def test_predicting_the_ground_costs_the_whole_signal():
+    truth, _ = stained()
+    nothing = np.full_like(truth, 204)
+    result = signal_tolerance(nothing, truth, 204, 200, 610)
+    assert result.value == pytest.approx(1, abs=0.05)
+
+
+def test_an_offset_of_the_camera_leaves_the_signal_tolerance():
+    truth, _ = stained()
+    prediction = (truth + np.random.default_rng(1).integers(0, 90, truth.shape)).astype(np.uint16)
+    one = signal_tolerance(prediction, truth, 200, 200, 610)
+    other = signal_tolerance(prediction + 5000, truth + 5000, 5200, 5200, 5610)
+    np.testing.assert_allclose(one.curve, other.curve, rtol=1e-9)
+
+
+def test_a_truth_without_signal_has_no_signal_tolerance():
+    flat = np.full((20, 20), 7, np.uint16)
+    assert signal_tolerance(flat, flat, 7, 0, 10) is None
+    assert signal_tolerance(flat, flat, 7, 7, 7) is None
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

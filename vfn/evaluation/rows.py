@@ -16,11 +16,19 @@ from numpy.typing import NDArray
 from vfn.data.registration import features, measure_shift
 from vfn.evaluation.ranges import ChannelRanges
 from vfn.metrics import fidelity
-from vfn.metrics.contrast import SMALLEST, contrast, noise_deviation, pearson_ceiling, smooth
-from vfn.metrics.drift import local_shift
+from vfn.metrics.contrast import (
+    FAINT,
+    SMALLEST,
+    contrast,
+    ground,
+    noise_deviation,
+    pearson_ceiling,
+    smooth,
+)
+from vfn.metrics.drift import local_shift, shading
 from vfn.metrics.spectral import Spectra, spectra
 from vfn.metrics.structure import MS_SSIM_SIDE, SSIM_WINDOW
-from vfn.metrics.tolerance import Tolerance, tolerance_level
+from vfn.metrics.tolerance import Tolerance, signal_tolerance, tolerance_level
 
 # Promised to users, in this order; others come after them.
 PROMISED = (
@@ -36,6 +44,7 @@ PROMISED = (
 )
 # In units of the signal range.
 SIGNAL_COLUMNS = ("bias_signal", "contrast", "contrast_truth", "noise_truth")
+SIGNAL_TOLERANCE = ("tolerance_level_signal", "tolerance_threshold_signal")
 COLUMNS = (
     *PROMISED,
     "mse",
@@ -54,9 +63,11 @@ COLUMNS = (
     "shift_local",
     *SIGNAL_COLUMNS,
     "pearson_ceiling",
+    "shading",
+    *SIGNAL_TOLERANCE,
 )
 # Columns of a baseline: fewer, since it serves for comparison alone.
-BASELINE_COLUMNS = (*PROMISED, "gain", "r2")
+BASELINE_COLUMNS = (*PROMISED, "gain", "r2", *SIGNAL_TOLERANCE)
 # The columns of a baseline for inputs out of focus, with which the prediction competes.
 REFOCUSED_COLUMNS = (*BASELINE_COLUMNS, "frc_resolution", "power_ratio")
 # Columns that are neither (gain, offset, power ratio, shift) are best at one value.
@@ -77,6 +88,9 @@ HIGHER_IS_BETTER = {
     "ms_ssim_signal": True,
     "r2": True,
     "frc_resolution": False,
+    "tolerance_level_signal": False,
+    "shift_local": False,
+    "shading": False,
 }
 
 
@@ -119,7 +133,7 @@ class ImageScores:
         values: column -> number; NaN where undefined, infinite for the PSNR of identical images.
             A prediction has all `COLUMNS`, a baseline `BASELINE_COLUMNS`.
         note: why a value is NaN or infinite; empty if none is.
-        tolerance: the tolerance curve, None where the full range is empty.
+        tolerance: the tolerance curve in units of the signal, None where the truth shows none.
         spectra: the curves over spatial frequency, None for a baseline.
         well: that the field lies in; empty where unknown.
         z: um of the inputs from the focal plane; None where the task has one plane a field.
@@ -159,11 +173,19 @@ def score_image(
         return ImageScores(name, channel, dict.fromkeys(columns, math.nan), note)
     values = pixel_figures(prediction, truth, ranges, columns)
     reasons = list(_reasons(prediction, truth, ranges, columns))
-    tolerance = None
+    full = None
     if ranges.full.width > 0:
-        tolerance = tolerance_level(prediction, truth, ranges.full.width)
-    values["tolerance_level"] = tolerance.value if tolerance else math.nan
-    values["tolerance_threshold"] = tolerance.threshold if tolerance else math.nan
+        full = tolerance_level(prediction, truth, ranges.full.width)
+    values["tolerance_level"] = full.value if full else math.nan
+    values["tolerance_threshold"] = full.threshold if full else math.nan
+    smoothed, signal = smooth(truth), ranges.signal
+    tolerance = None
+    if contrast(smoothed) > FAINT * signal.width:
+        tolerance = signal_tolerance(prediction, truth, ground(smoothed), signal.low, signal.high)
+    values["tolerance_level_signal"] = tolerance.value if tolerance else math.nan
+    values["tolerance_threshold_signal"] = tolerance.threshold if tolerance else math.nan
+    if tolerance is None and signal.width > 0:
+        reasons.append(f"ground truth shows no signal: {', '.join(SIGNAL_TOLERANCE)} undefined")
     curves = None
     if "frc_resolution" in columns:
         curves = spectra(prediction, truth)
@@ -173,7 +195,9 @@ def score_image(
     if "shift_rows" in columns:
         values |= _shifts(prediction, truth, reasons)
     if "contrast" in columns:
-        values |= _signal_figures(prediction, truth, ranges.signal.width)
+        values |= _signal_figures(prediction, truth, smoothed, signal.width)
+        if math.isnan(values["shading"]):
+            reasons.append("too few parts of the field have signal: shading undefined")
     row = {column: values[column] for column in columns}
     return ImageScores(name, channel, row, "; ".join(reasons), tolerance, curves)
 
@@ -218,18 +242,27 @@ def _shifts(prediction: NDArray[Any], truth: NDArray[Any], reasons: list[str]) -
 
 
 def _signal_figures(
-    prediction: NDArray[Any], truth: NDArray[Any], width: float
+    prediction: NDArray[Any], truth: NDArray[Any], smoothed: NDArray[np.float32], width: float
 ) -> dict[str, float]:
-    """Brightness, signal and camera noise in units of the signal range; NaN where that is empty."""
+    """Brightness, signal, noise and evenness; in units of the signal range, NaN where that is empty.
+
+    Args:
+        prediction: (H, W).
+        truth: (H, W).
+        smoothed: the truth, smoothed.
+        width: of the signal range.
+    """
     unit = width or math.nan
     noise = noise_deviation(truth)
     bias = np.mean(prediction, dtype=np.float64) - np.mean(truth, dtype=np.float64)
+    predicted = smooth(prediction)
     return {
         "bias_signal": float(bias) / unit,
-        "contrast": contrast(smooth(prediction)) / unit,
-        "contrast_truth": contrast(smooth(truth)) / unit,
+        "contrast": contrast(predicted) / unit,
+        "contrast_truth": contrast(smoothed) / unit,
         "noise_truth": noise / unit,
         "pearson_ceiling": pearson_ceiling(truth, noise),
+        "shading": shading(predicted, smoothed),
     }
 
 
@@ -253,7 +286,7 @@ def _reasons(
         full = of(*errors, "tolerance_level", "tolerance_threshold")
         yield f"ground truth is one value in all fields: {full} undefined"
     if ranges.signal.width == 0:
-        signal = of(*(f"{name}_signal" for name in errors), *SIGNAL_COLUMNS)
+        signal = of(*(f"{name}_signal" for name in errors), *SIGNAL_COLUMNS, *SIGNAL_TOLERANCE)
         yield f"signal range is empty: {signal} undefined"
     if np.array_equal(prediction, truth):
         yield "identical to the ground truth: psnr, psnr_signal infinite"

@@ -23,6 +23,9 @@ Float = NDArray[np.float32]
 
 SIGMA = 3.0  # px
 PERCENTILES = (0.1, 99.9)
+FAINT = 0.1  # of the signal range: a field of less contrast shows no signal
+_GROUND_PERCENTILE = 5.0
+_STEP = 2  # px; neighbours of a smoothed image tell the same
 SMALLEST = 5  # px; side of the smallest image whose noise can be told
 # Fourth difference that keeps the variance of white noise.
 _DIFFERENCE = np.array([1, -4, 6, -4, 1], np.float32) / math.sqrt(70)
@@ -35,8 +38,13 @@ def smooth(image: NDArray[Any]) -> Float:
 
 def contrast(smoothed: Float) -> float:
     """Range of a smoothed image (H, W) without its most extreme pixels, grey levels."""
-    low, high = np.percentile(smoothed, PERCENTILES)
+    low, high = np.percentile(smoothed[::_STEP, ::_STEP], PERCENTILES)
     return float(high - low)
+
+
+def ground(smoothed: Float) -> float:
+    """Dark level of a smoothed image (H, W): its 5th percentile, grey levels."""
+    return float(np.percentile(smoothed[::_STEP, ::_STEP], _GROUND_PERCENTILE))
 
 
 def noise_deviation(image: NDArray[Any]) -> float:

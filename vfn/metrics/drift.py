@@ -1,6 +1,7 @@
-"""Displacement of a prediction from place to place, which a mean over the field hides.
+"""Faults of a prediction that change from place to place, which a mean over the field hides.
 
-A rotation by half a degree moves the corners of a field of 520x696 by 3.8 px, and its middle not at all.
+A rotation by half a degree moves the corners of a field of 520x696 by 3.8 px, and its middle not at all;
+uneven light has the right mean brightness.
 """
 
 import math
@@ -13,10 +14,18 @@ from numpy.typing import NDArray
 
 from vfn.data.registration import features, measure_shift
 
+Smooth = NDArray[np.float32]
+Float = NDArray[np.float64]
+
 TILES = 3  # along either axis
 MIN_TILE = 128  # px
 _TILE = 200  # px; larger tiles are reduced to about this, which blocks of noise survive no worse
 _QUARTILE = 75.0
+_BLOCK = 64  # px
+_FEWEST, _MOST = 8, 16  # blocks along either axis
+_SMALLEST_BLOCK = 12  # px; four times the sigma of the smoothing
+_FAINT = 0.1  # of the 95th percentile of the blocks' spread
+_FREE = 6  # degrees of freedom that the surface leaves
 
 
 def local_shift(prediction: NDArray[Any], truth: NDArray[Any]) -> float:
@@ -54,3 +63,59 @@ def _reduce(image: NDArray[Any], step: int) -> NDArray[Any]:
     size = image.shape[1] // step, image.shape[0] // step
     whole = image[: size[1] * step, : size[0] * step]
     return np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA))
+
+
+def shading(prediction: Smooth, truth: Smooth) -> float:
+    """Change of the prediction's gain over the field: 0.4 where it fades from 1 to 0.6.
+
+    The gain of a block of about 64 px is the slope of prediction on truth, both smoothed, so that no offset
+    and little noise enters; blocks in which the truth has less than a tenth of the usual spread have no say. A
+    quadratic surface through the gains, weighted by that spread, is their smooth part. The share of it
+    is kept that chance does not explain (1 - 1/F, as the estimator of James and Stein does): gains that differ
+    from cell to cell are no shading.
+
+    Args:
+        prediction: (H, W), smoothed (`vfn.metrics.contrast.smooth`).
+        truth: (H, W), smoothed.
+
+    Returns:
+        Largest less smallest gain of the surface over the blocks with signal; NaN where they are too few.
+    """
+    shape = truth.shape
+    down, across = (min(max(round(n / _BLOCK), _FEWEST), _MOST) for n in shape)
+    if min(shape[0] // down, shape[1] // across) < _SMALLEST_BLOCK:
+        return math.nan
+    spread, gain = _block_gains(prediction, truth, down, across)
+    used = spread > _FAINT * np.percentile(spread, 95)
+    y, x = (place[used] for place in np.mgrid[0.5:down, 0.5:across])
+    y, x, spread, gain = y / down, x / across, spread[used], gain[used]
+    free = len(gain) - _surface(y, x).shape[1]
+    if free < _FREE:
+        return math.nan
+    root = np.sqrt(spread)
+    fit = np.linalg.lstsq(_surface(y, x) * root[:, None], gain * root, rcond=None)[0]
+    fitted = _surface(y, x) @ fit
+    explained = spread @ (fitted - np.average(gain, weights=spread)) ** 2 / (len(fit) - 1)
+    rest = spread @ (gain - fitted) ** 2 / free
+    kept = max(0.0, 1 - rest / explained) if explained > 0 else 0.0
+    corners = [
+        _surface(y + dy / down, x + dx / across) @ fit for dy in (-0.5, 0.5) for dx in (-0.5, 0.5)
+    ]
+    return float(kept * np.ptp(corners))
+
+
+def _block_gains(prediction: Smooth, truth: Smooth, down: int, across: int) -> tuple[Float, Float]:
+    """Spread of the truth in each block, and slope of prediction on truth, (down, across) each."""
+    height, width = truth.shape[0] // down, truth.shape[1] // across
+    p, t = (
+        image[: down * height, : across * width].reshape(down, height, across, width)
+        for image in (prediction, truth)
+    )
+    p, t = (blocks - blocks.mean((1, 3), keepdims=True) for blocks in (p, t))
+    power, covariance = ((t * other).mean((1, 3), dtype=np.float64) for other in (t, p))
+    return np.sqrt(power), covariance / np.where(power > 0, power, 1)
+
+
+def _surface(y: Float, x: Float) -> Float:
+    """Terms of a quadratic surface at n places, (n, 6)."""
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)

@@ -9,21 +9,31 @@ leaving pixels out changes the sum by SE(i) * (beta2 - beta1 * (mean E outside -
 which is never negative then. Only where beta2 < beta1 are pixels set apart whose error exceeds the
 others' by more than beta2 / beta1 of the range.
 
-One histogram of E gives the whole curve, so the cost is one pass over the pixels. Where images and
-range are integers so is the arithmetic, and `E <= i` is decided exactly.
+The paper's discussion normalises otherwise: the intensity error by the mean signal intensity of the truth, the
+area by the area fraction of its signal. `signal_tolerance` does so, with m, the mean of the truth above its
+ground over all pixels, and A, the share of pixels above Otsu's threshold (both in the same range as E):
+beta1 = 1 / m and beta2 = 1 / A. By the sum above, pixels are then better left outside where their error exceeds
+the mean error within by more than m / A, about the mean brightness of the signal, so that the minimum lies inside
+wherever errors reach that far: an object missed or invented. To predict the ground everywhere costs at most 1.
+
+One histogram of E gives the whole curve, so the cost is one pass over the pixels. Where images are of whole
+numbers so is the arithmetic, and `E <= i` is decided exactly.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage.filters import threshold_otsu
 
 STEPS = 100
 THRESHOLDS: NDArray[np.float64] = np.arange(STEPS) / STEPS  # 0.00 ... 0.99 of the range
 # Sums that are equal on paper differ by this much at most after rounding; such ties go to the
 # smallest threshold.
 _MOST_BINS = 2**20
+_LEVELS = 256  # of the histogram for Otsu's threshold
 _ROUNDING = 1e-12
 
 
@@ -73,7 +83,7 @@ def tolerance_level(
     if not data_range > 0:
         raise ValueError(f"data_range must be above 0, got {data_range}")
     if _is_exact(prediction, truth, data_range):
-        count, error_sum = _cumulate_integers(prediction, truth, int(data_range))
+        count, error_sum = _cumulate_integers(prediction, truth, float(data_range))
     else:
         count, error_sum = _cumulate_floats(prediction, truth, data_range)
     intensity = np.divide(error_sum, count, out=np.zeros(STEPS), where=count > 0)
@@ -82,6 +92,35 @@ def tolerance_level(
     value = float(curve.min())
     first = int(np.argmax(curve <= value + _ROUNDING))
     return Tolerance(value, float(THRESHOLDS[first]), intensity, spatial, curve)
+
+
+def signal_tolerance(
+    prediction: NDArray[Any], truth: NDArray[Any], ground: float, low: float, high: float
+) -> Tolerance | None:
+    """Tolerance level in units of the truth's signal, as the paper's discussion normalises it.
+
+    Args:
+        prediction: any shape, any integer or floating dtype.
+        truth: the same shape.
+        ground: grey level of the truth where there is no signal.
+        low, high: the signal range, of which thresholds are fractions; Otsu's threshold is taken within it.
+
+    Returns:
+        None where the truth shows no signal.
+    """
+    width = high - low
+    mean = float(truth.mean(dtype=np.float64)) - ground
+    if not (width > 0 and mean > 0 and (area := _signal_area(truth, low, width)) > 0):
+        return None
+    return tolerance_level(prediction, truth, width, beta1=width / mean, beta2=1 / area)
+
+
+def _signal_area(truth: NDArray[Any], low: float, width: float) -> float:
+    """Share of the pixels above Otsu's threshold."""
+    level = ((truth.astype(np.float32) - low) * (_LEVELS / width)).clip(0, _LEVELS - 1)
+    counts = np.bincount(level.astype(np.uint8).ravel(), minlength=_LEVELS)
+    threshold = threshold_otsu(hist=(counts, np.arange(_LEVELS)))  # type: ignore[no-untyped-call]
+    return float(counts[int(threshold) + 1 :].sum() / truth.size)
 
 
 def error_mask(
@@ -99,7 +138,7 @@ def error_mask(
         data_range: width of the intensity range; above 0.
     """
     if _is_exact(prediction, truth, data_range):
-        limit = Fraction(str(float(threshold))) * int(data_range)
+        limit = Fraction(str(float(threshold))) * Fraction(float(data_range))
         return np.asarray(_integer_error(prediction, truth) > limit.__floor__())
     return np.asarray(_float_error(prediction, truth, data_range) > threshold)
 
@@ -110,7 +149,6 @@ def _is_exact(
     return (
         prediction.dtype.kind in "ui"
         and truth.dtype.kind in "ui"
-        and float(data_range).is_integer()
         and data_range
         <= _MOST_BINS  # a bin for each error; float64 tells those of wider ranges apart
     )
@@ -137,10 +175,11 @@ def _float_error(
 
 
 def _cumulate_integers(
-    prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: int
+    prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Count and sum of E over the pixels with E <= i, for every threshold i: (100,) each."""
-    cuts = np.arange(STEPS) * data_range // STEPS  # |d| <= i R / 100  <=>  |d| <= floor(i R / 100)
+    # |d| <= i R / 100  <=>  |d| <= floor(i R / 100)
+    cuts = np.array([i * Fraction(data_range) // STEPS for i in range(STEPS)], np.int64)
     size = int(cuts[-1]) + 2  # all above the last cut falls into the last bin and is never read
     error = np.minimum(_integer_error(prediction, truth), size - 1)
     histogram = np.bincount(error.ravel(), minlength=size).astype(np.int64)

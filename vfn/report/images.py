@@ -26,8 +26,7 @@ HOPELESS = 3  # times the limit: more than any of the qualities can save
 ERROR_COLOURS = LinearSegmentedColormap.from_list(
     "lost-invented", ["#b5e8ff", "#2f95ff", "#000000", "#ff4a26", "#ffdca8"]
 )
-# Green over the prediction, as in the paper's figure 6, but not at its threshold: for any image the
-# sum of eq. 7 is least where (nearly) no pixel lies beyond, so that mask is empty.
+# Green over the prediction, as in the paper's figure 6, but at one threshold for all fields, so that they compare.
 MASK_COLOUR = (0, 220, 60)
 MASK_THRESHOLD = 0.1  # fraction of the signal range
 

@@ -230,9 +230,9 @@ def _curves(result: ChannelResult) -> Part:
     tolerance = chart(
         lambda theme: figures.tolerance_curve(result, theme),
         f"tolerance curve of {result.name}",
-        "Sum of the intensity error of the pixels within the threshold (IE) and the share "
-        "of pixels beyond it (SE). The dot is the lowest point of the mean curve; thin "
-        "lines are single fields. Both axes are logarithmic above their first step.",
+        "Intensity error of the pixels within the threshold (IE), over the mean signal of the truth, and "
+        "share of the pixels beyond it (SE), over the share that its signal covers. The dot is the lowest point of "
+        "the mean curve; thin lines are single fields.",
     )
     scatter = chart(
         lambda theme: figures.scatter(result, theme),

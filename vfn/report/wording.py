@@ -37,6 +37,9 @@ TITLES = {
     "contrast_truth": "Contrast of the truth",
     "noise_truth": "Noise of the truth",
     "pearson_ceiling": "Highest r for this noise",
+    "shading": "Shading",
+    "tolerance_level_signal": "signal tolerance level",
+    "tolerance_threshold_signal": "at signal threshold",
     "piqe": "PIQE",
     "brisque": "BRISQUE",
     "piqe_truth": "PIQE of the truth",
@@ -92,6 +95,9 @@ SPECS = {
     **dict.fromkeys(
         ("bias_signal", "contrast", "contrast_truth", "noise_truth", "pearson_ceiling"), ".3f"
     ),
+    "shading": ".3f",
+    "tolerance_level_signal": ".3f",
+    "tolerance_threshold_signal": ".2f",
     **dict.fromkeys(("piqe", "brisque", "piqe_truth", "brisque_truth"), ".1f"),
     **dict.fromkeys(
         (
