@@ -27,7 +27,7 @@ COLUMNS = [
     "shift_local", "bias_signal", "contrast", "contrast_truth", "noise_truth", "pearson_ceiling",
     "shading", "tolerance_level_signal", "tolerance_threshold_signal",
 ]  # fmt: skip
-BEYOND = [*QUALITY_COLUMNS, *OBJECT_COLUMNS, *AMOUNT_COLUMNS, *INTERVAL_COLUMNS]
+BEYOND = [*QUALITY_COLUMNS, *OBJECT_COLUMNS, *AMOUNT_COLUMNS, "bleed_through", *INTERVAL_COLUMNS]
 BASELINE_COLUMNS = [
     *PROMISED, "gain", "r2", "tolerance_level_signal", "tolerance_threshold_signal",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from vfn.metrics.agreement import agree, integrated_intensities
+from vfn.metrics.agreement import agree, block_intensities, integrated_intensities, share_off
 
 
 def test_line_equals_scipy():
@@ -95,3 +95,31 @@ def test_no_objects():
         np.zeros((3, 3), np.int32), np.ones((3, 3)), np.ones((3, 3))
     )
     assert (real.size, predicted.size) == (0, 0)
+
+
+def test_objects_off_by_more_than_a_quarter_are_counted():
+    truth = np.array([100.0, 100, 100, 200, 4])
+    assert share_off(truth, truth) == 0
+    assert share_off(truth, 1.24 * truth) == 0
+    assert share_off(truth, 0.7 * truth) == 0.8
+    # The faint one may be off by a quarter of half the median: 12.5.
+    assert share_off(truth, truth + np.array([0, 0, 0, 0, 12])) == 0
+    assert share_off(truth, truth + np.array([26, -26, 24, -51, 13])) == 0.8
+    assert math.isnan(share_off(np.empty(0), np.empty(0)))
+    assert math.isnan(share_off(truth, np.full(5, np.nan)))
+
+
+def test_blocks_are_sums_above_the_ground_where_there_is_signal():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(90, 111, (150, 210)).astype(np.uint16)
+    truth[10:50, 70:120] += 500
+    truth[70:120, 130:190] += 900
+    prediction = (2 * truth).astype(np.uint16)
+    real, predicted = block_intensities(truth, prediction, 100)
+    cut = truth[:128, :192].astype(float) - 100
+    blocks = [cut[y : y + 64, x : x + 64].sum() for y in (0, 64) for x in (0, 64, 128)]
+    shown = [b for b in blocks if b > 0.1 * np.percentile(blocks, 95)]
+    assert len(shown) == 2
+    np.testing.assert_allclose(real, shown)
+    np.testing.assert_allclose(predicted, 2 * real + 100 * 64**2)
+    assert len(block_intensities(truth[:60], prediction[:60], 100)[0]) == 0

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linear_sum_assignment
+from skimage.measure import perimeter
 
 from vfn.metrics.matching import THRESHOLDS, list_faults, match, touches_border
 
@@ -110,6 +111,44 @@ def test_two_halves_tie_and_the_lower_number_wins():
     truth, halves = squares((0, 0, 10, 10)), squares((0, 5, 10, 5), (0, 0, 10, 5))
     assert match(truth, halves).pairs.tolist() == [[1, 1]]
     assert match(halves, truth).pairs.tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("radius", [8, 15, 40])
+@pytest.mark.parametrize("grown", [-2, -1, 0, 1, 3])
+def test_outlines_lie_as_far_out_as_they_were_drawn(radius, grown):
+    rows, columns = np.ogrid[:100, :100]
+    distance = np.hypot(rows - 50, columns - 49.5)
+    truth = (7 * (distance <= radius)).astype(np.int32)
+    drawn = (distance <= radius + grown).astype(np.int32)
+    shift = match(truth, drawn).outline_shift(truth)
+    ring = grown + grown**2 / (2 * radius)  # area over perimeter
+    assert shift == pytest.approx(ring, rel=0.06, abs=0.12)
+
+
+def test_perimeters_equal_those_of_scikit_image():
+    rng = np.random.default_rng(0)
+    rows, columns = np.ogrid[:120, :120]
+    for _ in range(5):
+        long, short, angle = rng.uniform(20, 30), rng.uniform(12, 20), rng.uniform(0, np.pi)
+        y, x = rows - 60, columns - 60
+        u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        ellipse = ((u / long) ** 2 + (v / short) ** 2 < 1).astype(np.int32)
+        wider = ellipse.copy()
+        wider[:, 80:] = 0
+        grown = int(wider.sum()) - int(ellipse.sum())
+        shift = match(ellipse, wider).outline_shift(ellipse)
+        assert shift == pytest.approx(grown / perimeter(ellipse), rel=0.06)
+
+
+def test_the_median_object_says_where_outlines_lie():
+    truth = squares((2, 2, 10, 10), (2, 20, 10, 10), (20, 2, 10, 10))
+    drawn = squares((1, 1, 12, 12), (2, 20, 10, 10), (20, 2, 8, 10))
+    assert match(truth, drawn).outline_shift(truth) == 0
+    assert math.isnan(match(truth, np.zeros_like(truth)).outline_shift(truth))
+    # A square of 10 px has 40 edges; touching neighbours count for both.
+    both = squares((2, 2, 10, 10), (2, 12, 10, 10))
+    grown = squares((1, 2, 11, 10), (1, 12, 11, 10))
+    assert match(both, grown).outline_shift(both) == pytest.approx(10 / (40 * math.pi / 4))
 
 
 def test_count_error_has_a_sign():

@@ -1,6 +1,7 @@
 """Results of a channel: metrics per field and a few histograms of fixed size."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -78,7 +79,7 @@ class ChannelResult:
         indices: the source's number of the field of each row.
         scatter: pixels counted by truth (first axis) and prediction within `scatter_range`.
         found: nuclei that went wrong, each with the name of its field; None for other stains.
-        over: what amounts of stain were summed over, "nuclei" or "cells"; empty if over nothing.
+        over: what amounts of stain were summed over, "nuclei", "cells" or "blocks"; empty if over nothing.
         extents: dtype, smallest and largest grey value of "prediction" and "truth".
         coverage: share of the pixels that the prediction's intervals state, if there are any.
         promised: True if that is guaranteed for new wells or fields; None if unknown.
@@ -150,7 +151,7 @@ class ChannelResult:
         return f"Predictions are {predicted}; truths {true}: another scale?"
 
     def amounts(self) -> tuple[Float, Float]:
-        """Integrated intensities of all nuclei (or cells) in truth and prediction, (n,) each."""
+        """Integrated intensities of all nuclei (cells, blocks) in truth and prediction, (n,) each."""
         truth, prediction = zip(*self._amounts, strict=True)
         return np.concatenate(truth), np.concatenate(prediction)
 
@@ -204,8 +205,11 @@ class ChannelResult:
     def summary(self) -> dict[str, Any]:
         """This channel's part of `summary.json`."""
         full, signal = self.ranges.full, self.ranges.signal
+        figures = summarise(self.rows)
+        if mixed_in := Counter(row.mixed_in for row in self.rows if row.mixed_in):
+            figures["bleed_through"]["channels"] = dict(mixed_in.most_common())
         return {
-            **summarise(self.rows),
+            **figures,
             "range_full": [full.low, full.high],
             "range_signal": [signal.low, signal.high],
             "range_full_origin": self.ranges.full_origin,

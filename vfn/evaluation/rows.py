@@ -137,6 +137,7 @@ class ImageScores:
         spectra: the curves over spatial frequency, None for a baseline.
         well: that the field lies in; empty where unknown.
         z: um of the inputs from the focal plane; None where the task has one plane a field.
+        mixed_in: channel whose signal `bleed_through` finds in the prediction; empty where it is little.
     """
 
     field: str
@@ -147,6 +148,13 @@ class ImageScores:
     spectra: Spectra | None = dataclass_field(default=None, repr=False)
     well: str = ""
     z: float | None = None
+    mixed_in: str = ""
+
+    @property
+    def remarks(self) -> str:
+        """The note, and the channel that is mixed in."""
+        mixed = f"bleed_through: of {self.mixed_in}" if self.mixed_in else ""
+        return "; ".join(filter(None, [self.note, mixed]))
 
 
 def score_image(

@@ -2,7 +2,7 @@
 
 Pixels are compared for every stain. Nuclei are found in the stains that show them; where the real field
 has such a channel, among its inputs or its truth, the amount of any other stain is compared cell by
-cell, the cells being grown from the real nuclei on the real stain.
+cell, the cells being grown from the real nuclei on the real stain. Elsewhere blocks stand for cells.
 """
 
 import math
@@ -18,7 +18,15 @@ from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges
 from vfn.evaluation.rows import BASELINE_COLUMNS, REFOCUSED_COLUMNS, ImageScores, score_image
 from vfn.metrics import objects
-from vfn.metrics.agreement import agree, integrated_intensities
+from vfn.metrics.agreement import (
+    BLOCK,
+    agree,
+    block_intensities,
+    integrated_intensities,
+    share_off,
+)
+from vfn.metrics.bleeding import Bleeding, bleeding
+from vfn.metrics.contrast import ground, smooth
 from vfn.metrics.coverage import coverage_reached, mean_width
 from vfn.metrics.matching import Found
 from vfn.metrics.objects import ObjectScores, is_nuclear, score_objects, segment_cells
@@ -31,7 +39,9 @@ QUALITY_COLUMNS = ("piqe", "brisque", "piqe_truth", "brisque_truth")
 # Of the integrated intensities; the last three in percent of the mean real amount.
 AMOUNT_COLUMNS = (
     "amount_n", "amount_slope", "amount_r", "amount_bias", "amount_lower", "amount_upper",
+    "amount_off",
 )  # fmt: skip
+NAMED = 0.05  # bleed_through from which on the table names the channel
 INTERVAL_COLUMNS = ("coverage", "interval_width")
 HIGHER_IS_BETTER = {
     **rows.HIGHER_IS_BETTER,
@@ -42,6 +52,7 @@ HIGHER_IS_BETTER = {
     "matched_iou": True,
     **dict.fromkeys(("missed", "hallucinated", "split", "merged", "misoutlined"), False),
     "amount_r": True,
+    "amount_off": False,
     "interval_width": False,
 }
 COLUMNS = (
@@ -49,6 +60,7 @@ COLUMNS = (
     *QUALITY_COLUMNS,
     *objects.COLUMNS,
     *AMOUNT_COLUMNS,
+    "bleed_through",
     *INTERVAL_COLUMNS,
 )
 
@@ -76,9 +88,9 @@ class Measured:
         row: its figures; columns that were not measured are missing.
         baselines: the figures of simpler predictions, by name.
         found: nuclei that went wrong, with their places; None where the stain shows none.
-        truth_amounts: (n,), integrated intensity of every nucleus (or cell), grey levels.
+        truth_amounts: (n,), integrated intensity of every nucleus (cell, block), grey levels.
         predicted_amounts: (n,), over the same pixels.
-        over: "nuclei" or "cells"; empty without a channel of nuclei.
+        over: "nuclei", "cells", or "blocks" without a channel of nuclei; empty where nothing was summed.
         unrefocused: figures of the prediction from blurred inputs as they are; None where nothing was
             refocused.
     """
@@ -146,15 +158,10 @@ def _measure(
         values[f"piqe{suffix}"], values[f"brisque{suffix}"] = found.piqe, found.brisque
         if found.note:
             notes.append(f"{'truth' if suffix else 'prediction'}: {found.note}")
-    amounts: tuple[Float, Float] = (np.empty(0), np.empty(0))
-    over = ""
     if scores is not None:
-        over, amounts = "nuclei", (scores.truth_intensity, scores.prediction_intensity)
         values |= scores.values
         notes.append(scores.note)
-    elif real is not None and np.isfinite(prediction).all():
-        over = "cells"
-        amounts = integrated_intensities(segment_cells(real, truth), truth, prediction)
+    over, amounts = _amounts(truth, prediction, scores, real)
     if over:
         agreement = agree(*amounts)
         values |= {
@@ -164,8 +171,13 @@ def _measure(
             "amount_bias": agreement.percent(agreement.bias),
             "amount_lower": agreement.percent(agreement.lower),
             "amount_upper": agreement.percent(agreement.upper),
+            "amount_off": share_off(*amounts),
         }
         notes.append(agreement.reason)
+    mixed_in = ""
+    if np.isfinite(prediction).all() and (bled := _bleeding(pair, i, signal.width)):
+        values["bleed_through"] = bled.slope
+        mixed_in = bled.channel if abs(bled.slope) >= NAMED else ""
     if pair.halfwidth is not None and np.isfinite(pair.halfwidth[i]).all():
         values["coverage"] = coverage_reached(prediction, truth, pair.halfwidth[i])
         values["interval_width"] = (
@@ -176,7 +188,7 @@ def _measure(
         for name, images in pair.baselines.items()
     }
     note = "; ".join(filter(None, notes))
-    row = replace(row, values=values, note=note, well=pair.well or "", z=pair.z)
+    row = replace(row, values=values, note=note, well=pair.well or "", z=pair.z, mixed_in=mixed_in)
     faults = None if scores is None else scores.found
     unrefocused = None
     if pair.unrefocused is not None:
@@ -184,6 +196,29 @@ def _measure(
             pair.field, channel, pair.unrefocused[i], truth, ranges, BASELINE_COLUMNS
         )
     return Measured(row, baselines, faults, *amounts, over, unrefocused)
+
+
+def _amounts(
+    truth: NDArray[Any], prediction: NDArray[Any], scores: ObjectScores | None, real: Labels | None
+) -> tuple[str, tuple[Float, Float]]:
+    """What amounts of stain were summed over, and the amounts in truth and prediction."""
+    if scores is not None:
+        return "nuclei", (scores.truth_intensity, scores.prediction_intensity)
+    if np.isfinite(prediction).all():
+        if real is not None:
+            return "cells", integrated_intensities(segment_cells(real, truth), truth, prediction)
+        if min(truth.shape) >= BLOCK:
+            return "blocks", block_intensities(truth, prediction, ground(smooth(truth)))
+    return "", (np.empty(0), np.empty(0))
+
+
+def _bleeding(pair: FieldPair, i: int, width: float) -> Bleeding | None:
+    """What is mixed in of the field's other channels; None without any, or without a range."""
+    name = pair.channels[i]
+    inputs = zip(pair.input_channels, () if pair.inputs is None else pair.inputs, strict=True)
+    targets = zip(pair.channels, pair.truth, strict=True)
+    others = ([(n, image) for n, image in group if n != name] for group in (inputs, targets))
+    return bleeding(pair.prediction[i], pair.truth[i], width, *others) if width > 0 else None
 
 
 def _baseline(

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 LIMITS = 1.96  # standard deviations: 95 % of normal differences lie within
 MINIMUM = 3  # a line through two points always fits
+OFF = 0.25  # share of its amount from which on an object is wrong
+BLOCK = 64  # px; side of the blocks that stand for objects where none are known
 _GROUND_PERCENTILE = 5.0
+_SIGNAL_BLOCK = 0.1  # of the 95th percentile of the blocks' amounts
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,47 @@ def integrated_intensities(
         return np.bincount(index, above, minlength=len(numbers)).astype(np.float64)
 
     return total(truth), total(prediction)
+
+
+def block_intensities(
+    truth: NDArray[Any], prediction: NDArray[Any], ground: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Amounts in blocks of 64x64 px, in place of objects, where no channel shows any.
+
+    Args:
+        truth: (H, W); whole blocks are taken, from the top left.
+        prediction: (H, W).
+        ground: grey level of the ground.
+
+    Returns:
+        Two arrays (n,), truth and prediction, of the blocks whose real amount is above a tenth of the 95th
+        percentile of all.
+    """
+    down, across = (side // BLOCK for side in truth.shape)
+    real, predicted = (
+        image[: down * BLOCK, : across * BLOCK]
+        .reshape(down, BLOCK, across, BLOCK)
+        .sum((1, 3), dtype=np.float64)
+        .ravel()
+        - ground * BLOCK**2
+        for image in (truth, prediction)
+    )
+    if not real.size:
+        return real, predicted
+    shown = real > max(0.0, _SIGNAL_BLOCK * float(np.percentile(real, 95)))
+    return real[shown], predicted[shown]
+
+
+def share_off(truth: NDArray[np.float64], prediction: NDArray[np.float64]) -> float:
+    """Share of n objects (n,) whose predicted amount is off by more than a quarter; NaN where undefined.
+
+    A quarter of the real amount, or of half the median real amount where that is more: a faint object is not
+    held to less than anybody would see.
+    """
+    if not len(truth) or not np.isfinite(prediction).all():
+        return math.nan
+    allowed = OFF * np.maximum(truth, np.median(truth) / 2)
+    return float(np.mean(np.abs(prediction - truth) > allowed))
 
 
 def agree(truth: NDArray[np.float64], prediction: NDArray[np.float64]) -> Agreement:

@@ -158,6 +158,7 @@ COLUMNS = (
     *(f"{figure}_{round(100 * t)}" for figure in ("f1", "ap") for t in THRESHOLDS),
     "mean_ap",
     "matched_iou",
+    "outline_shift",
     "missed",
     "hallucinated",
     "split",
@@ -235,12 +236,14 @@ def score_objects(
     found = list_faults(matching, real, predicted, truth, prediction)
     ground = _ground(truth.astype(np.float32), scale.diameter) if scale else None
     intensities = integrated_intensities(real, truth, prediction, ground)
-    values = _values(matching, found)
+    values = _values(matching, found, real)
     note = "; ".join(_reasons(matching))
     return ObjectScores(values, note, found, *intensities, real, predicted, matching)
 
 
-def _values(matching: Matching, found: tuple[Found, ...]) -> dict[str, float]:
+def _values(
+    matching: Matching, found: tuple[Found, ...], truth_labels: NDArray[np.integer]
+) -> dict[str, float]:
     kinds: Counter[str] = Counter(fault.kind for fault in found)
     some = len(matching.truth) > 0
     scores = {round(100 * score.threshold): score for score in matching.scores}
@@ -252,6 +255,7 @@ def _values(matching: Matching, found: tuple[Found, ...]) -> dict[str, float]:
         **{f"ap_{t}": score.ap if some else math.nan for t, score in scores.items()},
         "mean_ap": matching.mean_ap if some else math.nan,
         "matched_iou": matching.mean_iou,
+        "outline_shift": matching.outline_shift(truth_labels),
     }
     return {name: float(values[name] if name in values else kinds[name]) for name in COLUMNS}
 
@@ -260,7 +264,7 @@ def _reasons(matching: Matching) -> Iterator[str]:
     if not len(matching.truth):
         yield "no nuclei in the ground truth: f1, ap and count_error undefined"
     if not len(matching.pairs):
-        yield "no nucleus is matched: matched_iou undefined"
+        yield "no nucleus is matched: matched_iou, outline_shift undefined"
 
 
 def _blur(image: ImageSource, sigma: float) -> ImageSource:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from vfn.evaluation.results import ChannelResult
+from vfn.metrics.agreement import BLOCK
 from vfn.metrics.feature_fidelity import SURVIVES, FeatureResult, survivors
 from vfn.metrics.matching import THRESHOLDS, Found
 from vfn.report import feature_figures, trust_figures
@@ -107,8 +108,10 @@ def _amounts(result: ChannelResult) -> list[Part]:
     if agreement.reason:
         return [Part("Amount of stain", [f"Not judged: {agreement.reason}."])]
     low, high = (agreement.percent(v) for v in (agreement.lower, agreement.upper))
+    blocks = result.over == "blocks"
+    objects = f"blocks of {BLOCK}x{BLOCK} px" if blocks else result.over
     sentence = (
-        f"Summed over each of {agreement.n} {result.over} of the real fields, the predicted amount of stain differs "
+        f"Summed over each of {agreement.n} {objects} of the real fields, the predicted amount of stain differs "
         f"from the real one by {_signed(agreement.percent(agreement.bias))} % on average; for 95 % of the {result.over} "
         f"by {_signed(low)} % to {_signed(high)} % (of the mean amount). Slope {agreement.slope:.2f}, r = {agreement.r:.3f}."
     )
@@ -118,7 +121,11 @@ def _amounts(result: ChannelResult) -> list[Part]:
         ),
         f"predicted against real amount of {result.name} in {result.over}, and their difference",
     )
-    note = "Grey values above the real ground, over the real objects in both images (Bland and Altman 1986)."
+    note = (
+        "No channel of these fields shows nuclei: blocks with signal stand for cells. Grey values above the real ground"
+        if blocks
+        else "Grey values above the real ground, over the real objects in both images"
+    ) + " (Bland and Altman 1986)."
     return [Part("Amount of stain", [sentence, Charts([drawn]), Soft(note)])]
 
 

@@ -132,7 +132,7 @@ def _chooser(result: ChannelResult, anchors: Mapping[str, str]) -> Table:
             [
                 link(anchors[row.field], row.field) if row.field in anchors else row.field,
                 *(_cell(row, c) for c in SHOWN_COLUMNS),
-                row.note,
+                row.remarks,
             ]
             for row in rows
         ],

@@ -20,7 +20,7 @@ def write_metrics(path: Path, results: Iterable[ChannelResult]) -> None:
     rows = [(i, row) for r in results for i, row in zip(r.indices, r.rows, strict=True)]
     rows.sort(key=lambda pair: pair[0])  # stable: channels keep their order within a field
     lines = [
-        [row.field, row.channel, *_numbers(row, COLUMNS), _depth(row), row.well, row.note]
+        [row.field, row.channel, *_numbers(row, COLUMNS), _depth(row), row.well, row.remarks]
         for _, row in rows
     ]
     write_csv(path, METRICS_HEADER, lines)

@@ -27,7 +27,7 @@ def amounts(
 
     Args:
         name: of the channel.
-        over: what the objects are, "nuclei" or "cells".
+        over: what the objects are, "nuclei", "cells" or "blocks".
         truth: (n,), grey levels.
         prediction: (n,).
         agreement: of all n.

@@ -54,6 +54,7 @@ TITLES = {
     },
     "mean_ap": "Mean AP",
     "matched_iou": "IoU of matched nuclei",
+    "outline_shift": "Outlines outside by (px)",
     "missed": "Missed nuclei",
     "hallucinated": "Hallucinated nuclei",
     "split": "Split nuclei",
@@ -65,6 +66,8 @@ TITLES = {
     "amount_bias": "Amount: bias (%)",
     "amount_lower": "Amount: lower limit (%)",
     "amount_upper": "Amount: upper limit (%)",
+    "amount_off": "Amount: share off by 25 %",
+    "bleed_through": "Bleed-through",
     "coverage": "Coverage",
     "interval_width": "Width of the intervals",
 }
@@ -120,11 +123,14 @@ SPECS = {
             "matched_iou",
             "amount_slope",
             "amount_r",
+            "amount_off",
+            "bleed_through",
             "coverage",
             "interval_width",
         ),
         ".3f",
     ),
+    "outline_shift": ".2f",
     **dict.fromkeys(("amount_bias", "amount_lower", "amount_upper"), ".1f"),
 }
 # Below this part of the full range, figures on the full range say little about the stain.
