@@ -154,7 +154,7 @@ def test_words_tell_a_guarantee_from_none() -> None:
     assert "no guarantee" not in sure
     assert "dna" in unsure
     assert "3 validation field(s); no guarantee for others, which takes 18 such fields" in unsure
-    assert "like the 18 validation fields (conformal guarantee; their wells are not known" in sure
+    assert "like the 18 validation fields (conformal guarantee); their wells are not known" in sure
     wells = [replace(curve, unit="well") for curve in curves]
     known = Uncertainty(ScaleHead(1, 2), tuple(wells))
     sure, unsure = known.promise(0.9, ("er", "dna"))

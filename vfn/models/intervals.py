@@ -187,13 +187,15 @@ class Uncertainty:
         lines = []
         for target, curve in zip(targets, self.curves, strict=True):
             text = f"{target}: intervals hold {coverage:.0%} of a field's pixels or more, on average over "
+            units = f"{curve.unit}s"
             if curve.promised(coverage):
-                text += f"{curve.unit}s like the {curve.count} validation {curve.unit}s (conformal guarantee"
-                text += ")" if curve.unit == "well" else f"; {UNKNOWN_WELLS})"
+                text += f"{units} like the {curve.count} validation {units} (conformal guarantee)"
+                if curve.unit == "field":
+                    text += f"; {UNKNOWN_WELLS}"
             else:
                 text += (
                     f"the {curve.count} validation {curve.unit}(s); no guarantee for others, which takes "
-                    f"{curve.needed(coverage)} such {curve.unit}s"
+                    f"{curve.needed(coverage)} such {units}"
                 )
             lines.append(text)
         return lines
