@@ -201,6 +201,7 @@ def test_the_file_is_the_one_that_predict_writes(
     job, told = page.predict(model="nuclei", drop=drop, fields=["f1"], coverage=coverage)
     assert told["state"] == "done"
     assert told["share"] == 1
+    assert [verdict["level"] for verdict in told["verdicts"]] == [None]
     (one,) = told["fields"]
     assert (one["name"], one["error"], one["height"], one["width"]) == ("f1", "", *SHAPE)
     kinds = [layer["kind"] for layer in one["layers"]]
@@ -348,6 +349,9 @@ def test_models_say_what_they_are_for(serve: Callable[..., Page], runs: Path) ->
     assert one["val_psnr"] > 0
     assert one["val_mae"] > 0
     assert one["calibrated"] == 1
+    (verdict,) = one["verdicts"]
+    assert (verdict["channel"], verdict["level"]) == ("dapi", None)
+    assert verdict["text"].startswith("dapi: never scored on test fields")
     assert cards["sweep/two"]["calibrated"] is None
     assert "is no checkpoint" in cards["broken"]["problem"]
 

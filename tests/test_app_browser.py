@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from tests.cli import run
+from tests.models.test_verdicts import SCORES
 from tests.report.test_browser import browser
 from tests.test_app import KEY, Page, runs, seen, serve, specimen
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
 
 __all__ = ["browser", "runs", "serve"]  # fixtures
 BRIGHT = 60  # of 255
@@ -215,12 +219,50 @@ def test_a_folder_is_chosen(
     tab.click("#use-folder")
     predict(tab)
     assert tab.locator("#field option").all_inner_texts() == ["x", "y"]
-    assert "No warning" in tab.locator("#trust").inner_text()
+    assert "Brightness, contrast, noise" in tab.locator("#trust").inner_text()
     tab.locator("#field").select_option("1")
     assert tab.locator("#title").inner_text() == "y"
     with tab.expect_download() as download:
         tab.click("#download-all")
     assert download.value.suggested_filename == "predicted.zip"
+
+
+def scored(path: Path, level: str | None, to: Path) -> None:
+    """A checkpoint whose card has a verdict."""
+    raw = read_raw(path)
+    raw[RECIPE]["card"]["test"] = level and {"dapi": {**SCORES, "verdict": level}}
+    to.parent.mkdir(parents=True)
+    torch.save(raw, to)
+
+
+def test_a_result_is_no_better_than_its_model(
+    visit: Callable[..., Any], serve: Callable[..., Page], runs: Path, tmp_path: Path
+) -> None:
+    best = Path("checkpoints", "best.ckpt")
+    looks = {
+        "use": ("use", "good", "dapi: use"),
+        "care": ("care", "warn", "dapi: use with care"),
+        "not": ("do not use", "bad", "dapi: do not use"),
+        "never": (None, "warn", "dapi: never scored"),
+    }
+    for name, (level, _, _) in looks.items():
+        scored(runs / "nuclei" / best, level, tmp_path / "runs" / name / best)
+    tab = visit(serve(root=tmp_path / "runs"))
+    drop(tab, specimen(tmp_path / "same_phase.tif", seed=seen(runs)))
+    for name, (level, look, says) in looks.items():
+        listed = tab.locator(f'.model:has(input[value="{name}"]) .line')
+        assert (listed.inner_text(), listed.get_attribute("class")) == (says, f"line {look}")
+        choose(tab, name)
+        assert f"{says} " in tab.locator("#about").text_content()
+        tab.wait_for_selector("#predict:enabled")
+        tab.click("#predict")
+        tab.get_by_text(f"predicted by {name}", exact=True).wait_for()
+        verdict, image = tab.locator("#trust .line").all()
+        assert verdict.inner_text().startswith(f"{says} ")
+        assert verdict.get_attribute("class") == f"line {look}"
+        fine = level == "use"
+        assert image.inner_text().startswith("No warning" if fine else "Brightness, contrast")
+        assert image.get_attribute("class") == ("line good" if fine else "line")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -102,9 +102,8 @@ USABLE: dict[str, Callable[[Path, Path], Any]] = {
     "metrics_huge": tables("metrics.csv", sparse),
     "metrics_field": tables("metrics.csv", text("epoch,val/mae,val/psnr\n0,0.1," + "9" * 200_000 + "\n")),
     "metrics_nan": tables("metrics.csv", text("epoch,val/mae,val/psnr\n0,nan,nan\n")),
-    "summary_deep": tables("summary.json", text('{"a":' * 100_000)),
-    "summary_pipe": tables("summary.json", os.mkfifo),
-    "summary_text": tables("summary.json", text('"text"')),
+    "card_damaged": changed(card={"task": 5}),
+    "card_none": changed(card=None),
     "not\udcffutf8": lambda run, whole: None,
 }  # fmt: skip
 
@@ -137,7 +136,10 @@ def test_one_odd_run_takes_no_other_with_it(serve: Callable[..., Page], odd: Pat
         assert str(odd / name) in cards[name]["problem"]
     for name in USABLE:
         assert (cards[name]["targets"], cards[name].get("problem")) == (["dapi"], None), name
-        assert (cards[name]["val_psnr"], cards[name]["verdicts"]) == (None, {})
+        (verdict,) = cards[name]["verdicts"]
+        assert (cards[name]["val_psnr"], verdict["level"]) == (None, None)
+        said = "its model card is damaged" if name == "card_damaged" else "dapi: never scored"
+        assert verdict["text"].startswith(said)
     assert cards["sound"]["val_psnr"] > 0
 
 

@@ -107,6 +107,9 @@ def assert_facts(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
         assert (said["low"], said["high"], said["dtype"]) == (fitted.low, fitted.high, fitted.dtype)
         assert said["knots"] is None
     assert facts["illumination_corrected"] is False
+    said = [verdict.text for verdict in checkpoint.verdicts]
+    assert facts["verdicts"] == said
+    assert said[0].startswith("dapi: never scored on test fields")
 
 
 def test_torch_runs_at_every_size_and_says_what_it_is(folder: Path) -> None:

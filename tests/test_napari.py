@@ -228,7 +228,8 @@ def test_napari_opens_a_prediction(viewer: Any, predicted: Path) -> None:
     assert list(viewer.layers[0].scale) == [SIZE] * 2
     (said,) = notification_manager.records[before:]
     assert said.severity.name == "WARNING"
-    assert said.message.startswith("g1: Input shift: phase: ")
+    assert said.message.startswith("g1: Verdict when predicted: dapi: never scored on test fields")
+    assert " Input shift: phase: " in said.message
 
 
 def pump(until: Callable[[], bool]) -> int:
@@ -288,6 +289,9 @@ def test_predict_in_the_window(window: Any, folder: Path, monkeypatch: pytest.Mo
     assert not widget.button.isEnabled()
     load(widget, folder / BEST)
     assert widget.status.text() == f"phase + rna → dapi, actin, trained on {SIZE} µm a pixel."
+    said = [f"{name}: never scored on test fields" for name in ("dapi", "actin")]
+    assert [line.split(";")[0] for line in widget.verdict.text().splitlines()] == said
+    assert "color: #e0a030" in widget.verdict.styleSheet()
     chosen = {channel: box.currentText() for channel, box in widget.inputs.items()}
     assert chosen == {"phase": "g1_phase", "rna": "g1_rna"}
     assert widget.pixel_size.value() == SIZE
@@ -304,6 +308,9 @@ def test_predict_in_the_window(window: Any, folder: Path, monkeypatch: pytest.Mo
         assert layer.data.dtype == plane.dtype
         for same in ("scale", "translate", "units"):
             assert tuple(getattr(layer, same)) == tuple(getattr(window.layers[0], same))
+    verdicts = [verdict.text for verdict in model.verdicts]
+    assert widget.verdict.text().splitlines() == verdicts
+    assert all(layer.metadata[looks.KEY]["verdict"] == verdicts for layer in added)
     assert [layer.visible for layer in added] == [True, True, False, False]
     assert [layer.colormap.name for layer in added[:3]] == ["bop blue", "green", "inferno"]
     with (folder / "stains" / "input_shift.csv").open(newline="") as file:

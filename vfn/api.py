@@ -25,6 +25,7 @@ from vfn.inference.alarms import input_alarms
 from vfn.inference.predictor import TILE, Predictor
 from vfn.models.card import Card, card_of
 from vfn.models.checkpoint import load_checkpoint
+from vfn.models.verdicts import StainVerdict
 from vfn.refocus.step import refocusing_of
 from vfn.system.dotted import trusted
 
@@ -95,6 +96,12 @@ class Model:
             UserError: it is damaged.
         """
         return card_of(self._predictor.checkpoint.recipe)
+
+    @property
+    def verdicts(self) -> tuple[StainVerdict, ...]:
+        """Verdict on each target, as the model card has it: `level` (None if it was never scored)
+        and `text`."""
+        return self._predictor.checkpoint.verdicts
 
     def channels(self, uncertainty: float | None = None) -> tuple[str, ...]:
         """Names of the channels that `predict` gives with the same `uncertainty`.

@@ -1,22 +1,29 @@
 """The model card: measured, kept in the checkpoint, printed; old and hostile checkpoints too."""
 
 import csv
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 import vfn
 from tests.cli import run
+from tests.conftest import write_tokens
+from tests.models.test_verdicts import SCORES
 from vfn.data.base import DataConfig
 from vfn.data.sets import make_data
 from vfn.errors import UserError
-from vfn.models.card import About, card_of, counted, duration, limits, markdown, text
+from vfn.models.card import About, card_of, limits, markdown
 from vfn.models.checkpoint import load_checkpoint
+from vfn.models.gan import VirtualStain
 from vfn.models.recipe import RECIPE
+from vfn.models.words import counted, duration, text
 
 RUN = [
     "data=simulated", "data.fields=6", "data.height=70", "data.width=91", "data.patch_size=64",
@@ -86,7 +93,8 @@ def test_info_prints_the_card(folder: Path) -> None:
     for part in (
         "# phase to dapi", "Licence of the weights: CC0-1.0.", r"For teaching \[only\]",
         "| training | 4 |", "| validation | 1 |", "| testing | 1 |", "| phase | uint16 |", "pixel size 0.65 um",
-        "4 steps" if "4 steps" in page else "8 steps", "patches of 64 x 64 px", "baselines: mean", "card=true", "Not calibrated",
+        "4 steps" if "4 steps" in page else "8 steps", "patches of 64 x 64 px", "baselines: mean", "Not calibrated",
+        "## Verdict\n\n- dapi: never scored on test fields; run python evaluate.py ckpt=CKPT output=DIR\n",
         "Trained on 4 fields of data=simulated.", "knows nothing of real images", "Not for diagnosis",
         f"vfn {vfn.__version__}", f"torch {torch.__version__}",
     ):  # fmt: skip
@@ -98,31 +106,75 @@ def test_info_prints_the_card(folder: Path) -> None:
     assert vfn.load(ckpt(folder)).card == card
 
 
-def test_evaluate_puts_test_scores_into_the_card_if_asked(folder: Path, tmp_path: Path) -> None:
+def test_evaluate_puts_the_scores_of_its_own_test_fields_into_the_card(
+    folder: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "a.ckpt"
     path.write_bytes(ckpt(folder).read_bytes())
     before = path.read_bytes()
     keys = [f"ckpt={path}", "output=scores"]
-    run("evaluate.py", *keys, cwd=tmp_path).ok()
-    assert path.read_bytes() == before  # asked for nothing
+    run("evaluate.py", *keys, "card=false", cwd=tmp_path).ok()
+    for other, reason in (
+        ("+data.first_seed=500", "only the 1 test fields of the training"),
+        ("+data.treatment=mito_collapse", "data.treatment is not that of the training"),
+        ("verdict.psnr_gain.care=-50", "the limits of the verdict are not those of vfn"),
+    ):
+        told = run("evaluate.py", *keys[:1], "output=other", other, cwd=tmp_path).ok().out
+        assert f"the scores are not put into the model card: {reason}" in told
     run("evaluate.py", *keys, "+data.first_seed=500", "card=true", cwd=tmp_path).refused(
         "card=true"
     )
-    run("evaluate.py", "pred=x", "truth=y", "output=z", "card=true", cwd=tmp_path).refused(
-        "card=true"
-    )
+    for refused in (["pred=x", "truth=y", "card=true"], [*keys[:1], "card=yes"]):
+        run("evaluate.py", *refused, "output=z", cwd=tmp_path).refused(refused[-1])
     assert path.read_bytes() == before
-    said = run("evaluate.py", *keys, "card=true", cwd=tmp_path).ok().out
-    assert "python -m vfn.info" in said
+    assert "python -m vfn.info" in run("evaluate.py", *keys, cwd=tmp_path).ok().out
+    old, new = torch.load(io.BytesIO(before), weights_only=True), load(path)
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())["dapi"]
-    tested = card_of(load_checkpoint(path).recipe)["test"]["dapi"]
+    tested = card_of(new[RECIPE])["test"]["dapi"]
     assert tested["psnr_signal"] == pytest.approx(summary["psnr_signal"]["mean"])
-    assert (tested["fields"], tested["verdict"]) == (1, summary["verdict"]["level"])
-    assert f"| dapi | 1 | {tested['verdict']} |" in run("vfn.info", path, cwd=tmp_path).ok().out
+    assert (tested["fields"], tested["wells"]) == (1, 0)
+    assert (tested["verdict"], tested["own_limits"]) == (summary["verdict"]["level"], False)
+    assert tested["reason"] == summary["verdict"]["reasons"][0]
+    # All else is as it was.
+    new[RECIPE]["card"] = old[RECIPE]["card"]
+    for raw in (old, new):
+        raw["state_dict"] = {k: v.numpy().tobytes() for k, v in raw["state_dict"].items()}
+        raw["rng"] = raw["rng"]["cpu"].tolist()
+    assert new == old
+    (verdict,) = load_checkpoint(path).verdicts
+    assert verdict.text.startswith("dapi: do not use")
+    assert f"\n- {text(verdict.text)}\n" in run("vfn.info", path, cwd=tmp_path).ok().out
     run("vfn.calibrate", f"ckpt={path}", "steps=2", cwd=tmp_path).ok()
     page = run("vfn.info", path, cwd=tmp_path).ok().out
     assert "calibrated on 1 validation field." in page
-    assert "| dapi | 1 |" in page
+    assert f"| dapi | 1 | {tested['verdict']} |" in page
+
+
+def test_the_verdict_is_what_predict_says_last(folder: Path, tmp_path: Path) -> None:
+    write_tokens(tmp_path / "new", ("phase",), 1, "uint16")
+    raw = load(ckpt(folder))
+    for scored, last in ((None, "dapi: never scored"), (SCORES, "dapi: use with care (")):
+        raw[RECIPE]["card"]["test"] = scored and {"dapi": scored}
+        torch.save(raw, tmp_path / "a.ckpt")
+        keys = ["ckpt=a.ckpt", "input=new", f"output={'b' if scored else 'a'}"]
+        told = run("predict.py", *keys, cwd=tmp_path).ok().out
+        assert told.splitlines()[-1].startswith(last)
+    (image,) = (tmp_path / "b").glob("*.ome.tif")
+    with tifffile.TiffFile(image) as tif:
+        note = tifffile.xml2dict(tif.ome_metadata or "")["OME"]["Image"]["Description"]
+    (verdict,) = load_checkpoint(tmp_path / "a.ckpt").verdicts
+    assert f"\nVerdict when predicted: {verdict.text}" in note
+
+
+def test_weights_that_train_on_lose_their_scores(folder: Path, tmp_path: Path) -> None:
+    raw = load(ckpt(folder))
+    raw[RECIPE]["card"]["test"] = {"dapi": SCORES}
+    torch.save(raw, tmp_path / "a.ckpt")
+    module = VirtualStain.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert module.recipe["card"]["test"] == {"dapi": SCORES}
+    module.trainer = SimpleNamespace(precision_plugin=None)  # type: ignore[assignment]
+    module.on_train_start()
+    assert module.recipe["card"] == {**raw[RECIPE]["card"], "test": None}
 
 
 def test_a_checkpoint_without_a_card_tells_what_it_knows(folder: Path, tmp_path: Path) -> None:
@@ -148,10 +200,15 @@ def test_a_strangers_card_is_printed_not_obeyed(folder: Path, tmp_path: Path) ->
         ([], "recipe is damaged (card is '[]')"),
         ({"task": 5}, "model card is damaged"),
         ({**raw[RECIPE]["card"], "limits": 5}, "model card is damaged"),
+        ({**raw[RECIPE]["card"], "test": {"dapi": 5}}, "model card is damaged"),
+        (
+            {**raw[RECIPE]["card"], "test": {"dapi": {**SCORES, "verdict": "x" * 10**7}}},
+            "model card is damaged (ValueError: verdict 'xxx",
+        ),
     ):
         raw[RECIPE]["card"] = damage
         torch.save(raw, tmp_path / "odd.ckpt")
-        run("vfn.info", "odd.ckpt", cwd=tmp_path).refused(says)
+        assert len(run("vfn.info", "odd.ckpt", cwd=tmp_path).refused(says)) < 500
 
 
 def test_info_refuses_in_one_line(folder: Path) -> None:

@@ -62,6 +62,11 @@ const depth = (dtype) => ({ uint8: "8 bit", uint16: "16 bit", float32: "real num
 const chosen = { model: null, drop: null, files: 0, used: false, folder: null, found: null, looking: 0 };
 let models = [];
 
+// How a level of a verdict looks and what it is called.
+const LEVELS = { use: ["good", "use"], care: ["warn", "use with care"], "do not use": ["bad", "do not use"] };
+const lookOf = (verdict) => LEVELS[verdict.level] || ["warn", "never scored"];
+const verdictLine = (tag, verdict, textContent) => element(tag, { className: `line ${lookOf(verdict)[0]}`, textContent });
+
 async function listModels() {
   try {
     models = (await ask("GET", "/api/models")).models;
@@ -96,7 +101,8 @@ function showModels() {
       const score = model.val_psnr === null ? "" : `, PSNR ${model.val_psnr.toFixed(1)} dB`;
       label.append(
         element("span", { textContent: `${model.inputs.join(" + ")} → ${model.targets.join(", ")}` }),
-        element("span", { className: "soft", textContent: `${model.data}, ${model.date}${score}${model.calibrated ? ", with uncertainty" : ""}` }));
+        element("span", { className: "soft", textContent: `${model.data}, ${model.date}${score}${model.calibrated ? ", with uncertainty" : ""}` }),
+        ...model.verdicts.map((verdict) => verdictLine("span", verdict, verdict.channel ? `${verdict.channel}: ${lookOf(verdict)[1]}` : "its card is damaged")));
     }
     return label;
   }));
@@ -113,8 +119,7 @@ function choose(model) {
     ["Learnt from", `${model.train_fields} field(s) of ${model.data}${model.root ? ` in ${model.root}` : ""}. Other cells, stainings and microscopes are new to it.`],
     ["Validation", model.val_psnr === null ? "no figures beside the checkpoint"
       : `PSNR ${model.val_psnr.toFixed(1)} dB, mean error ${(50 * model.val_mae).toFixed(1)} % of the grey range; best of ${model.epochs} epoch(s)`],
-    ["Verdict", Object.keys(model.verdicts).length ? Object.entries(model.verdicts).map(([c, v]) => `${c}: ${v}`).join("; ")
-      : "not scored on held-out fields yet (python evaluate.py)"],
+    ["Verdict", model.verdicts.map((verdict) => verdict.text).join(" ")],
     ["Uncertainty", model.calibrated ? `calibrated on ${model.calibrated} field(s)` : "not calibrated (python -m vfn.calibrate)"],
   ];
   if (model.refocuses) facts.push(["Focus", "blurred fields are refocused first"]);
@@ -443,13 +448,16 @@ function showField(number, anew) {
 }
 
 function trust(field) {
-  const parts = [];
+  const parts = shown.told.verdicts.map((verdict) => verdictLine("p", verdict, verdict.text));
   if (field.warnings.length) {
     parts.push(element("div", { className: "line warn" },
       element("strong", { textContent: "Trust this prediction less: the image is unlike those that the model learnt from." }),
       element("ul", {}, ...field.warnings.map((text) => element("li", { textContent: text })))));
   } else {
-    parts.push(element("p", { className: "line good", textContent: "No warning: brightness, contrast, noise and sharpness are like those of the training images." }));
+    // An image like those of the training makes no bad model good.
+    const usable = shown.told.verdicts.every((verdict) => verdict.level === "use");
+    parts.push(element("p", { className: usable ? "line good" : "line",
+      textContent: `${usable ? "No warning: brightness" : "Brightness"}, contrast, noise and sharpness are like those of the training images.` }));
   }
   const soft = (text) => element("p", { className: "soft", textContent: text });
   parts.push(...field.notes.map(soft));

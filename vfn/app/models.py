@@ -6,11 +6,12 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vfn.errors import UserError
+from vfn.models.card import verdicts_of
 from vfn.models.reading import read_raw
 from vfn.models.recipe import RECIPE
 from vfn.system.csv_files import read_epochs
@@ -103,7 +104,7 @@ class Models:
             key = (path, status.st_mtime_ns, status.st_size)
             if key not in self._cards:
                 self._cards[key] = _card(path)
-            # What the run's tables say may come later than the checkpoint.
+            # What the run's table says may come later than the checkpoint.
             card = {**self._cards[key], **_figures(run), "date": _date(status.st_mtime)}
             modified = status.st_mtime
         except (OSError, ValueError, OverflowError, UserError) as exc:  # the others stay usable
@@ -158,6 +159,7 @@ def _card(path: Path) -> dict[str, Any]:
             "split": str(recipe["split"]["by"]),
             "refocuses": recipe.get("refocus") is not None,
             "calibrated": None if calibrated is None else int(min(calibrated["fields"])),
+            "verdicts": [asdict(verdict) for verdict in verdicts_of(recipe)],
         }
         if len(json.dumps(card, allow_nan=False)) > LARGEST:
             raise ValueError("names of absurd length")
@@ -167,24 +169,12 @@ def _card(path: Path) -> dict[str, Any]:
 
 
 def _figures(run: Path) -> dict[str, Any]:
-    """Return the validation metrics of the best epoch and the verdicts of an evaluation."""
-    figures: dict[str, Any] = {"epochs": None, "val_psnr": None, "val_mae": None, "verdicts": {}}
+    """Return the validation metrics of the best epoch."""
     epochs = _epochs(run / "metrics.csv")
-    if epochs:
-        mae, psnr = min(epochs, key=lambda pair: pair[0])
-        figures |= {"epochs": len(epochs), "val_psnr": psnr, "val_mae": mae}
-    for path in (run / "summary.json", *sorted(run.glob("*/summary.json"))):
-        try:
-            _check_size(path)
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            figures["verdicts"] = {
-                channel: str(part["verdict"]["level"])[:LONGEST]
-                for channel, part in summary.items()
-            }
-            break
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-    return figures
+    if not epochs:
+        return {"epochs": None, "val_psnr": None, "val_mae": None}
+    mae, psnr = min(epochs, key=lambda pair: pair[0])
+    return {"epochs": len(epochs), "val_psnr": psnr, "val_mae": mae}
 
 
 def _epochs(table: Path) -> list[tuple[float, float]]:

@@ -240,6 +240,7 @@ class Site:
                 "seconds": job.seconds,
                 "error": job.error,
                 "model": order.model.name,
+                "verdicts": order.model.card["verdicts"],
                 "coverage": order.coverage,
                 "command": _command(order),
                 "fields": [described(one) for one in results],

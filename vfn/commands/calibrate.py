@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from vfn.cli.entry import set_up_logging
 from vfn.commands.held_out import held_out_data, recorded, true_targets
+from vfn.commands.model_card import claimed_run
 from vfn.commands.predict import make_predictor, required
 from vfn.data.base import StainData
 from vfn.data.batch import Normaliser
@@ -34,7 +35,6 @@ from vfn.models.intervals import (
 )
 from vfn.models.precision import autocast, pick_device, pick_precision
 from vfn.system.dotted import trusted
-from vfn.system.locks import claimed
 from vfn.system.progress import progress
 
 log = logging.getLogger(__name__)
@@ -56,9 +56,7 @@ def calibrate(config: DictConfig) -> Uncertainty:
     if config.steps < 1:
         raise UserError(f"steps={config.steps}: give 1 or more")
     checkpoint = load_checkpoint(path, trusted(config.trust))
-    # Of a run its whole folder: a training that goes on would replace the checkpoint.
-    run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    with claimed(run_folder, parts=("checkpoints",)):
+    with claimed_run(path):
         return _calibrate(config, checkpoint)
 
 

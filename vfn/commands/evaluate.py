@@ -15,11 +15,11 @@ from vfn.cli.entry import refuse_unread, set_up_logging
 from vfn.commands import compare, conditions, score
 from vfn.commands.checkpoint_pairs import CheckpointPairs, inputs_only
 from vfn.commands.held_out import test_samples
+from vfn.commands.model_card import CardUpdate
 from vfn.commands.predict import coverage, make_predictor, required
 from vfn.data.pixels import present, read_sample
 from vfn.errors import UserError
-from vfn.models.card import scores_of
-from vfn.models.checkpoint import Checkpoint, load_checkpoint, store_test_scores
+from vfn.models.checkpoint import load_checkpoint
 from vfn.system.dotted import trusted
 from vfn.system.files import clear_leftovers, make_folder
 from vfn.system.locks import claimed
@@ -82,7 +82,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 def _check_combination(config: DictConfig, by_model: bool, treated: bool) -> Shard:
     """Refuse keys that need a model, or no treated cells beside it."""
-    if config.card and not by_model:
+    if not isinstance(config.card, bool) and config.card != "auto":
+        raise UserError(f"card={config.card}: give auto, true or false")
+    if config.card is True and not by_model:
         raise UserError("card=true: puts the scores of a model into its card; give ckpt=CKPT")
     if treated and not by_model:
         raise UserError("data2: compares two conditions by a model of the first; give ckpt=CKPT")
@@ -90,9 +92,14 @@ def _check_combination(config: DictConfig, by_model: bool, treated: bool) -> Sha
         raise UserError(
             f"match={config.match}: picks control fields beside data2; give data2.match too"
         )
-    if config.card and treated:
+    if config.card is True and treated:
         raise UserError("card=true: treated cells are no test of the model; leave out data2")
     shard = Shard.parse(config.shard)
+    if config.card is True and shard.count > 1:
+        raise UserError(
+            f"card=true, shard={config.shard}: a job that predicts its share scores nothing; "
+            "leave out one of them"
+        )
     if shard.count > 1 and (not by_model or treated):
         raise UserError(
             f"shard={config.shard}: shares out the predictions of one evaluation by a model; "
@@ -111,8 +118,7 @@ def evaluate_checkpoint(
     predictor = make_predictor(config, checkpoint, wanted)
     trained, samples = test_samples(config, checkpoint)
     data = trained.data
-    if config.card:
-        _check_card(config, checkpoint, {sample.name for sample in samples})
+    card = CardUpdate.of(config, checkpoint, trained, samples, output)
     folder = make_folder(make_folder(output) / "predictions")
     pairs = CheckpointPairs(predictor, data, samples, folder)
     if shard.count > 1:
@@ -131,16 +137,5 @@ def evaluate_checkpoint(
         f"{len(recipe['split']['train'])} training samples",
     }
     summary = score.score(pairs, output, provenance, score.Settings.from_config(config))
-    if config.card:
-        store_test_scores(checkpoint.path, checkpoint.identity, scores_of(summary))
-        log.info("the scores are in the model card: python -m vfn.info %s", checkpoint.path)
+    card.store(summary)
     return summary
-
-
-def _check_card(config: DictConfig, checkpoint: Checkpoint, names: set[str]) -> None:
-    own = {str(name) for name, _ in checkpoint.recipe["split"]["test"]}
-    if Shard.parse(config.shard).count > 1 or names != own:
-        raise UserError(
-            f"card=true: the {len(own)} test fields of the training, all of them, belong into the card, "
-            f"here are {len(names)}, job {config.shard or '1/1'}; leave out data... and shard, or card"
-        )

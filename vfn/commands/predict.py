@@ -102,6 +102,8 @@ def predict(config: DictConfig) -> list[Path]:
     prepare = refocusing_step(checkpoint, shard.own(output / "refocus.csv"))
     paths = run(predictor, source, output, str(config.format), prepare, shard, layout)
     log.info("%d field(s) in %s", len(paths), output)
+    for verdict in checkpoint.verdicts:
+        log.log(logging.WARNING if verdict.is_warning else logging.INFO, "%s", verdict.text)
     return paths
 
 

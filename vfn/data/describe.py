@@ -1,8 +1,10 @@
 """A prepared data set in words for the user, and as plain data for the checkpoint."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vfn.data.images import EXACT
+from vfn.data.samples import Sample
 from vfn.data.splits import stored_region
 
 if TYPE_CHECKING:
@@ -66,16 +68,17 @@ def remarks(data: "StainData") -> list[str]:
 def counts(data: "StainData") -> dict[str, dict[str, int]]:
     """Return the number of samples, fields, wells and plates (0 if unknown) in each part."""
     assert data.split is not None
-    found = {}
-    for part in PARTS:
-        samples = getattr(data.split, part)
-        found[part] = {
-            "views": len(samples),
-            "fields": len({sample.field for sample in samples}),
-            "wells": len({(sample.plate, sample.well) for sample in samples if sample.well}),
-            "plates": len({sample.plate for sample in samples if sample.plate}),
-        }
-    return found
+    return {part: count(getattr(data.split, part)) for part in PARTS}
+
+
+def count(samples: Sequence[Sample]) -> dict[str, int]:
+    """Return the number of samples ("views"), fields, wells and plates (0 if unknown)."""
+    return {
+        "views": len(samples),
+        "fields": len({sample.field for sample in samples}),
+        "wells": len({(sample.plate, sample.well) for sample in samples if sample.well}),
+        "plates": len({sample.plate for sample in samples if sample.plate}),
+    }
 
 
 def recipe(data: "StainData") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vfn.evaluation.results import ChannelResult, label
 from vfn.evaluation.rows import ImageScores
-from vfn.models.card import counted
+from vfn.models.words import counted
 
 Level = Literal["use", "care", "do not use"]
 LEVELS: tuple[Level, ...] = ("use", "care", "do not use")  # from the best to the worst

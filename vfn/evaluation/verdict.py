@@ -27,7 +27,7 @@ from vfn.evaluation.criteria import (
     first_few,
 )
 from vfn.evaluation.limits import Limits
-from vfn.models.card import counted
+from vfn.models.words import counted
 
 WEIGHTIEST = 3  # sentences that stand for a verdict where there is no room for all
 CONFIDENCE = 0.95  # of the intervals of the means

@@ -9,7 +9,7 @@ from vfn.models.nets import stride_of
 
 
 def facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What must be known to use the bare network, as plain data.
+    """Return what must be known to use the bare network, as plain data.
 
     The network maps [-1, 1] to [-1, 1]; `inputs` and `targets` give, by channel in their order, the
     map between that and grey values: see `vfn.data.intensity.Intensity`.
@@ -29,5 +29,6 @@ def facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "stride": stride_of(checkpoint.generator),
         "inputs": channels(task.inputs, checkpoint.inputs),
         "targets": channels(task.targets, checkpoint.targets),
+        "verdicts": [verdict.text for verdict in checkpoint.verdicts],
         "illumination_corrected": any(flat is not None for flat in checkpoint.flats),
     }

@@ -8,7 +8,7 @@ import numpy as np
 
 from vfn.data.images import release
 from vfn.data.samples import Sample
-from vfn.inference.ome import SHIFT, gathered, is_whole, write_ome
+from vfn.inference.ome import SHIFT, VERDICT, gathered, is_whole, write_ome
 from vfn.inference.ome_zarr import whole_zarr, write_zarr
 from vfn.inference.predictor import Predictor, named
 from vfn.inference.targets import Target
@@ -82,7 +82,8 @@ def write_prediction(
         bands: (C, h, W) from top to bottom, time point after time point.
     """
     pixel_size, times = target.samples[0].inputs[0].pixel_size, target.times
-    remarks = [f"{SHIFT}: {channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()]
+    remarks = [f"{VERDICT}: {verdict.text}" for verdict in predictor.checkpoint.verdicts]
+    remarks += [f"{SHIFT}: {channel}: {'; '.join(phrases)}" for channel, phrases in alarms.items()]
     # What was done to an input on its way from the file, such as refocusing.
     planes = (plane for sample in target.samples for plane in sample.inputs)
     remarks += [said for plane in planes if (said := getattr(plane, "remark", ""))]

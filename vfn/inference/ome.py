@@ -24,6 +24,7 @@ CLASSIC = 2**32 - 2**25  # bytes beyond which a TIFF must be a BigTIFF
 IN_MEMORY = 2**26  # bytes; a larger image goes through a temporary file
 BY = "predicted by vfn"
 SHIFT = "Input shift"  # the input lies outside what the model was trained on
+VERDICT = "Verdict when predicted"  # what the model card said of each stain by then
 NOTE = BY + " {version}, model {identity}"
 
 
@@ -48,7 +49,7 @@ def write_ome(
         pixel_size: micrometres, or None where it is not known.
         identity: of the model (and what else the pixels depend on), for `is_whole` and for whoever
             finds the file later.
-        remarks: whatever a reader of the file should know of its input, in words.
+        remarks: whatever a reader of the file should know of its model and input, in words.
         times: number of time points, for axes TCYX; None writes no such axis.
         time_step: seconds from one time point to the next, or None where it is not known.
     """

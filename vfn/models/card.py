@@ -5,7 +5,6 @@ recipe tells. What a stranger's card says is printed, never obeyed.
 """
 
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,12 @@ from vfn.data.input_shift import number
 from vfn.errors import UserError
 from vfn.models.intervals import units_of
 from vfn.models.nets import name_of
+from vfn.models.verdicts import FIGURES, StainVerdict, stain_verdicts
+from vfn.models.words import counted, duration, plain, text
 
 NOT_STATED = "not stated"
 PARTS = {"train": "training", "val": "validation", "test": "testing"}
 SEEN = ("background", "mean", "bright", "contrast", "noise", "sharpness")  # of the envelopes
-TESTED = ("psnr_signal", "ssim_signal", "mae_signal", "pearson", "tolerance_level")
 Card = dict[str, Any]
 
 
@@ -174,12 +174,22 @@ def card_of(recipe: Mapping[str, Any]) -> Card:
         counts = None if calibrated is None else [int(n) for n in calibrated["fields"]]
         units = [] if calibrated is None else units_of(calibrated)
         card = {**card, "intervals": counts, "interval_units": units}
+        if list(card["task"]["targets"]) != list(recipe["task"]["targets"]):
+            raise ValueError("it is of another task")
         markdown(card)  # says whether all of it is there
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
         raise UserError(
             f"its model card is damaged ({type(exc).__name__}: {exc}); train anew"
         ) from exc
     return card
+
+
+def verdicts_of(recipe: Mapping[str, Any]) -> tuple[StainVerdict, ...]:
+    """Return the verdict on each stain of a checkpoint, or one that says that its card is damaged."""
+    try:
+        return stain_verdicts(card_of(recipe))
+    except UserError as exc:
+        return (StainVerdict("", None, plain(exc)),)
 
 
 def _counts(split: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -201,7 +211,9 @@ def markdown(card: Mapping[str, Any]) -> str:
     if card["note"]:
         about.append(text(card["note"]))
     about.append(f"Licence of the weights: {text(card['licence'])}.")
+    verdicts = [f"- {text(verdict.text)}" for verdict in stain_verdicts(card)]
     sections = [
+        ("Verdict", ["\n".join(verdicts)]),
         ("Data", _data_lines(data)),
         ("Inputs", [_table(card["inputs"]), *_seen_lines(card["inputs"])]),
         ("Outputs", [_table(card["targets"])]),
@@ -212,20 +224,6 @@ def markdown(card: Mapping[str, Any]) -> str:
     pages = ["\n\n".join(about)]
     pages += [f"## {title}\n\n" + "\n\n".join(parts) for title, parts in sections]
     return "\n\n".join(pages) + "\n"
-
-
-def text(value: object) -> str:
-    """Anything as one line that shows itself and does nothing else: no control characters, which
-    terminals obey, no markup."""
-    line = "".join(c if c.isprintable() else " " for c in str(value))
-    # An underscore within a word is one in Markdown, too: golgi_actin stays readable.
-    return re.sub(r"([\\`*\[\]<>|]|(?<!\w)_|_(?!\w))", r"\\\1", line)
-
-
-def counted(number: int, word: str) -> str:
-    """ "1 step", "2 steps", "12,345 steps"."""
-    ending = "" if number == 1 else "es" if word.endswith(("s", "ch")) else "s"
-    return f"{number:,} {word}{ending}"
 
 
 def _data_lines(data: Mapping[str, Any]) -> list[str]:
@@ -284,14 +282,6 @@ def _training_lines(card: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def duration(seconds: float) -> str:
-    """In words: "2 h 5 min"."""
-    whole = round(seconds)
-    parts = [(whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
-    first = next((i for i, (count, _) in enumerate(parts) if count), 2)
-    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2])
-
-
 def _score_lines(card: Mapping[str, Any]) -> list[str]:
     lines = []
     found, tested, intervals = card["validation"], card["test"], card["intervals"]
@@ -307,18 +297,15 @@ def _score_lines(card: Mapping[str, Any]) -> list[str]:
     else:
         lines.append("Validation figures are not in this checkpoint.")
     if tested:
-        head = [f"| test | fields | verdict | {' | '.join(TESTED)} |", f"|{' --- |' * 8}"]
+        head = [f"| test | fields | verdict | {' | '.join(FIGURES)} |", f"|{' --- |' * 8}"]
         rows = [
             f"| {text(channel)} | {int(row['fields'])} | {text(row['verdict'])} | "
-            + " | ".join("" if row[k] is None else f"{float(row[k]):.4g}" for k in TESTED)
+            + " | ".join("" if row[k] is None else f"{float(row[k]):.4g}" for k in FIGURES)
             + " |"
             for channel, row in tested.items()
+            if channel in card["task"]["targets"]
         ]
         lines.append("\n".join([*head, *rows]))
-    else:
-        lines.append(
-            "Not scored on test fields yet: python evaluate.py ckpt=CKPT output=DIR card=true."
-        )
     lines.append(
         "Not calibrated: no intervals (python -m vfn.calibrate ckpt=CKPT)."
         if intervals is None
@@ -332,16 +319,4 @@ def _score_lines(card: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The part `test` of a card, from what `summary.json` holds."""
-    return {
-        channel: {
-            "fields": part["psnr_signal"]["n"],
-            "verdict": part["verdict"]["level"],
-            **{key: part[key]["mean"] for key in TESTED},
-        }
-        for channel, part in summary.items()
-    }
-
-
-__all__ = ["About", "card_of", "make_card", "markdown", "scores_of", "updated"]
+__all__ = ["About", "card_of", "make_card", "markdown", "updated", "verdicts_of"]

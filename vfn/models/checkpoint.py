@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +20,14 @@ from vfn.data.intensity import IntensityNormaliser
 from vfn.data.samples import Task
 from vfn.data.statistics import Baselines
 from vfn.errors import UserError
-from vfn.models.card import card_of, updated
+from vfn.models.card import card_of, updated, verdicts_of
 from vfn.models.checkpoint_io import AtomicCheckpointIO
 from vfn.models.ema import ema_state_dict
 from vfn.models.intervals import Uncertainty
 from vfn.models.nets import is_own, make_generator, with_weights
 from vfn.models.reading import read_raw
 from vfn.models.recipe import RECIPE
+from vfn.models.verdicts import StainVerdict
 
 P = TypeVar("P")
 # Parts of the recipe whose numbers predictions are made with.
@@ -70,6 +72,11 @@ class Checkpoint:
         data = self.recipe.get(name)
         with recipe_errors(self.path):
             return None if data is None else read(data)
+
+    @cached_property
+    def verdicts(self) -> tuple[StainVerdict, ...]:
+        """Verdict on each target as the model card has it."""
+        return verdicts_of(self.recipe)
 
     @property
     def patch_size(self) -> int:
@@ -212,7 +219,7 @@ def store_uncertainty(path: Path, uncertainty: Uncertainty) -> None:
 
 
 def store_test_scores(path: Path, identity: str, scores: Mapping[str, Any]) -> None:
-    """Put `scores` (see `vfn.models.card.scores_of`) into the card of the checkpoint at `path`.
+    """Put `scores` (see `vfn.models.verdicts.scores_of`) into the card of the checkpoint at `path`.
 
     Args:
         identity: of the weights that were scored.

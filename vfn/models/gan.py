@@ -386,8 +386,10 @@ class VirtualStain(PatchScoring, ManualOptimization):
                 term.to(self.device).requires_grad_(False)
 
     def on_train_start(self) -> None:
-        """Take up the random state of the checkpoint."""
+        """Take up the random state of the checkpoint; drop test scores, which are of other weights."""
         super().on_train_start()
+        if (self.recipe.get("card") or {}).get("test"):
+            self.recipe["card"] = {**self.recipe["card"], "test": None}
         rng = getattr(self, "_rng", None)
         if rng is not None:
             torch.set_rng_state(rng["cpu"].cpu())

@@ -1,5 +1,6 @@
 """Reader of OME-TIFFs with named channels, one layer per channel."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import tifffile
 
 from vfn.data.images import is_image, read_image, strip_suffix
-from vfn.inference.ome import BY, SHIFT
+from vfn.inference.ome import BY, SHIFT, VERDICT
 from vfn.napari_plugin import layers
 
+USABLE = re.compile(r": use(?: \(|\.)")  # in a verdict; "use with care" is another
 LayerData = tuple[Any, dict[str, Any], str]
 
 
@@ -32,7 +34,7 @@ def get_reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None
 def read_layers(path: str) -> list[LayerData]:
     """Read one layer per channel: named, coloured, in micrometres; half-widths hidden.
 
-    A field that lies outside what its model was trained on says so in a notification.
+    Notifications tell the verdict on the model, and that a field lies outside what it was trained on.
 
     Raises:
         UserError: damaged, or no image that vfn reads.
@@ -43,11 +45,13 @@ def read_layers(path: str) -> list[LayerData]:
     channels = channels or tuple(f"{name} {i}" for i in range(len(image.array)))
     note = _note(path)
     metadata = {"metadata": {layers.KEY: {"file": path, "note": note}}} if BY in note else {}
+    verdicts = [line for line in note.splitlines() if line.startswith(VERDICT)]
     shifts = [line for line in note.splitlines() if line.startswith(SHIFT)]
-    if shifts:
-        from napari.utils.notifications import show_warning
+    if verdicts or shifts:
+        from napari.utils.notifications import show_info, show_warning
 
-        show_warning(f"{name}: {' '.join(shifts)}")
+        show = show_warning if shifts or not all(map(USABLE.search, verdicts)) else show_info
+        show(f"{name}: {' '.join(verdicts + shifts)}")
     return [
         (pixels, {"name": channel, **look, **layers.scale(image.pixel_size), **metadata}, "image")
         for channel, pixels, look in zip(
@@ -57,7 +61,7 @@ def read_layers(path: str) -> list[LayerData]:
 
 
 def _note(path: str) -> str:
-    """Return the note in the file's metadata, or an empty dict."""
+    """Return the note in the file's metadata; empty if it has none."""
     with tifffile.TiffFile(path) as tif:
         told = tifffile.xml2dict(tif.ome_metadata or "<OME/>").get("OME") or {}
     images = told.get("Image", {}) if isinstance(told, dict) else {}

@@ -38,6 +38,8 @@ from vfn.napari_plugin.background import Failure, Job, caught, loading
 log = logging.getLogger(__name__)
 NOT_CHOSEN = "choose a layer"
 SHOWN = 5  # warnings in the widget; a movie may have hundreds
+# Of a verdict; the worst level comes first, None is a stain that was never scored.
+COLOURS = {"do not use": "#ff7068", None: "#e0a030", "care": "#e0a030", "use": "#62cf82"}
 LENGTH, NO_UNIT = "[length]", "pixel"
 
 
@@ -83,6 +85,7 @@ class PredictWidget(QWidget):
         self.button.clicked.connect(self._pressed)
         self.progress = QProgressBar()
         self.status = _label()
+        self.verdict = _label()
         self.warnings = _label("color: #e0a030;")
         self.error = _label("color: #ff7068;")
         form = QFormLayout()
@@ -92,7 +95,9 @@ class PredictWidget(QWidget):
         form.addRow(widths)
         column = QVBoxLayout(self)
         column.addLayout(form)
-        for widget in (self.button, self.progress, self.error, self.warnings, self.status):
+        for widget in (
+            self.button, self.progress, self.error, self.verdict, self.warnings, self.status,
+        ):  # fmt: skip
             column.addWidget(widget)
         column.addStretch()
         events = self.viewer.layers.events
@@ -120,12 +125,17 @@ class PredictWidget(QWidget):
         if self.model is not None and self.model.path == path:
             return
         self.model = None
+        self.verdict.clear()
         self._show_inputs()
         self._start("Loading the model …", loading(path), self._loaded)
 
     def _loaded(self, model: vfn.Model) -> None:
         self.model = model
         self._show_inputs()
+        levels = {verdict.level for verdict in model.verdicts}
+        worst = next(level for level in COLOURS if level in levels)
+        self.verdict.setStyleSheet(f"color: {COLOURS[worst]};")
+        self.verdict.setText("\n".join(verdict.text for verdict in model.verdicts))
         size = "" if model.pixel_size is None else f", trained on {model.pixel_size:g} µm a pixel"
         self.status.setText(f"{' + '.join(model.inputs)} → {', '.join(model.targets)}{size}.")
 
@@ -207,10 +217,13 @@ class PredictWidget(QWidget):
         assert self.model is not None
         stack, warnings = result
         channels = self.model.channels(coverage)
+        verdict = [verdict.text for verdict in self.model.verdicts]
         for channel, pixels, look in zip(
             channels, stack, layers.options(channels, stack), strict=True
         ):
-            about = {"channel": channel, "checkpoint": str(self.model.path)}
+            about = {
+                "channel": channel, "checkpoint": str(self.model.path), "verdict": verdict,
+            }  # fmt: skip
             self.viewer.add_image(
                 pixels, name=f"{channel} predicted", **look, **self._before,
                 metadata={layers.KEY: about},

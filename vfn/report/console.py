@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vfn.evaluation.results import MODEL, best_systems, in_order, label
-from vfn.models.card import counted
+from vfn.models.words import counted
 from vfn.report import compare_words as words
 from vfn.report.compare_words import RunPair
 

@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from vfn.data.base import StainData
-from vfn.models.card import counted, updated
+from vfn.models.card import updated
 from vfn.models.gan import VirtualStain
+from vfn.models.words import counted
 
 
 class ModelCard(Callback):
