@@ -35,8 +35,8 @@ def line(**changes: Any) -> str:
 
 def test_a_verdict_says_what_for_why_and_on_how_much() -> None:
     assert line() == (
-        "dapi: use with care (use: count nuclei, outline nuclei; do not use: amounts; not judged: "
-        "texture). Amounts are off by 20 %. Scored on 12 fields of 4 wells."
+        "dapi: use with care (fit for: count nuclei, outline nuclei; not fit for: amounts; not "
+        "judged: texture). Amounts are off by 20 %. Scored on 12 fields of 4 wells."
     )
     assert line(purposes={}, verdict="use", fields=1, wells=1).startswith("dapi: use. Amounts")
     assert line(wells=0).endswith("Scored on 12 fields of unknown wells.")

@@ -261,6 +261,7 @@ const source = () => (fromFolder() ? (chosen.folder ? { folder: chosen.folder } 
 async function look() {
   const from = source();
   chosen.found = null;
+  ready(); // a click now would predict nothing
   const turn = ++chosen.looking;
   if (!from || !chosen.model) return showFields();
   try {

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: python -m vfn.info CKPT"""
+"""`python -m vfn.info CKPT`: print the model card of a checkpoint."""
 
 import json
 import sys
@@ -24,8 +24,8 @@ def info(argv: Sequence[str] | None = None) -> None:
     """
     parser = LineParser(
         as_called("python -m vfn.info"),
-        description="Print the model card of a checkpoint: task, data, training, scores, limits, "
-        "licence. The file is read as data; it can run no code.",
+        description="Print the model card of a checkpoint: verdict, task, data, training, scores, "
+        "limits, licence. The file is read as data; it can run no code.",
     )
     parser.add_argument(
         "ckpt", type=Path, metavar="CKPT", help="outputs/NAME/checkpoints/best.ckpt"

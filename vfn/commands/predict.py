@@ -1,4 +1,4 @@
-"""`predict.py`: a checkpoint and a folder in, OME-TIFFs or OME-Zarrs out."""
+"""`predict.py`: predict the fields of a folder into OME-TIFFs or OME-Zarrs."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def required(config: DictConfig, key: str, example: str) -> Path:
-    """The path that `key` gives.
+    """Return the path that `key` gives.
 
     Raises:
         UserError: it is not given.
@@ -38,7 +38,7 @@ def make_predictor(
     uncertainty: float | None = None,
     backend: str = "torch",
 ) -> Predictor:
-    """`checkpoint`, set up as the keys of `predict.yaml` say."""
+    """Return a predictor of `checkpoint`, set up by the keys of `predict.yaml`."""
     return Predictor(
         checkpoint,
         str(config.device),
@@ -52,7 +52,7 @@ def make_predictor(
 
 
 def coverage(config: DictConfig) -> float | None:
-    """The key `uncertainty`.
+    """Return the key `uncertainty`.
 
     Raises:
         UserError: not a number.
@@ -64,7 +64,7 @@ def coverage(config: DictConfig) -> float | None:
 
 
 def given_layout(config: DictConfig) -> Layout:
-    """The keys `channels`, `pattern`, `manifest`, `z_zero`, `z_step`: how the new files are named.
+    """Return the naming of the new files: keys `channels`, `pattern`, `manifest`, `z_zero`, `z_step`.
 
     Raises:
         UserError: no mapping of channels; a pattern beside a manifest; z that is no number.

@@ -1,4 +1,4 @@
-"""The model card: what a checkpoint was made of, how well it did, what it is not for. Plain data.
+"""The model card of a checkpoint: its data, training, scores and limits, as plain data.
 
 Training writes it into the checkpoint's recipe; checkpoints of earlier versions have one of what their
 recipe tells. What a stranger's card says is printed, never obeyed.
@@ -27,7 +27,7 @@ Card = dict[str, Any]
 
 @dataclass(frozen=True)
 class About:
-    """What `card` of `conf/train.yaml` says.
+    """The settings `card` of `conf/train.yaml`.
 
     Attributes:
         licence: of the weights.
@@ -39,7 +39,7 @@ class About:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any] | None) -> "About":
-        """From the config; run folders of earlier versions have none.
+        """Read the config; run folders of earlier versions have none.
 
         Raises:
             UserError: a licence or a note that is no text.
@@ -52,7 +52,7 @@ class About:
 
 
 def make_card(recipe: Mapping[str, Any], about: About, counts: Mapping[str, Any]) -> Card:
-    """The card of a model that was not trained yet.
+    """Return the card of a model that was not trained yet.
 
     Args:
         recipe: of its checkpoint.
@@ -107,13 +107,13 @@ def _range(channel: str, fitted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def updated(card: Mapping[str, Any], **parts: Any) -> Card:
-    """`card` with other parts, its limits drawn anew."""
+    """Return `card` with other parts and the limits that follow."""
     new = {**card, **parts}
     return {**new, "limits": limits(new)}
 
 
 def limits(card: Mapping[str, Any]) -> list[str]:
-    """What the model was not trained on and is not for, in sentences."""
+    """Return sentences on the images and uses that the model is not for."""
     data, task = card["data"], card["task"]
     train = data["parts"]["train"]
     shown = ", ".join(
@@ -158,8 +158,8 @@ def limits(card: Mapping[str, Any]) -> list[str]:
 
 
 def card_of(recipe: Mapping[str, Any]) -> Card:
-    """The card of a checkpoint, with what was added since it was made; of checkpoints without one, what
-    their recipe tells.
+    """Return the card of a checkpoint, with what was added since it was made; without one, what the
+    recipe tells.
 
     Raises:
         UserError: it is damaged.
@@ -193,7 +193,7 @@ def verdicts_of(recipe: Mapping[str, Any]) -> tuple[StainVerdict, ...]:
 
 
 def _counts(split: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Of a recipe that tells the names of its samples alone."""
+    """Count the samples of a recipe, which tells only their names."""
     return {
         part: {"views": len(split[part]), "fields": len(split[part]), "wells": 0, "plates": 0}
         for part in PARTS
@@ -201,7 +201,7 @@ def _counts(split: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def markdown(card: Mapping[str, Any]) -> str:
-    """The card as a page."""
+    """Return the card as a page."""
     task, data = card["task"], card["data"]
     about = [
         f"# {text(' + '.join(task['inputs']))} to {text(', '.join(task['targets']))}",
@@ -255,7 +255,7 @@ def _table(channels: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _seen_lines(channels: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the training fields of each input look like."""
+    """Return a table of the statistics of the training fields."""
     shown = [key for key in SEEN if all(key in c["seen"] for c in channels)]
     rows = [
         f"| {text(c['channel'])} | "

@@ -12,6 +12,9 @@ from vfn.models.words import counted, plain
 
 Level = Literal["use", "care", "do not use"]
 HEADLINES: dict[Level, str] = {"use": "use", "care": "use with care", "do not use": "do not use"}
+PURPOSES: dict[Level | None, str] = {
+    "use": "fit for", "care": "with care", "do not use": "not fit for", None: "not judged",
+}  # fmt: skip
 UNSCORED = "never scored on test fields; run python evaluate.py ckpt=CKPT output=DIR"
 FIGURES = ("psnr_signal", "ssim_signal", "mae_signal", "pearson", "tolerance_level")
 MOST_PURPOSES, LONGEST_NAME, MOST_UNITS = 12, 80, 2**31
@@ -88,15 +91,14 @@ def _verdict(target: str, scores: Mapping[str, Any] | None) -> StainVerdict:
 
 
 def _purposes(given: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the purposes by level: "use: count nuclei; do not use: compare wells"."""
+    """Return the purposes by level: "fit for: count nuclei; not fit for: compare wells"."""
     purposes = [
         (_level(one["level"]), plain(_text(one["title"]), LONGEST_NAME))
         for one in list(given.values())[:MOST_PURPOSES]
     ]
-    words: list[tuple[Level | None, str]] = [*HEADLINES.items(), (None, "not judged")]
     return "; ".join(
         f"{word}: {', '.join(title for found, title in purposes if found == level)}"
-        for level, word in words
+        for level, word in PURPOSES.items()
         if any(found == level for found, _ in purposes)
     )
 
