@@ -1,282 +1,366 @@
-"""Does every fault of a predicted stain move the figure that it should move, and the verdict?
+"""Can the verdict be fooled? Predictions that are right are spoiled in many ways, and judged.
 
-    python bench/trust.py --data ../shared/data --runs outputs/real --write docs/trust.md
+    python bench/trust.py --data ../shared/data [--seed 7] [--write docs/trust.md] [--check]
 
-First the models of `bench/real_images.py` (trained there if `--runs` lacks them) are scored. Then
-predictions are spoiled on purpose, one fault at a time, and scored as any program's images are
-(`evaluate.py pred=DIR truth=DIR`): blurred, shifted by 2 px, brightened by 1.5, one nucleus of each
-field erased, one pasted. Three sets are spoiled: real Hoechst fields with camera noise in place of a
-prediction, so that nothing else is wrong with them, and the predictions of two models. A held-out part of
-one field is cut into tiles there, which stand for fields.
-
---check fails if a figure or a verdict does not move as it should.
+A prediction is the real image with a little camera noise, so that nothing else is wrong with it. Each
+kind of spoiling is applied to the fields of five real sets and scored as `evaluate.py pred=DIR truth=DIR`
+scores any images. A harmful kind that gets "use", or a harmless one that does not, is a fault of the
+verdict; --check fails on any. Three kinds of the first set go through the command line as well.
 """
 
 import argparse
-import functools
+import contextlib
+import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "bench")]  # run from a clone, not installed
+sys.path[:0] = [str(REPOSITORY)]  # run from a clone, not installed
 
-from real_images import RUNS, call, run
+import tifffile
 
-from vfn.metrics.objects import segment_nuclei
+from vfn.commands.score import default_limits
+from vfn.data.images import read_image
+from vfn.evaluation.criteria import Stain
+from vfn.evaluation.pairs import FieldPair
+from vfn.evaluation.ranges import channel_ranges
+from vfn.evaluation.score import score_fields
+from vfn.evaluation.stain import Nuclei
+from vfn.evaluation.verdict import Verdict, judge
+from vfn.metrics.objects import segment_cells, segment_nuclei
 
-Image = NDArray[np.uint16]
-MODELS = ("jump_dna", "jump_er", "jump_mito", "daoy_dna", "daoy_er", "daoy_mito")
-SPOILED_MODELS = ("daoy_er", "jump_dna")
-TILE = 270  # px; the held-out quarter of a 1080x1080 field is 1080 x 270
-HOECHST = "u2os_cps/bbbc022_w1"
+Image = NDArray[np.float64]
 LEVELS = ("use", "care", "do not use")
 START, END = "<!-- table: bench/trust.py -->", "<!-- end of table -->"
+SIDE = 640  # px, of the part of each field that is taken
+NOISE = 0.01  # of the untouched prediction, standard deviation in widths of the signal range
 
 
-def blurred(image: Image, _: int) -> Image:
-    return to_dtype(ndimage.gaussian_filter(image.astype(np.float32), 2.0), image)
+@dataclass(frozen=True)
+class Field:
+    """One real field.
+
+    Attributes:
+        truth: grey values.
+        other: another channel of the field; None where there is none.
+        labels: its nuclei, or cells.
+        width: of the signal range of the set.
+        well: that it lies in.
+    """
+
+    truth: Image
+    other: Image | None
+    labels: NDArray[np.int32]
+    width: float
+    well: str
 
 
-def shifted(image: Image, _: int) -> Image:
-    return np.roll(image, 2, axis=0)
+Fields = Sequence[Field]
+Spoil = Callable[[Field, Image, int, np.random.Generator], Image]
 
 
-def brightened(image: Image, _: int) -> Image:
-    ground = np.percentile(image, 5)
-    return to_dtype(ground + 1.5 * (image - ground), image)
+def ground(field: Field) -> float:
+    return float(np.percentile(field.truth, 5))
 
 
-def erased(image: Image, seed: int) -> Image:
-    """One whole nucleus is filled with the ground beside it."""
-    result, (mask, _) = image.copy(), nucleus(image, seed)
-    rim = ndimage.binary_dilation(mask, iterations=9)
-    ground = image[(nuclei(image) == 0) & ndimage.binary_dilation(rim, iterations=6) & ~rim]
-    rng = np.random.default_rng(seed)
-    result[rim & ~others(image, mask)] = rng.choice(ground, int((rim & ~others(image, mask)).sum()))
+def times(field: Field, image: Image, factor: float | Image) -> Image:
+    """Brighten what lies above the ground."""
+    return ground(field) + factor * (image - ground(field))
+
+
+def chosen(field: Field, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Pixels of a share of the objects, one at least, and of a rim about them."""
+    numbers = np.unique(field.labels[field.labels > 0])
+    count = max(1, round(share * len(numbers)))
+    mask = np.isin(field.labels, rng.choice(numbers, min(count, len(numbers)), replace=False))
+    return np.asarray(ndimage.binary_dilation(mask, iterations=3))
+
+
+def shuffled(field: Field, image: Image, _: int, rng: np.random.Generator) -> Image:
+    """Every object gets the mean brightness of another."""
+    numbers = np.unique(field.labels[field.labels > 0])
+    means = ndimage.mean(image - ground(field), field.labels, numbers).clip(1e-3)
+    factor = np.ones(int(field.labels.max()) + 1)
+    factor[numbers] = rng.permutation(means) / means
+    return times(field, image, factor[field.labels])
+
+
+def moved(image: Image, rows: float, columns: float) -> Image:
+    return np.asarray(ndimage.shift(image, (rows, columns), order=1, mode="nearest"))
+
+
+def slope(shape: tuple[int, ...]) -> Image:
+    """0 to 1 from left to right."""
+    return np.broadcast_to(np.linspace(0, 1, shape[1]), shape)
+
+
+def radius(shape: tuple[int, ...]) -> Image:
+    """0 in the middle to 1 in the corners."""
+    rows, columns = (np.linspace(-1, 1, n) for n in shape)
+    return np.hypot(rows[:, None], columns) / np.sqrt(2)
+
+
+def erased(field: Field, image: Image, share: float, rng: np.random.Generator) -> Image:
+    mask = chosen(field, share, rng)
+    dark = image[field.labels == 0]
+    level = np.percentile(dark, 30)
+    return np.where(mask, level + rng.normal(0, NOISE * field.width, image.shape), image)
+
+
+def pasted(field: Field, image: Image, share: float, rng: np.random.Generator) -> Image:
+    """Objects once more, at random places."""
+    result = image.copy()
+    numbers = np.unique(field.labels[field.labels > 0])
+    for number in rng.choice(numbers, max(2, round(share * len(numbers)))):
+        (box,) = ndimage.find_objects((field.labels == number).astype(int))
+        height, width = (s.stop - s.start for s in box)
+        row, column = (
+            int(rng.integers(0, n - m)) for n, m in zip(image.shape, (height, width), strict=True)
+        )
+        target = slice(row, row + height), slice(column, column + width)
+        result[target] = np.where(field.labels[box] == number, image[box], result[target])
     return result
 
 
-def pasted(image: Image, seed: int) -> Image:
-    """One nucleus once more, where the field is empty."""
-    result, (mask, box) = image.copy(), nucleus(image, seed)
-    height, width = box[0].stop - box[0].start, box[1].stop - box[1].start
-    busy = ndimage.binary_dilation(nuclei(image) > 0, iterations=4)
-    # Sum of busy pixels in every box of that size, from a running mean.
-    load = ndimage.uniform_filter(busy.astype(np.float32), (height, width))
-    inside = load[height // 2 : -height, width // 2 : -width]
-    row, column = np.unravel_index(int(np.argmin(inside)), inside.shape)
-    target = slice(row, row + height), slice(column, column + width)
-    cut = ndimage.binary_dilation(mask, iterations=2)[box]
-    result[target][cut] = image[box][cut]
-    return result
+def texture(field: Field, image: Image, amount: float, rng: np.random.Generator) -> Image:
+    """Invented fine detail inside the objects."""
+    grain = ndimage.gaussian_filter(rng.normal(size=image.shape), 1.2)
+    return times(field, image, 1 + amount * grain / grain.std())
 
 
-def nucleus(image: Image, seed: int) -> tuple[NDArray[np.bool_], tuple[slice, slice]]:
-    """A nucleus of about middle size, away from the border: its pixels, and a box about it."""
-    labels = nuclei(image)
-    places = ndimage.find_objects(labels)
-    whole = [
-        (int((labels[place] == i + 1).sum()), i)
-        for i, place in enumerate(places)
-        if all(s.start > 12 and s.stop < n - 12 for s, n in zip(place, image.shape, strict=True))
-    ]
-    _, chosen = sorted(whole)[len(whole) // 2 + seed % max(len(whole) // 4, 1)]
-    place = places[chosen]
-    box = slice(place[0].start - 4, place[0].stop + 4), slice(place[1].start - 4, place[1].stop + 4)
-    return labels == chosen + 1, box
+def another(spoil: Spoil, only: Callable[[int], bool]) -> Spoil:
+    return lambda f, x, i, rng: spoil(f, x, i, rng) if only(i) else x
 
 
-@functools.cache
-def _nuclei(shape: tuple[int, ...], data: bytes) -> NDArray[np.int32]:
-    return segment_nuclei(np.frombuffer(data, np.uint16).reshape(shape))
+def every(number: int) -> Callable[[int], bool]:
+    return lambda i: i % number == 0
 
 
-def nuclei(image: Image) -> NDArray[np.int32]:
-    return _nuclei(image.shape, image.tobytes())
+def needs_other(f: Field) -> Image:
+    assert f.other is not None
+    scale = f.width / max(np.ptp(np.percentile(f.other, (0.1, 99.9))), 1)
+    return (f.other - np.percentile(f.other, 0.1)) * scale
 
 
-def others(image: Image, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Nuclei but the one of `mask`, with a pixel of margin."""
-    return ndimage.binary_dilation((nuclei(image) > 0) & ~mask)
-
-
-def to_dtype(image: NDArray[np.floating], like: Image) -> Image:
-    return image.round().clip(0, np.iinfo(like.dtype).max).astype(like.dtype)
-
-
-# fault -> (what it does to a field, the figure that it should move)
-FAULTS: dict[str, tuple[Callable[[Image, int], Image], str]] = {
-    "blurred (sigma 2 px)": (blurred, "power_ratio"),
-    "shifted by 2 px": (shifted, "shift_rows"),
-    "gain 1.5": (brightened, "gain"),
-    "a nucleus erased": (erased, "missed"),
-    "a nucleus pasted": (pasted, "hallucinated"),
+# Harmful kinds; those whose name begins with "dna:" need nuclei, with "two:" another channel.
+HARMFUL: Mapping[str, Spoil] = {
+    "gain 0.5 and 1.5 in turn": lambda f, x, i, rng: times(f, x, (0.5, 1.5)[i % 2]),
+    "gain 0.75 and 1.25 in turn": lambda f, x, i, rng: times(f, x, (0.75, 1.25)[i % 2]),
+    "gain 0.6": lambda f, x, i, rng: times(f, x, 0.6),
+    "gain 1.5": lambda f, x, i, rng: times(f, x, 1.5),
+    "5 px to the left and right in turn": lambda f, x, i, rng: moved(x, 0, (-5, 5)[i % 2]),
+    "shift of 2 px": lambda f, x, i, rng: moved(x, 2, 0),
+    "shift of 3 px in every third field": another(lambda f, x, i, rng: moved(x, 0, 3), every(3)),
+    "rotation by 0.5 degrees": lambda f, x, i, rng: ndimage.rotate(x, 0.5, reshape=False, order=1, mode="nearest"),
+    "magnified by 1 %": lambda f, x, i, rng: ndimage.affine_transform(
+        x, np.eye(2) / 1.01, [n * (1 - 1 / 1.01) / 2 for n in x.shape], order=1, mode="nearest"
+    ),
+    "offset of a quarter of the range": lambda f, x, i, rng: x + 0.25 * f.width,
+    "offset up and down in turn": lambda f, x, i, rng: x + (-0.2, 0.2)[i % 2] * f.width,
+    "one field black": another(lambda f, x, i, rng: np.zeros_like(x), lambda i: i == 1),
+    "one field constant": another(lambda f, x, i, rng: np.full_like(x, x.mean()), lambda i: i == 1),
+    "all black": lambda f, x, i, rng: np.zeros_like(x),
+    "one field mirrored": another(lambda f, x, i, rng: x[:, ::-1], lambda i: i == 0),
+    "one field upside down": another(lambda f, x, i, rng: x[::-1], lambda i: i == 2),
+    "a fifth of the objects at half brightness": lambda f, x, i, rng: np.where(chosen(f, 0.2, rng), times(f, x, 0.5), x),
+    "a tenth of the objects doubled": lambda f, x, i, rng: np.where(chosen(f, 0.1, rng), times(f, x, 2.0), x),
+    "5 % of the objects doubled": lambda f, x, i, rng: np.where(chosen(f, 0.05, rng), times(f, x, 2.0), x),
+    "amounts shuffled between objects": shuffled,
+    "shading of 40 % across": lambda f, x, i, rng: times(f, x, 1.2 - 0.4 * slope(x.shape)),
+    "shading of 40 % to the corners": lambda f, x, i, rng: times(f, x, 1.1 - 0.4 * radius(x.shape)),
+    "shading, its side in turn": lambda f, x, i, rng: times(f, x, 0.8 + 0.4 * slope(x.shape)[:, :: (1, -1)[i % 2]]),
+    "a tenth of the objects without stain": lambda f, x, i, rng: erased(f, x, 0.1, rng),
+    "dna: objects erased": lambda f, x, i, rng: erased(f, x, 0.06, rng),
+    "dna: objects invented": lambda f, x, i, rng: pasted(f, x, 0.06, rng),
+    "dna: dilated by 1 px": lambda f, x, i, rng: ndimage.grey_dilation(x, (3, 3)),
+    "dna: eroded by 1 px": lambda f, x, i, rng: ndimage.grey_erosion(x, (3, 3)),
+    "two: 20 % of another stain": lambda f, x, i, rng: x + 0.2 * needs_other(f),
+    "two: 30 % of another stain taken off": lambda f, x, i, rng: x - 0.3 * needs_other(f),
+    "two: another stain": lambda f, x, i, rng: needs_other(f),
+    "blurred by 2 px": lambda f, x, i, rng: ndimage.gaussian_filter(x, 2),
+    "blurred by 4 px in every third field": another(lambda f, x, i, rng: ndimage.gaussian_filter(x, 4), every(3)),
+    "invented texture of 25 %": lambda f, x, i, rng: texture(f, x, 0.25, rng),
+    "the upper half cut off": lambda f, x, i, rng: np.minimum(x, ground(f) + 0.4 * f.width),
+    "the lower half cut off": lambda f, x, i, rng: np.maximum(x, ground(f) + 0.4 * f.width),
+    "inverted": lambda f, x, i, rng: 2 * np.mean(x) - x,
+    "brightness squared": lambda f, x, i, rng: times(f, x, ((x - ground(f)) / f.width).clip(0)),
+    "only black and white": lambda f, x, i, rng: np.where(x > ground(f) + 0.3 * f.width, ground(f) + f.width, ground(f)),
+    "a quarter of the field black": lambda f, x, i, rng: np.where(
+        (slope(x.shape) < 0.5) & (slope(x.shape[::-1]).T < 0.5), ground(f), x
+    ),
+    "stripes of a tenth of the range": lambda f, x, i, rng: x + 0.1 * f.width * np.sign(np.sin(np.arange(x.shape[1]) / 3)),
+    "noise of a quarter of the range": lambda f, x, i, rng: x + rng.normal(0, 0.25 * f.width, x.shape),
+}  # fmt: skip
+HARMLESS: Mapping[str, Spoil] = {
+    "untouched": lambda f, x, i, rng: x,
+    "the truth itself": lambda f, x, i, rng: f.truth,
+    "median of 3 x 3": lambda f, x, i, rng: ndimage.median_filter(f.truth, 3),
+    "saved as 8 bit": lambda f, x, i, rng: (x / f.width * 200).round() * f.width / 200,
+    "gain 1.03": lambda f, x, i, rng: times(f, x, 1.03),
+    "0.2 px aside": lambda f, x, i, rng: moved(x, 0, 0.2),
 }
-FIGURES = (
-    "psnr_signal", "pearson", "gain", "shift_rows", "frc_resolution", "power_ratio",
-    "f1_50", "missed", "hallucinated", "amount_slope",
-)  # fmt: skip
-# How far a figure has to go to have moved.
-STEP = {"power_ratio": 0.1, "shift_rows": 1.5, "gain": 0.3, "missed": 0.8, "hallucinated": 0.8}
 
 
-def noisy(image: Image, seed: int) -> Image:
-    """The same field once more, as a camera with a little noise would see it."""
-    rng = np.random.default_rng(seed)
-    spread = 0.05 * np.sqrt(image.astype(np.float32) * float(image.max()) / 16)
-    return to_dtype(image + rng.normal(0, 1, image.shape) * spread, image)
+@dataclass(frozen=True)
+class Pairs:
+    """Truths and predictions in memory, as `vfn.evaluation.pairs.PairSource` wants them."""
+
+    channel: str
+    fields: Fields
+    predictions: Sequence[NDArray[np.generic]]
+    dtype: str
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def truth(self, index: int) -> tuple[tuple[str, ...], NDArray[np.generic]]:
+        return (self.channel,), self.fields[index].truth[None].astype(self.dtype)
+
+    def pair(self, index: int) -> FieldPair:
+        field = self.fields[index]
+        inputs = None if field.other is None else field.other[None].astype(self.dtype)
+        return FieldPair(
+            f"field{index:02d}", *self.truth(index), self.predictions[index][None],
+            inputs=inputs, input_channels=() if inputs is None else ("other",), well=field.well or None,
+        )  # fmt: skip
 
 
-def hoechst(data: Path) -> tuple[str, list[Image], list[Image]]:
-    """Channel, truth and stand-in predictions of the real Hoechst fields."""
-    truth = [tifffile.imread(path) for path in sorted((data / HOECHST).glob("**/*.tif"))]
-    return "dna", truth, [noisy(image, i) for i, image in enumerate(truth)]
+def verdict_on(pairs: Pairs) -> Verdict:
+    """Score and judge as `evaluate.py` does, without its page."""
+    with contextlib.redirect_stderr(io.StringIO()):  # progress
+        (result,) = score_fields(pairs, channel_ranges(pairs), Nuclei())
+    return judge(Stain.of(result, result.summary()), default_limits(), result.other_scale())
 
 
-def of_model(name: str, data: Path, runs: Path) -> tuple[str, list[Image], list[Image]]:
-    """Channel, truth and predictions of a model's held-out part, in tiles."""
-    channel = name.split("_")[1]
-    (path,) = (runs / name / "evaluation" / "predictions").glob("*.tif")
-    prediction = tifffile.imread(path).squeeze()
-    file = files_of(name, data)[channel]
-    truth = tifffile.imread(file)[:, -prediction.shape[1] :]  # the right quarter
-    cuts = [slice(i, i + TILE) for i in range(0, truth.shape[0] - TILE + 1, TILE)]
-    return channel, [truth[cut] for cut in cuts], [prediction[cut] for cut in cuts]
-
-
-def files_of(name: str, data: Path) -> dict[str, Path]:
-    """Channel -> file of the field that a run trained on."""
-    tokens = (part.split(":") for part in RUNS[name][1][3].split("=")[1].strip("{}").split(","))
-    return {c: next((data / RUNS[name][0]).glob(f"*{token}*")) for c, token in tokens}
-
-
-def features(place: str, data: Path, runs: Path, output: Path) -> list[str]:
-    """Lines of the table of features: two real channels with three predicted ones, as figure 8."""
-    predictions = [
-        runs / f"{place}_{c}" / "evaluation" / "predictions" for c in ("dna", "er", "mito")
-    ]
-    (path,) = predictions[0].glob("*.tif")
-    (output / "truth").mkdir(parents=True, exist_ok=True)
-    for channel, file in files_of(f"{place}_dna", data).items():
-        image = tifffile.imread(file)[:, -tifffile.imread(path).shape[-1] :]  # the right quarter
-        tifffile.imwrite(output / "truth" / f"{path.name.split('.')[0]}_{channel}.tif", image)
-    call(
-        "evaluate.py", f"pred=[{','.join(map(str, predictions))}]", f"truth={output / 'truth'}",
-        "inputs=[golgi_actin,rna]", "features=true", f"output={output / 'evaluation'}",
-    )  # fmt: skip
-    summary = json.loads((output / "evaluation" / "summary.json").read_text(encoding="utf-8"))
-    lines = []
-    for channel, part in summary.items():
-        found = part["features"]
-        counts = [str(found[key]) for key in ("objects", "n", "survive", "surely_survive")]
-        cells = [f"{found['median_r']:.3f}", cell(part, "pearson"), *counts]
-        lines.append(f"| {place} | {channel} | {' | '.join(cells)} |")
-    return lines
-
-
-def score(folder: Path, channel: str, truth: list[Image], prediction: list[Image]) -> dict:
-    """Write both as files and score them by the command line: the channel's part of the summary."""
-    for kind, images in (("truth", truth), ("pred", prediction)):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(images):
+def by_command_line(pairs: Pairs, folder: Path) -> str:
+    """The level that `evaluate.py` gives."""
+    for i in range(len(pairs)):
+        for kind, image in (("truth", pairs.truth(i)[1][0]), ("pred", pairs.predictions[i])):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(folder / kind / f"field{i:02d}.tif", image)
-    out = folder / "evaluation"
-    subprocess.run(
-        [
-            sys.executable, str(REPOSITORY / "evaluate.py"), f"pred={folder / 'pred'}",
-            f"truth={folder / 'truth'}", f"channels=[{channel}]", f"output={out}",
-        ],
-        cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    return json.loads((out / "summary.json").read_text(encoding="utf-8"))[channel]
+    command = [
+        sys.executable, str(REPOSITORY / "evaluate.py"), f"pred={folder / 'pred'}",
+        f"truth={folder / 'truth'}", f"channels=[{pairs.channel}]", f"output={folder / 'out'}",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    summary = json.loads((folder / "out" / "summary.json").read_text(encoding="utf-8"))
+    return str(summary[pairs.channel]["verdict"]["level"])
 
 
-def cell(part: dict, column: str) -> str:
-    value = part[column]["mean"] if column in part else None
-    return "-" if value is None else f"{value:.3g}" if column != "psnr_signal" else f"{value:.1f}"
+def load(
+    paths: Sequence[Path], others: Sequence[Path], channel: str, wells: Sequence[str]
+) -> Fields:
+    """Real fields; `others` are images of another channel, or none."""
+    truths = [read_image(path).array.squeeze()[:SIDE, :SIDE].astype(float) for path in paths]
+    width = float(np.ptp(np.percentile(np.stack(truths), (0.1, 99.9))))
+    second = [read_image(path).array.squeeze()[:SIDE, :SIDE].astype(float) for path in others] or [
+        None
+    ] * len(paths)
+    fields = []
+    for truth, other, well in zip(truths, second, wells, strict=True):
+        labels = segment_nuclei(truth if channel == "dna" or other is None else other)
+        if channel != "dna" and other is not None:
+            labels = segment_cells(labels, truth)
+        fields.append(Field(truth, other, labels, width, well))
+    return fields
 
 
-def spoil(
-    title: str, channel: str, truth: list[Image], prediction: list[Image], output: Path
-) -> tuple[list[str], list[str]]:
-    """Lines of the table of one set, and what did not move as it should."""
-    before = score(output / "untouched", channel, truth, prediction)
-    lines, complaints = [row(title, "untouched", before, "")], []
-    for fault, (change, figure) in FAULTS.items():
-        if change in (erased, pasted) and channel != "dna":
-            continue
-        spoiled = [change(image, i) for i, image in enumerate(prediction)]
-        after = score(output / fault.split(" (")[0].replace(" ", "_"), channel, truth, spoiled)
-        lines.append(row(title, fault, after, figure))
-        moved = abs(value(after, figure) - value(before, figure))
-        if not moved >= STEP[figure]:
-            complaints.append(f"{title}, {fault}: {figure} moved by {moved:.3g} only")
-        worst = before["verdict"]["level"] == LEVELS[-1]
-        better = LEVELS.index(after["verdict"]["level"]) <= LEVELS.index(before["verdict"]["level"])
-        if not worst and better:
-            complaints.append(f"{title}, {fault}: verdict stays {after['verdict']['level']}")
-    return lines, complaints
+def sets(data: Path) -> dict[str, tuple[str, Fields]]:
+    """Five real sets: name -> channel, fields."""
+    hoechst = sorted((data / "u2os_cps/bbbc022_w1").glob("*.tif"))
+    plate = sorted((data / "u2os_cps/cp_plate_9wells").glob("*ch1sk1*.png"))[::4]  # 9 of 36
+    fkhr = sorted((data / "u2os_translocation").glob("Channel1-*.tif"))[::3]  # 9 of 27
+    wells = [path.name[:6] for path in plate]
+
+    def ch(paths: Sequence[Path], old: str, new: str) -> list[Path]:
+        return [path.with_name(path.name.replace(old, new)) for path in paths]
+
+    return {
+        "BBBC022 Hoechst": ("dna", load(hoechst, [], "dna", [""] * len(hoechst))),
+        "Cell Painting DNA": ("dna", load(plate, ch(plate, "ch1", "ch3"), "dna", wells)),
+        "Cell Painting ER": ("er", load(ch(plate, "ch1", "ch2"), plate, "er", wells)),
+        "BBBC013 FKHR": (
+            "fkhr",
+            load(fkhr, ch(fkhr, "Channel1", "Channel2"), "fkhr", [""] * len(fkhr)),
+        ),
+        "BBBC013 DNA": (
+            "dna",
+            load(ch(fkhr, "Channel1", "Channel2"), fkhr, "dna", [""] * len(fkhr)),
+        ),
+    }
 
 
-def value(part: dict, column: str) -> float:
-    mean = part[column]["mean"]
-    return float("nan") if mean is None else mean
+def spoiled(name: str, channel: str, fields: Fields, spoil: Spoil, seed: int) -> Pairs:
+    """The predictions of a set, spoiled."""
+    dtype = "uint8" if max(f.truth.max() for f in fields) < 256 else "uint16"
+    limits = np.iinfo(dtype)
+    images = []
+    for i, field in enumerate(fields):
+        rng = np.random.default_rng([seed, i, zlib.crc32(name.encode())])
+        noisy = field.truth + rng.normal(0, NOISE * field.width, field.truth.shape)
+        image = np.asarray(spoil(field, noisy, i, rng), float)
+        images.append(image.round().clip(limits.min, limits.max).astype(dtype))
+    return Pairs(channel, fields, images, dtype)
 
 
-def row(title: str, fault: str, part: dict, figure: str) -> str:
-    cells = [f"**{cell(part, c)}**" if c == figure else cell(part, c) for c in FIGURES]
-    return f"| {title} | {fault} | " + " | ".join(cells) + f" | {part['verdict']['level']} |"
+def applies(kind: str, channel: str, fields: Fields) -> bool:
+    return not (
+        (kind.startswith("dna:") and channel != "dna")
+        or (kind.startswith("two:") and fields[0].other is None)
+    )
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the real images")
-    parser.add_argument(
-        "--runs", type=Path, help="output of bench/real_images.py; without it, no models"
-    )
     parser.add_argument("--output", type=Path, default=Path("outputs/trust"))
-    parser.add_argument("--max-time", default="00:00:05:00", help="of a training that is missing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sets", type=int, default=5, help="the first N sets only")
+    parser.add_argument("--kinds", default="", help="only kinds whose name holds this")
     parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced")
-    parser.add_argument("--check", action="store_true", help="fail if something does not move")
+    parser.add_argument("--check", action="store_true", help="fail if the verdict is fooled")
+    parser.add_argument("--why", action="store_true", help="print the reason of every verdict")
     args = parser.parse_args()
-    data, output = args.data.absolute(), args.output.absolute()
-    head = ["| predictions | fault | " + " | ".join(FIGURES) + " | verdict |"]
-    head.append("|" + " --- |" * (len(FIGURES) + 3))
-    lines: list[str] = []
-    sets = {"Hoechst, camera noise": hoechst(data)}
-    if args.runs:
-        runs = args.runs.absolute()
-        for name in MODELS:
-            if not (runs / name / "checkpoints" / "best.ckpt").exists():
-                run(name, data, runs, args.max_time, ["model.adam.lr_generator=1e-3"])
-            target = runs / name
-            call(
-                "evaluate.py", f"ckpt={target}/checkpoints/best.ckpt", f"output={target}/evaluation"
-            )
-            summary = json.loads((target / "evaluation/summary.json").read_text(encoding="utf-8"))
-            lines += [row(name, "-", part, "") for part in summary.values()]
-        sets |= {f"model {name}": of_model(name, data, runs) for name in SPOILED_MODELS}
+    started, found = time.monotonic(), {}
+    real = dict(list(sets(args.data.absolute()).items())[: args.sets])
     complaints: list[str] = []
-    for number, (title, (channel, truth, prediction)) in enumerate(sets.items()):
-        more, wrong = spoil(title, channel, truth, prediction, output / f"set{number}")
-        lines, complaints = lines + more, complaints + wrong
-    table = "\n".join([*head, *lines])
-    if args.runs:
-        survive = [
-            "| images | predicted | median r | r of the pixels | nuclei | features | r > 0.8 | interval > 0.8 |",
-            "|" + " --- |" * 8,
-            *(line for p in ("jump", "daoy") for line in features(p, data, runs, output / p)),
-        ]
-        table += "\n\n" + "\n".join(survive)
+    for title, (channel, fields) in real.items():
+        for kind, spoil in {**HARMLESS, **HARMFUL}.items():
+            if args.kinds not in kind or not applies(kind, channel, fields):
+                continue
+            pairs = spoiled(kind, channel, fields, spoil, args.seed)
+            verdict = verdict_on(pairs)
+            found[kind, title] = verdict.level
+            if (verdict.level == "use") != (kind in HARMLESS):
+                complaints.append(f"{title}, {kind}: {verdict.level}. {' '.join(verdict.reasons)}")
+            if args.why:
+                print(title, "|", kind, "|", verdict.level, "|", verdict.reasons[0], flush=True)
+    title, (channel, fields) = next(iter(real.items()))
+    for kind in ("untouched", "gain 0.5 and 1.5 in turn", "one field black"):
+        if (kind, title) in found:
+            pairs = spoiled(kind, channel, fields, {**HARMLESS, **HARMFUL}[kind], args.seed)
+            level = by_command_line(pairs, args.output / kind.replace(" ", "_"))
+            if level != found[kind, title]:
+                complaints.append(f"{title}, {kind}: evaluate.py says {level}")
+    rows = [
+        f"| {'harmless' if kind in HARMLESS else 'harmful'} | {kind.split(': ')[-1]} | "
+        + " | ".join(found.get((kind, title), "") for title in real) + " |"
+        for kind in {**HARMLESS, **HARMFUL} if any((kind, title) in found for title in real)
+    ]  # fmt: skip
+    table = "\n".join(
+        [f"| | prediction | {' | '.join(real)} |", "|" + " --- |" * (len(real) + 2), *rows]
+    )
     print(table)
     if args.write:
         before, _, rest = args.write.read_text(encoding="utf-8").partition(START)
@@ -284,8 +368,11 @@ def main() -> None:
         args.write.write_text("\n".join([before + START, table, END + after]), encoding="utf-8")
     for complaint in complaints:
         print(complaint)
+    right = 1 - len(complaints) / max(len(found), 1)
+    print(f"{len(found)} verdicts in {time.monotonic() - started:.0f} s")
+    print(f"RATIO verdicts_right {right:.3f}")
     if args.check and complaints:
-        sys.exit(f"error: {len(complaints)} faults did not move what they should")
+        sys.exit(f"error: the verdict was wrong {len(complaints)} times")
 
 
 if __name__ == "__main__":

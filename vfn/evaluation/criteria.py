@@ -165,7 +165,7 @@ class Criterion:
     def wanted(self, band: Band) -> str:
         """Return a limit in words."""
         if self.kind == "within":
-            return f"{band.low:g} to {self._limit(band.high)}"
+            return f"{self._limit(band.low).removesuffix(self.unit)} to {self._limit(band.high)}"
         if self.kind == "least":
             return f"at least {self._limit(band.low)}"
         return f"at most {self._limit(band.high)}"
@@ -380,10 +380,6 @@ FAILED = "failed_fields"
 NO_OBJECTS = "nuclei were not looked for in this stain"
 # In the order of their weight for a reader.
 CRITERIA: tuple[Criterion, ...] = (
-    Criterion(
-        FAILED, "fields wrong as a whole", ("count", "outline", "where", "amount", "texture", "compare"),
-        "most", ".1%", "", _failed,
-    ),
     Criterion("pearson", "agreement of bright and dark", ("where",), "least", ".3f", "", _pearson, True),
     Criterion(
         "psnr_gain", "gain over the best baseline", ("where", "amount"), "least", "+.2f", " dB", _psnr_gain,
@@ -438,7 +434,11 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion("coverage", "honesty of the intervals", ("amount",), "most", ".1%", "", _coverage),
     Criterion("drift", "drift between wells", ("compare",), "most", ".2f", "", _drift),
     Criterion(
-        "fields", "number of fields", ("count", "outline", "where", "amount", "texture", "compare"),
+        FAILED, "fields wrong as a whole", tuple(PURPOSES),
+        "most", ".1%", "", _failed,
+    ),
+    Criterion(
+        "fields", "number of fields", tuple(PURPOSES),
         "least", ".0f", "", _fields,
     ),
 )  # fmt: skip

@@ -198,10 +198,12 @@ def _judge(
     }[level]
     figure, notes = _figure(criterion, found, own, stain)
     failed = _failed_fields(criterion, found, own, stain)
+    share = len(failed) / len(stain.names)
+    by_fields = _step(share, share, limits[FAILED])
+    if LEVELS.index(by_fields) > LEVELS.index(level):
+        level, reached = by_fields, f"every field needs {wanted_care}"
     if failed:
-        share = len(failed) / len(stain.names)
-        level = max(level, _step(share, share, limits[FAILED]), key=LEVELS.index)
-        reached += f"; {len(failed)} of {counted(len(stain.names), 'field')} beyond {wanted_care}: {first_few(failed)}"
+        reached += f"; {len(failed)} of {counted(len(stain.names), 'field')} beyond that: {first_few(failed)}"
     # Names of fields may hold braces: the figure is put in, nothing else.
     words = found.words.replace("{}", figure, 1)
     sentence = f"{words} ({'; '.join([*notes, reached])})."
