@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
+from vfn.evaluation import statistics
+from vfn.evaluation.conditions import CONTROL, TESTED, TREATED, Field, summarise_conditions
 from vfn.evaluation.expect import Expectation, departures
 from vfn.evaluation.statistics import cliffs_delta, hedges_g, two_groups
+from vfn.report.conditions_page import sentences
 
 
 def field(seed: int, more: float = 0.0) -> tuple[np.ndarray, np.ndarray, float]:
@@ -80,3 +83,46 @@ def test_no_difference_is_seldom_called_one() -> None:
     ours = [two_groups(*pair).p for pair in np.random.default_rng(3).normal(size=(20, 2, 8))]
     assert np.mean(np.array(p) < 0.05) < 0.1
     assert ours == pytest.approx(p[:20])
+
+
+def test_nine_fields_of_two_wells_raise_false_alarms_and_their_wells_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing differs but wells, as much as fields do within one: fields are no independent witnesses."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 2)
+    rng = np.random.default_rng(0)
+    expected = {"er": Expectation(np.zeros(1), np.zeros(1), np.ones(1), 1.0)}
+    alarms = {"": 0, "W": 0}
+    for _ in range(150):
+        levels = rng.normal(size=(2, 2, 1)) + rng.normal(size=(2, 2, 9))
+        for name in alarms:
+            fields = [
+                Field(
+                    condition, f"{condition}{well}{i}", name and f"{name}{well}", "er",
+                    dict.fromkeys(TESTED, float(levels[group, well, i])), (), False, i,
+                )
+                for group, condition in enumerate((CONTROL, TREATED))
+                for well in range(2)
+                for i in range(9)
+            ]  # fmt: skip
+            entry = summarise_conditions(fields, expected)["er"]
+            assert entry["unit"] == ("well" if name else "field")
+            alarms[name] += entry["figures"]["departure"]["p"] < 0.05
+            caution = any("Fields count as independent" in s for s in sentences("er", entry))
+            assert caution == (not name)
+            assert any("too few to show any" in s for s in sentences("er", entry)) == bool(name)
+    assert alarms[""] > 60
+    assert alarms["W"] == 0
+
+
+def test_wells_are_units_only_where_both_conditions_know_them() -> None:
+    values = dict.fromkeys(TESTED, 1.0)
+    fields = [
+        Field(condition, f"{condition}{i}", "A1" if condition == CONTROL else "", "er", values, (), False, i)
+        for condition in (CONTROL, TREATED)
+        for i in range(3)
+    ]  # fmt: skip
+    expected = {"er": Expectation(np.zeros(1), np.zeros(1), np.ones(1), 1.0)}
+    entry = summarise_conditions(fields, expected)["er"]
+    figures = entry["figures"]["departure"]
+    assert (entry["unit"], figures["n_control"], figures["n_treated"]) == ("field", 3, 3)

@@ -119,8 +119,6 @@ def _as_json(
         "settings": {
             "unit": unit,
             "interval": comparison.LEVEL,
-            "resamples": comparison.RESAMPLES,
-            "seed": comparison.SEED,
             "alpha": comparison.ALPHA,
             "slight": comparison.SLIGHT,
             "slight_share": comparison.SLIGHT_SHARE,

@@ -178,9 +178,9 @@ def _measure_cells(
         )
 
 
-def _units(fields: Sequence[Field], column: str) -> list[float]:
-    """A figure for each well, where all wells are known, else for each field."""
-    if not all(field.well for field in fields):
+def _units(fields: Sequence[Field], column: str, by_well: bool) -> list[float]:
+    """Return a figure for each well, or for each field."""
+    if not by_well:
         return [field.figures[column] for field in fields]
     wells: dict[str, list[float]] = {}
     for field in fields:
@@ -202,7 +202,7 @@ def summarise_conditions(
         channels[channel] = {
             "unit": "well" if wells else "field",
             "figures": {
-                column: _finite(two_groups(*(_units(group, column) for group in groups.values())))
+                column: _finite(two_groups(*(_units(g, column, wells) for g in groups.values())))
                 for column in TESTED
             },
             "cells": _count_cells(groups, expectation),

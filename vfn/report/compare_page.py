@@ -104,7 +104,7 @@ def _section(number: int, pair: RunPair) -> Section:
     if 1 < n < comparison.FEW_UNITS:
         blocks.append(
             Soft(
-                f"With {n} {units} the interval is shorter than it should be (below {comparison.FEW_UNITS}); go by it with care."
+                f"With {n} {units} (fewer than {comparison.FEW_UNITS}) the interval is too short if differences are skewed; go by it with care."
             )
         )
     if pair.main:
@@ -188,7 +188,7 @@ def _methods(units: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("unit", f"{units} (unit={settings['unit']}). Where wells are known, the fields of a well are averaged first: they are not independent of each other. Pixels are never units."),
         ("left out", "A field whose figure is infinite or undefined in one of two runs is left out of both, for that figure."),
-        ("interval", f"Bias-corrected and accelerated bootstrap of the mean difference over units, {settings['resamples']} resamples, seed {settings['seed']}. Below {comparison.FEW_UNITS} units it is too short: of 1000 simulated samples of normal differences it held the true mean in 86 % with 5 units and 92 % with 10."),
+        ("interval", "Student's, of the mean difference over units. Of 1000 simulated samples it held the true mean in 94 to 96 % where differences are normal, with 3 to 40 units, but in 83 to 91 % with up to 10 units where they are skewed (exponential, log-normal)."),
         ("Wilcoxon", "Signed-rank test, two-sided; units without a difference are dropped. Exact up to 50 units without ties, up to 13 with ties; the normal approximation beyond."),
         ("Student", "Paired t-test, two-sided, as in Nguyen et al. 2020."),
         ("correction", f"Holm 1979, for each of the two tests. The family of the verdict: all channels × {len(columns)} figures ({', '.join(columns)}) × pairs of runs, {settings['tests_in_main_family']} tests in all. The further figures: a family of {settings['tests_in_other_family']} tests. A test that is not defined does not count."),

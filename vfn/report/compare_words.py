@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vfn.metrics import comparison
 from vfn.metrics.comparison import Comparison
-from vfn.report.wording import SPECS, TITLES
+from vfn.report.wording import FIELDS_AS_UNITS, SPECS, TITLES
 
 SHOWN, SLIGHT, MIXED = "shown", "slight", "mixed"
 NOT_SHOWN, EQUAL, ALONE = "not shown", "equal", "no statistics"
@@ -79,6 +79,8 @@ def verdict(pair: RunPair) -> Verdict:
     channel, a, b = head.channel, head.a, head.b
 
     def give(outcome: str, text: str, better: str = "") -> Verdict:
+        if head.kind == "field" and outcome not in (EQUAL, ALONE):
+            text += f" {FIELDS_AS_UNITS} in metrics.csv, or unit=well."
         return Verdict(channel, a, b, outcome, better, text)
 
     tested = [line for line in pair.main if not math.isnan(line.result.p_wilcoxon)]

@@ -1,5 +1,6 @@
 """The page of a comparison of conditions, `conditions.html`, and its sentences."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from vfn.report.blocks import (
 )
 from vfn.report.conditions_figures import Shown
 from vfn.report.html import today
-from vfn.report.wording import TITLES
+from vfn.report.wording import FIELDS_AS_UNITS, TITLES
 
 HOW_TO_READ = (
     ("the idea", "The model learnt on control cells what the stain looks like, given the inputs. Where it errs more on treated cells than on control cells it never saw, the treatment changed the stain in a way that the inputs do not tell (Nguyen et al. 2020, sec. 4)."),
@@ -118,13 +119,17 @@ def sentences(channel: str, entry: Mapping[str, Any]) -> list[str]:
             if (p := one["p_holm"]) is not None and p < ALPHA
         ]
         better = mae["delta"] < 0 and found["delta"] < 0
-        where = f"shown in {', '.join(shown)}"
+        where = (
+            f"{'shown' if unit == 'well' else 'if fields are independent,'} in {', '.join(shown)}"
+        )
         verdict = (
             f"treated cells are predicted BETTER than control ones, {where}: look at the control"
             if shown and better
             else f"the treatment changes the stain beyond what the inputs tell, {where}"
             if shown
             else "no difference can be shown in any figure"
+            if 2 / math.comb(found["n_control"] + found["n_treated"], found["n_control"]) < ALPHA
+            else f"so many {unit}s are too few to show any difference"
         )
         g = (
             ""
@@ -132,6 +137,10 @@ def sentences(channel: str, entry: Mapping[str, Any]) -> list[str]:
             else f", Hedges' g = {found['g']:+.2f} ({found['g_low']:+.2f} to {found['g_high']:+.2f})"
         )
         said.append(f"{head}; Cliff's delta = {found['delta']:+.2f}{g}): {verdict}.")
+        if unit == "field":
+            said.append(
+                f"CAUTION: {channel}: {FIELDS_AS_UNITS}: name it by data.pattern or a manifest."
+            )
     if control["n"] and treated["n"]:
         said.append(
             f"{channel}: {treated['departing']} of {treated['n']} treated cells ({treated['share']:.0%}) depart from "

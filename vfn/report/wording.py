@@ -133,6 +133,8 @@ SPECS = {
     "outline_shift": ".2f",
     **dict.fromkeys(("amount_bias", "amount_lower", "amount_upper"), ".1f"),
 }
+# Behind every p value and interval over fields.
+FIELDS_AS_UNITS = "Fields count as independent here, which those of one well are not: p values may be too small and intervals too narrow. What is missing is the well of each field"
 # Below this part of the full range, figures on the full range say little about the stain.
 DIM = 0.25
 # Columns that a comparison with a baseline goes by, the most telling first.
