@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from scipy.ndimage import gaussian_filter
 from tests.cli import run
 from tests.conftest import HEIGHT, WIDTH, make_image, write, write_tokens
 from tests.test_cli import TINY
+from vfn.commands.evaluate import fitted_on_test
+from vfn.data.base import DataConfig
 from vfn.data.images import read_image
 from vfn.inference.ome import SHIFT
+from vfn.models.checkpoint import load_checkpoint
 
 TRAIN = ["data=folder", "data.root=images", *TINY, "logger=csv", "run=r"]
 STAIN = ["task.inputs=[phase]", "task.targets=[dapi]"]
@@ -160,6 +164,9 @@ def test_registered_targets(tmp_path: Path) -> None:
         run("evaluate.py", ckpt, f"output={name}", cwd=tmp_path).ok()
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         errors[register] = summary["dapi"]["baselines"]["linear"]["mae"]["mean"]
+        page = (tmp_path / name / "report.html").read_text()
+        assert "fitted on test pixels" in page
+        assert ("measured on each test field, its truth included" in page) == (register == "true")
     assert errors["false"] > 0.01
     assert errors["true"] < 1e-4
     stored = recipe(tmp_path, "register_true")["shifts"]
@@ -196,6 +203,12 @@ def test_illumination_corrected(tmp_path: Path) -> None:
     assert width["r"] < 0.8 * width["plain"]
     run("predict.py", CKPT, "input=images", "output=predicted", cwd=tmp_path).ok()
     run("evaluate.py", CKPT, "output=scored", cwd=tmp_path).ok()
+    by_field = load_checkpoint(tmp_path / "outputs" / "r" / "checkpoints" / "best.ckpt")
+    data = DataConfig.from_dict(by_field.recipe["data"])
+    assert fitted_on_test(by_field, data) == "nothing"
+    split = {**by_field.recipe["split"], "by": "spatial"}
+    within = replace(by_field, recipe={**by_field.recipe, "split": split})
+    assert "flat field" in fitted_on_test(within, data)
     write(tmp_path / "larger" / "x_phase.tif", textured(0, (80, 91)))
     run("predict.py", CKPT, "input=larger", "output=p2", cwd=tmp_path).refused(
         "x", "80x91", f"{HEIGHT}x{WIDTH}"

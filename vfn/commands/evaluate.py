@@ -17,9 +17,10 @@ from vfn.commands.checkpoint_pairs import CheckpointPairs, inputs_only
 from vfn.commands.held_out import test_samples
 from vfn.commands.model_card import CardUpdate
 from vfn.commands.predict import coverage, make_predictor, required
+from vfn.data.config import DataConfig
 from vfn.data.pixels import present, read_sample
 from vfn.errors import UserError
-from vfn.models.checkpoint import load_checkpoint
+from vfn.models.checkpoint import Checkpoint, load_checkpoint
 from vfn.system.dotted import trusted
 from vfn.system.files import clear_leftovers, make_folder
 from vfn.system.locks import claimed
@@ -135,7 +136,22 @@ def evaluate_checkpoint(
         "precision": predictor.precision,
         "data": f"{data.config.name}, split by {data.config.split}, "
         f"{len(recipe['split']['train'])} training samples",
+        "fitted on test pixels": fitted_on_test(checkpoint, data.config),
     }
     summary = score.score(pairs, output, provenance, score.Settings.from_config(config))
     card.store(summary)
     return summary
+
+
+def fitted_on_test(checkpoint: Checkpoint, data: DataConfig) -> str:
+    """Return what was estimated on pixels of the test fields, for the report; "nothing" in most cases."""
+    found = []
+    if checkpoint.recipe["split"]["by"] == "spatial" and any(checkpoint.flats):
+        found.append(
+            "the flat field: falloff of light over whole fields, in which training and test parts lie"
+        )
+    if data.register:
+        found.append(
+            "the shifts between channels (data.register): measured on each test field, its truth included"
+        )
+    return "; ".join(found) or "nothing"
