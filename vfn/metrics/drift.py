@@ -22,8 +22,7 @@ MIN_TILE = 128  # px
 _TILE = 200  # px; larger tiles are reduced to about this, which blocks of noise survive no worse
 _QUARTILE = 75.0
 _BLOCK = 64  # px
-_FEWEST, _MOST = 8, 16  # blocks along either axis
-_SMALLEST_BLOCK = 12  # px; four times the sigma of the smoothing
+_FEWEST, _MOST = 4, 16  # blocks along either axis
 _FAINT = 0.1  # of the 95th percentile of the blocks' spread
 _FREE = 6  # degrees of freedom that the surface leaves
 
@@ -81,9 +80,8 @@ def shading(prediction: Smooth, truth: Smooth) -> float:
     Returns:
         Largest less smallest gain of the surface over the blocks with signal; NaN where they are too few.
     """
-    shape = truth.shape
-    down, across = (min(max(round(n / _BLOCK), _FEWEST), _MOST) for n in shape)
-    if min(shape[0] // down, shape[1] // across) < _SMALLEST_BLOCK:
+    down, across = (min(round(n / _BLOCK), _MOST) for n in truth.shape)
+    if min(down, across) < _FEWEST:  # smaller blocks would share an object, and tell the same
         return math.nan
     spread, gain = _block_gains(prediction, truth, down, across)
     used = spread > _FAINT * np.percentile(spread, 95)
