@@ -169,7 +169,7 @@ def test_one_pixel_image():
 
 
 def test_images_are_scored_side_by_side_as_one_after_the_other():
-    pairs = [images((180 + i, 190)) for i in range(6)]
+    pairs = [images((200 + i, 230)) for i in range(6)]
     before = torch.get_num_threads()
     with ThreadPoolExecutor(3) as pool:
         together = list(pool.map(lambda pair: row_of(*pair).values, pairs))

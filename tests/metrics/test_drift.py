@@ -9,6 +9,7 @@ from scipy.ndimage import rotate
 from vfn.data.simulated import simulate_field
 from vfn.metrics.contrast import smooth
 from vfn.metrics.drift import local_shift, shading
+from vfn.metrics.objects import segment_nuclei
 
 
 def specimen(shape, seed=3):
@@ -72,6 +73,15 @@ def test_cells_that_differ_by_chance_are_no_shading():
     rng = np.random.default_rng(0)
     patchy = truth * np.kron(rng.choice([0.6, 1.0], (13, 18)), np.ones((40, 40)))[:520, :696]
     assert shading_of(patchy, truth) < 0.5 * shading_of(truth * ACROSS, truth)
+
+
+def test_nuclei_that_are_missing_or_doubled_are_no_shading():
+    truth = specimen((520, 696))
+    labels = segment_nuclei(truth)
+    for change in (0.0, 0.5, 2.0):
+        prediction = truth.copy()
+        prediction[np.isin(labels, (1, 2))] *= change
+        assert shading_of(prediction, truth) < 0.1
 
 
 def test_too_few_cells_or_pixels_have_no_shading():

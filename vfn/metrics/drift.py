@@ -22,9 +22,12 @@ MIN_TILE = 128  # px
 _TILE = 200  # px; larger tiles are reduced to about this, which blocks of noise survive no worse
 _QUARTILE = 75.0
 _BLOCK = 64  # px
-_FEWEST, _MOST = 4, 16  # blocks along either axis
+_FEWEST, _MOST = 3, 16  # blocks along either axis
 _FAINT = 0.1  # of the 95th percentile of the blocks' spread
 _FREE = 6  # degrees of freedom that the surface leaves
+_ROUNDS, _TUKEY = 6, 4.7  # of the robust fit; the biweight's usual constant
+_EXACT = 1e-3  # deviation of a gain that is no fault
+_HEARD = 0.05  # of the largest weight
 
 
 def local_shift(prediction: NDArray[Any], truth: NDArray[Any]) -> float:
@@ -69,9 +72,9 @@ def shading(prediction: Smooth, truth: Smooth) -> float:
 
     The gain of a block of about 64 px is the slope of prediction on truth, both smoothed, so that no offset
     and little noise enters; blocks in which the truth has less than a tenth of the usual spread have no say. A
-    quadratic surface through the gains, weighted by that spread, is their smooth part. The share of it
-    is kept that chance does not explain (1 - 1/F, as the estimator of James and Stein does): gains that differ
-    from cell to cell are no shading.
+    quadratic surface through the gains, weighted by that spread, is their smooth part. It is fitted robustly
+    (Tukey's biweight), so that a nucleus that is missing or twice as bright does not bend it, and the share of
+    it is kept that chance does not explain (1 - 1/F, as the estimator of James and Stein does).
 
     Args:
         prediction: (H, W), smoothed (`vfn.metrics.contrast.smooth`).
@@ -90,16 +93,30 @@ def shading(prediction: Smooth, truth: Smooth) -> float:
     free = len(gain) - _surface(y, x).shape[1]
     if free < _FREE:
         return math.nan
-    root = np.sqrt(spread)
-    fit = np.linalg.lstsq(_surface(y, x) * root[:, None], gain * root, rcond=None)[0]
+    fit, weight = _fit(_surface(y, x), gain, spread)
     fitted = _surface(y, x) @ fit
-    explained = spread @ (fitted - np.average(gain, weights=spread)) ** 2 / (len(fit) - 1)
-    rest = spread @ (gain - fitted) ** 2 / free
+    explained = weight @ (fitted - np.average(gain, weights=weight)) ** 2 / (len(fit) - 1)
+    rest = weight @ (gain - fitted) ** 2 / free
     kept = max(0.0, 1 - rest / explained) if explained > 0 else 0.0
+    heard = weight > _HEARD * weight.max()
     corners = [
-        _surface(y + dy / down, x + dx / across) @ fit for dy in (-0.5, 0.5) for dx in (-0.5, 0.5)
+        _surface(y[heard] + dy / down, x[heard] + dx / across) @ fit
+        for dy in (-0.5, 0.5)
+        for dx in (-0.5, 0.5)
     ]
     return float(kept * np.ptp(corners))
+
+
+def _fit(terms: Float, gain: Float, spread: Float) -> tuple[Float, Float]:
+    """Coefficients of the surface by iterated least squares, and the weights (n,) that the gains end with."""
+    weight = spread
+    for _ in range(_ROUNDS):
+        root = np.sqrt(weight)
+        fit = np.linalg.lstsq(terms * root[:, None], gain * root, rcond=None)[0]
+        rest = np.abs(gain - terms @ fit)
+        scale = _TUKEY * (1.4826 * float(np.median(rest)) + _EXACT)
+        weight = spread * (1 - (rest / scale) ** 2).clip(0) ** 2
+    return np.asarray(fit, np.float64), weight
 
 
 def _block_gains(prediction: Smooth, truth: Smooth, down: int, across: int) -> tuple[Float, Float]:
