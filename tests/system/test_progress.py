@@ -10,7 +10,7 @@ from vfn.system.progress import ahead
 
 
 def workers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 def test_items_come_in_order_and_from_another_thread() -> None:

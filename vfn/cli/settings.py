@@ -68,7 +68,7 @@ def check_settings(config: DictConfig, command: str, where: str | None = None) -
 def _defaults(config: DictConfig, command: str) -> DictConfig:
     """Return the defaults for the choices of `config`, or the keys of all choices for a custom one."""
     chosen = _chosen(config, command)
-    found = compose(command, overrides=[f"{g}={name}" for g, name in chosen.items()])
+    found = _composed(command, chosen)
     OmegaConf.set_struct(found, False)
     for group, node in found.items():
         if group in chosen or not isinstance(node, DictConfig):
@@ -81,6 +81,10 @@ def _defaults(config: DictConfig, command: str) -> DictConfig:
         if isinstance(config.get(group), DictConfig):
             found[group] = _with_choices(group, config[group], found.get(group) or {})
     return found
+
+
+def _composed(command: str, chosen: Mapping[str, str]) -> DictConfig:
+    return compose(command, overrides=[f"{group}={name}" for group, name in chosen.items()])
 
 
 def _with_choices(group: str, given: Mapping[Any, Any], known: dict[Any, Any]) -> dict[Any, Any]:
@@ -132,20 +136,16 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
     if isinstance(value, str) and "${" in value:  # a reference: whoever reads it looks
         return
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    match default:
-        case bool():
-            kind, right = "true or false", isinstance(value, bool)
-        case int():
-            kind, right = "a whole number", number and isinstance(value, int)
-        case float():
-            kind, right = "a finite number", number and math.isfinite(value)
-        case dict():
-            kind, right = "a table of settings", isinstance(value, dict) or key == "data2"
-        case _:
-            free = default is None and not is_path(key)
-            kind, right = "one value", free or not isinstance(value, dict)
+    free = default is None and not is_path(key)
+    kinds = {
+        bool: ("true or false", isinstance(value, bool)),
+        int: ("a whole number", number and isinstance(value, int)),
+        float: ("a finite number", number and math.isfinite(value)),
+        dict: ("a table of settings", isinstance(value, dict) or key == "data2"),
+    }
+    kind, right = kinds.get(type(default), ("one value", free or not isinstance(value, dict)))
     if not right:
-        shown = "" if isinstance(default, dict) or default is None else f", as {default} is"
+        shown = "" if isinstance(default, dict | None) else f", as {default} is"
         raise UserError(f"{key}={value}: give {kind}{shown}")
 
 
@@ -161,7 +161,7 @@ def settings_lines(config: DictConfig, command: str) -> list[str]:
     """
     groups = groups_of(command)
     chosen = _chosen(config, command)
-    defaults = _leaves(compose(command, overrides=[f"{g}={name}" for g, name in chosen.items()]))
+    defaults = _leaves(_composed(command, chosen))
     # As they were written: a name that holds the time is no change.
     written, values = _leaves(config), _leaves(config, resolve=True)
     changed = []
@@ -170,31 +170,32 @@ def settings_lines(config: DictConfig, command: str) -> list[str]:
         group, _, rest = key.partition(".")
         if group in NODES and value == "{}":  # an entry as it is shipped
             continue
-        if group in chosen and rest == "name":
-            if chosen[group] != groups[group]:
+        if group in groups and rest == "name":
+            # A choice; of a task that is made on the command line a key.
+            rows[group].insert(0, f"{group if group in chosen else key}={value}")
+            if chosen.get(group, groups[group]) != groups[group]:
                 changed.append(f"{group}={value}")
-            rows[group].insert(0, f"{group}={value}")
-        elif group in groups and rest == "name":  # of a task that is made on the command line
-            rows[group].insert(0, f"{key}={value}")
         elif defaults.get(key) != written[key]:
             changed.append(f"{key}={value}")
-        elif group in groups:
-            rows[group].append(f"{rest if group in chosen else key}={value}")
         else:
-            rows[""].append(f"{key}={value}")
-    lines = [_wrapped("settings that were changed: ", changed)] if changed else []
+            name = rest if group in chosen else key
+            rows[group if group in groups else ""].append(f"{name}={value}")
+    lines = _wrapped("settings that were changed: ", changed)
     lines.append("other settings:" if changed else "settings, all at their defaults:")
-    lines += [_wrapped("  ", row) for row in rows.values() if row]
-    return "\n".join(lines).splitlines()
+    for row in rows.values():
+        lines += _wrapped("  ", row)
+    return lines
 
 
-def _wrapped(start: str, words: list[str]) -> str:
+def _wrapped(start: str, words: list[str]) -> list[str]:
+    """Return the lines of some words, none without any."""
     # A value that holds blanks stays in one piece.
     text = " ".join(word.replace(" ", "\0") for word in words)
-    return textwrap.fill(
+    lines = textwrap.wrap(
         text, WIDTH, initial_indent=start, subsequent_indent="      ",
         break_long_words=False, break_on_hyphens=False,
-    ).replace("\0", " ")  # fmt: skip
+    )  # fmt: skip
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, str]:

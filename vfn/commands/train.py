@@ -14,7 +14,6 @@ from vfn.errors import UserError
 from vfn.training.fit import fit
 from vfn.training.instantiators import leave_out_shipped
 from vfn.training.run_folder import folder_of, run_folder
-from vfn.training.search import search
 from vfn.training.trainer_args import is_first
 
 log = logging.getLogger(__name__)
@@ -34,6 +33,10 @@ def train(config: DictConfig) -> Path | None:
     if config.get("sweep"):
         leave_out_shipped(config)
         _show(config)
+        try:
+            from vfn.training.search import search
+        except ModuleNotFoundError as exc:
+            raise UserError("sweep=optuna: not installed; pip install optuna") from exc
         return search(config, folder_of(config))
     folder, config = run_folder(config)
     leave_out_shipped(config)

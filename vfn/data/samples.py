@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +44,8 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint."""
-        return {
-            "name": self.name,
-            "inputs": list(self.inputs),
-            "targets": list(self.targets),
-            "input_z": list(self.input_z),
-        }
+        lists = {key: list(getattr(self, key)) for key in ("inputs", "targets", "input_z")}
+        return {"name": self.name, **lists}
 
 
 @dataclass(frozen=True)
@@ -164,26 +160,10 @@ def _apart(fields: Sequence[Field], task: Task, prefix: str) -> NothingPairs | N
 
 def _samples_of(entry: Field, task: Task, targets: bool, prefix: str) -> list[Sample]:
     samples: list[Sample] = []
-    depths = sorted({z for _, z in entry.planes})
-    if task.input_z:
-        depths = [z for z in depths if z in task.input_z] if targets else depths
-    elif 0.0 in depths or len(task.depths) > 1:  # the focal plane, or those that inputs name
-        depths = [0.0]
-    elif len(depths) > 1:
-        raise UserError(
-            f"field {entry.name}: has planes at z = {', '.join(f'{z:g}' for z in depths)} um and none "
-            f"in focus (0 um); say which one is by {prefix}z_zero=NUMBER"
-            + (", or name those that are inputs by task.input_z=[...]" if targets else "")
-        )
-    if not depths:
-        raise UserError(
-            f"field {entry.name}: has no plane at z = "
-            f"{', '.join(f'{z:g}' for z in task.input_z)} um, which task.input_z names (it has "
-            f"{_present(entry)})"
-        )
+    depths = _depths(entry, task, targets, prefix)
+    truths = [(c, 0.0) for c in task.targets] if targets else []
     for z in depths:
         wanted = [_place(channel, z) for channel in task.inputs]
-        truths = [(c, 0.0) for c in task.targets] if targets else []
         missing = [key for key in wanted if key not in entry.planes]
         if not any(key in entry.planes for key in truths):
             missing += truths
@@ -199,6 +179,36 @@ def _samples_of(entry: Field, task: Task, targets: bool, prefix: str) -> list[Sa
             )
         )  # fmt: skip
     return samples
+
+
+def _depths(entry: Field, task: Task, targets: bool, prefix: str) -> list[float]:
+    """Return the planes (um) of a field of which each makes a sample.
+
+    Raises:
+        UserError: it has none of those that the task names, or none in focus.
+    """
+    there = sorted({z for _, z in entry.planes})
+    named = [z for z in there if z in task.input_z or not targets]
+    if task.input_z and not named:
+        raise UserError(
+            f"field {entry.name}: has no plane at z = {_listed(task.input_z)} um, which task.input_z names "
+            f"(it has {_present(entry)})"
+        )
+    if task.input_z:
+        return named
+    if 0.0 in there or len(task.depths) > 1:  # the focal plane, or those that inputs name
+        return [0.0]
+    if len(there) > 1:
+        raise UserError(
+            f"field {entry.name}: has planes at z = {_listed(there)} um and none in focus (0 um); say which one "
+            f"is by {prefix}z_zero=NUMBER"
+            + (", or name those that are inputs by task.input_z=[...]" if targets else "")
+        )
+    return there or [0.0]
+
+
+def _listed(depths: Iterable[float]) -> str:
+    return ", ".join(f"{z:g}" for z in depths)
 
 
 def _lacking(
@@ -228,10 +238,7 @@ def _present(entry: Field) -> str:
         channels.setdefault(channel, []).append(z)
     if not any(z for _, z in entry.planes):
         return ", ".join(channels)
-    return ", ".join(
-        f"{channel} at {', '.join(f'{z:g}' for z in depths)} um"
-        for channel, depths in channels.items()
-    )
+    return ", ".join(f"{channel} at {_listed(depths)} um" for channel, depths in channels.items())
 
 
 def _place(channel: str, z: float) -> tuple[str, float]:

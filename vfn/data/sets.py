@@ -47,15 +47,11 @@ class Defocused(StainData):
 
     def _with_depths(self, one: Field, depths: list[float]) -> dict[tuple[str, float], ImageSource]:
         sharp = {channel: plane for (channel, z), plane in one.planes.items() if z == 0}
-        planes: dict[tuple[str, float], ImageSource] = {
-            (c, 0.0): plane for c, plane in sharp.items()
-        }
+        planes: dict[tuple[str, float], ImageSource] = {(c, 0.0): p for c, p in sharp.items()}
+        noise = bool(self.config.extra["noise"])
         for channel, plane in sharp.items():
             optics = self._optics(plane)
-            for z in depths:
-                planes[channel, z] = DefocusedPlane(
-                    plane, z, optics, bool(self.config.extra["noise"])
-                )
+            planes |= {(channel, z): DefocusedPlane(plane, z, optics, noise) for z in depths}
         return planes
 
     def _optics(self, plane: ImageSource) -> Optics:
@@ -194,25 +190,16 @@ class Simulated(StainData):
         first, dtype = int(extra["first_seed"]), str(extra["dtype"])
         treatment, treated = str(extra["treatment"]), float(extra["treated"])
         Specimen(0, shape, PIXEL_SIZE, treatment, treated)  # refuses what cannot be drawn
-        fields = [
-            Field(
-                f"sim{seed:04d}",
-                {
-                    (channel, z): SimulatedPlane(
-                        seed,
-                        channel,
-                        z + self._off_focus(seed, channel),
-                        shape,
-                        dtype,
-                        treatment,
-                        treated,
+        fields = []
+        for seed in range(first, first + count):
+            planes: dict[tuple[str, float], ImageSource] = {}
+            for channel in self.task.channels:
+                off = self._off_focus(seed, channel)
+                for z in self.task.depths:
+                    planes[channel, z] = SimulatedPlane(
+                        seed, channel, z + off, shape, dtype, treatment, treated
                     )
-                    for channel in self.task.channels
-                    for z in self.task.depths
-                },
-            )
-            for seed in range(first, first + count)
-        ]
+            fields.append(Field(f"sim{seed:04d}", planes))
         return self._kept(fields)
 
     def _off_focus(self, seed: int, channel: str) -> float:
@@ -273,17 +260,22 @@ def make_data(
             + (f"; its own are {', '.join(kind.OWN)}" if kind.OWN else "")
         )
     if not kind.fits(task):
-        have = f"it has {', '.join(kind.CHANNELS or ())}" + (
-            "" if kind.HAS_Z else ", one plane each"
-        )
-        known_names = list(kind.CHANNELS or ())
-        unknown = [c for c in task.channels if c not in known_names]
-        near = [f"{c} is like {match}" for c in unknown if (match := nearest(c, known_names))]
-        have += f" ({', '.join(near)})" if near else ""
-        fitting = [known.name for known in known_tasks if kind.fits(known)]
-        raise UserError(
-            f"task={task.name} ({' + '.join(task.inputs)} -> {', '.join(task.targets)}"
-            f"{' out of focus' if task.input_z else ''}) does not fit data={config.name}: {have}; "
-            f"choose task={' | '.join(fitting) or 'by task.inputs=[...] task.targets=[...]'}"
-        )
+        raise _misfit(task, config, kind, [known.name for known in known_tasks if kind.fits(known)])
     return kind(task, config, steps, augmentation)
+
+
+def _misfit(
+    task: Task, config: DataConfig, kind: type[StainData], fitting: Sequence[str]
+) -> UserError:
+    """Return the error for a task that a data set has no channels or planes for."""
+    there = list(kind.CHANNELS or ())
+    unknown = [channel for channel in task.channels if channel not in there]
+    near = [f"{c} is like {match}" for c in unknown if (match := nearest(c, there))]
+    have = ", ".join(there) + ("" if kind.HAS_Z else ", one plane each")
+    have += f" ({', '.join(near)})" if near else ""
+    out_of_focus = " out of focus" if task.input_z else ""
+    return UserError(
+        f"task={task.name} ({' + '.join(task.inputs)} -> {', '.join(task.targets)}{out_of_focus}) does not fit "
+        f"data={config.name}: it has {have}; choose "
+        f"task={' | '.join(fitting) or 'by task.inputs=[...] task.targets=[...]'}"
+    )

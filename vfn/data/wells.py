@@ -1,7 +1,7 @@
 """Wells and sites in the names of fields, for where nothing else tells them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from vfn.data.discovery import Field
@@ -28,20 +28,18 @@ def wells_from_names(names: Sequence[str]) -> dict[str, str]:
     {'plate_1_A1': '1/A01', 'plate_2_A1': '2/A01'}
     """
     rows = {n: m for n in names if (m := _ROW_COLUMN.search(n))}
-    by_number = {n: f"r{int(m[1]):02d}c{int(m[2]):02d}" for n, m in rows.items()}
-    by_number = _on_plates(by_number, rows)
-    if _tells(by_number, names):
-        return by_number
+    wells = _on_plates(rows, lambda m: f"r{int(m[1]):02d}c{int(m[2]):02d}")
+    if _tells(wells, names):
+        return wells
     matches = {n: [m for m in _LETTER_NUMBER.finditer(n) if _is_column(m[2])] for n in names}
     fallback: dict[str, str] = {}
-    for position in range(max((len(m) for m in matches.values()), default=0)):
+    for position in range(max(map(len, matches.values()), default=0)):
         found = {n: m[position] for n, m in matches.items() if len(m) > position}
-        wells = {n: f"{m[1].upper()}{int(m[2]):02d}" for n, m in found.items()}
-        wells = _on_plates(wells, found)
+        wells = _on_plates(found, lambda m: f"{m[1].upper()}{int(m[2]):02d}")
         # "f01, f02" and "p01" number something else: wells lie in more than one row, or are
         # written with a capital letter. P1 and P2 alone may be plates, if a well follows.
         letters = {m[1] for m in found.values()}
-        if _tells(wells, names) and (len(letters) > 1 or all(c.isupper() for c in letters)):
+        if _tells(wells, names) and (len(letters) > 1 or "".join(letters).isupper()):
             if letters != {"P"}:
                 return wells
             fallback = fallback or wells
@@ -63,17 +61,17 @@ def with_wells(fields: Sequence[Field]) -> list[Field]:
     ]
 
 
-def _on_plates(wells: dict[str, str], found: Mapping[str, re.Match[str]]) -> dict[str, str]:
-    """Wells with their plate before them, where every name says it and there are several."""
-    told = {n: list(_PLATE.finditer(n[: found[n].start()])) for n in wells}
+def _on_plates(
+    found: Mapping[str, re.Match[str]], named: Callable[[re.Match[str]], str]
+) -> dict[str, str]:
+    """Return the wells, with their plates where every name says it before and there are several."""
+    wells = {n: named(match) for n, match in found.items()}
+    told = {n: list(_PLATE.finditer(n[: match.start()])) for n, match in found.items()}
     if not all(told.values()):
         return wells
     plates = {n: m[-1][1] or m[-1][2] for n, m in told.items()}
-    return (
-        {n: f"{plates[n]}/{w}" for n, w in wells.items()}
-        if len(set(plates.values())) > 1
-        else wells
-    )
+    several = len(set(plates.values())) > 1
+    return {n: f"{plates[n]}/{well}" for n, well in wells.items()} if several else wells
 
 
 def _is_column(number: str) -> bool:

@@ -6,7 +6,7 @@ from vfn.data.base import DataConfig
 from vfn.data.discovery import split_plane
 from vfn.data.samples import Task
 from vfn.doctor.files import different_dtypes, different_sizes, missing_planes, unreadable_files
-from vfn.doctor.findings import DAMAGED, FATAL, LOOK, Finding, all_keys, in_order, label
+from vfn.doctor.findings import DAMAGED, FATAL, Finding, all_keys, in_order, label, of_field
 from vfn.doctor.grey_values import bit_depths, empty, empty_images, saturation
 from vfn.doctor.likeness import swaps
 from vfn.doctor.measure import PlaneStats
@@ -45,11 +45,10 @@ def _swapped(fields: Sequence[FieldStats], names: Mapping[Key, str]) -> Iterator
     for swap in swaps(fields, tuple(names)):
         name = fields[swap.field].name
         one, other = names[swap.one], names[swap.other]
-        yield Finding(
-            "swap", LOOK,
+        yield of_field(
+            "swap", name,
             f"{name}: {one} looks like the {other} of the other fields, and {other} like their {one}.",
             "look at the two; rename the files if they are exchanged, or leave the field out",
-            (name,), "", (name,),
         )  # fmt: skip
 
 
@@ -59,7 +58,7 @@ def _too_little(
     damaged = {
         name
         for finding in found
-        if finding.kind in ("unreadable", "unpaired", "size", "dtype") and finding.exclude
+        if finding.kind in ("unreadable", "unpaired", "size", "dtype")
         for name in finding.exclude
     }
     if len(damaged) > DAMAGED * len(fields):

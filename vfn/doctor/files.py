@@ -7,7 +7,7 @@ from vfn.data.base import DataConfig
 from vfn.data.grid import relative_size
 from vfn.data.proposal import Proposal
 from vfn.data.samples import Task
-from vfn.doctor.findings import FATAL, LOOK, NOTE, REPLACE, Finding
+from vfn.doctor.findings import FATAL, LOOK, NOTE, REPLACE, Finding, of_field
 from vfn.doctor.reading import FieldStats, Key
 
 
@@ -26,10 +26,7 @@ def unreadable_files(fields: Sequence[FieldStats], names: Mapping[Key, str]) -> 
     """Find files that cannot be read."""
     for entry in fields:
         for key, message in entry.errors.items():
-            yield Finding(
-                "unreadable", LOOK, message, REPLACE,
-                (entry.name,), names[key], (entry.name,),
-            )  # fmt: skip
+            yield of_field("unreadable", entry.name, message, REPLACE, names[key])
 
 
 def missing_planes(
@@ -49,17 +46,21 @@ def missing_planes(
             (entry.name,), lacking if len(entry.missing) == 1 else "",
             () if config.unpaired == "skip" else (entry.name,),
         )  # fmt: skip
-    if len(task.targets) > 1:
-        counts = {
-            channel: sum(any(k[0] == channel for k in f.targets if k in f.sources) for f in fields)
-            for channel in task.targets
-        }
-        if min(counts.values()) < len(fields):
-            listed = ", ".join(f"{channel} {count}" for channel, count in counts.items())
-            yield Finding(
-                "labels", NOTE, f"Of {len(fields)} fields, so many have each target: {listed}.",
-                "nothing, if that is meant: a field trains the targets that it has",
-            )  # fmt: skip
+    yield from _partial_labels(fields, task)
+
+
+def _partial_labels(fields: Sequence[FieldStats], task: Task) -> Iterator[Finding]:
+    """Count the targets of a task with several, where some fields lack one."""
+    counts = {
+        channel: sum(any(k[0] == channel for k in f.targets if k in f.sources) for f in fields)
+        for channel in task.targets
+    }
+    if len(counts) > 1 and min(counts.values()) < len(fields):
+        listed = ", ".join(f"{channel} {count}" for channel, count in counts.items())
+        yield Finding(
+            "labels", NOTE, f"Of {len(fields)} fields, so many have each target: {listed}.",
+            "nothing, if that is meant: a field trains the targets that it has",
+        )  # fmt: skip
 
 
 def different_sizes(fields: Sequence[FieldStats]) -> Iterator[Finding]:
@@ -77,20 +78,33 @@ def different_sizes(fields: Sequence[FieldStats]) -> Iterator[Finding]:
             sizes[grid] += 1
         elif len(set(shapes.values())) > 1:
             listed = ", ".join(f"{key[0]} {h}x{w}" for key, (h, w) in shapes.items())
-            yield Finding(
-                "size", LOOK, f"{entry.name}: its channels differ in size ({listed} pixels).",
+            yield of_field(
+                "size", entry.name,
+                f"{entry.name}: its channels differ in size ({listed} pixels).",
                 "export the channels of a field with one size, or leave the field out",
-                (entry.name,), "", (entry.name,),
             )  # fmt: skip
         else:
             sizes.update(set(shapes.values()))
-    if len(binned) == 1 and binned.total() == len(fields):
+    yield from _several_sizes(sizes, binned, len(fields))
+
+
+def _several_sizes(
+    sizes: Counter[tuple[int, int]], binned: Counter[str], count: int
+) -> Iterator[Finding]:
+    """Say what sizes and binnings a set has.
+
+    Args:
+        sizes: number of fields of each size.
+        binned: number of fields of each binning against the first input, in words.
+        count: of all fields.
+    """
+    if len(binned) == 1 and binned.total() == count:
         yield Finding(
             "size", NOTE, f"Pixels in those of the first input: {next(iter(binned))}.",
             "nothing: training brings the channels onto the first input's grid, by repeating and averaging",
         )  # fmt: skip
     elif binned:
-        listed = "; ".join(f"{n} of {len(fields)}: {what}" for what, n in binned.most_common())
+        listed = "; ".join(f"{n} of {count}: {what}" for what, n in binned.most_common())
         yield Finding(
             "size", LOOK, f"Fields differ in how channels are binned against the first input ({listed}).",
             "export each channel with one binning throughout",
@@ -123,13 +137,13 @@ def different_dtypes(
             continue
         for entry in fields:
             if key in entry.planes and entry.planes[key].dtype != usual[key]:
-                yield Finding(
-                    "dtype", LOOK,
+                yield of_field(
+                    "dtype", entry.name,
                     f"{entry.name}: {name} is {entry.planes[key].dtype}, in most fields it is "
-                    f"{usual[key]}.", "save one channel in one dtype throughout",
-                    (entry.name,), name, (entry.name,),
+                    f"{usual[key]}.", "save one channel in one dtype throughout", name,
                 )  # fmt: skip
-    targets = {kind for key, kind in usual.items() if key in {k for f in fields for k in f.targets}}
+    asked = {key for entry in fields for key in entry.targets}
+    targets = {usual[key] for key in asked & usual.keys()}
     if len(targets) > 1:
         yield Finding(
             "dtype", FATAL,

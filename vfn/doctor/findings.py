@@ -37,6 +37,11 @@ class Finding:
     setting: str = ""
 
 
+def of_field(kind: str, field: str, text: str, remedy: str, channel: str = "") -> Finding:
+    """Return the finding on one field that somebody should look at, or leave out."""
+    return Finding(kind, LOOK, text, remedy, (field,), channel, (field,))
+
+
 def label(key: Key, keys: Iterable[Key]) -> str:
     """Name of a plane: the channel, with its depth where the channel has several."""
     channel, z = key

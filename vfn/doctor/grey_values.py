@@ -8,7 +8,7 @@ import numpy as np
 
 from vfn.data.base import DataConfig
 from vfn.data.images import EXACT
-from vfn.doctor.findings import DAMAGED, FATAL, LOOK, NOTE, Finding
+from vfn.doctor.findings import DAMAGED, FATAL, LOOK, NOTE, Finding, of_field
 from vfn.doctor.measure import PlaneStats
 
 CLIPPED_NOTE, CLIPPED, CLIPPED_AWAY = 0.0005, 0.01, 0.5  # share of the pixels
@@ -21,24 +21,35 @@ def bit_depths(
     planes: Mapping[str, PlaneStats], name: str, config: DataConfig
 ) -> Iterator[Finding]:
     """Mixed bit depths; one depth throughout that is not the dtype's."""
-    whole = {n: p for n, p in planes.items() if "int" in p.dtype and not empty(p)}
-    whole = {n: p for n, p in whole.items() if p.top < CLIPPED}  # told by itself
+    # What is empty or saturated is told by itself.
+    whole = {
+        n: p for n, p in planes.items()
+        if "int" in p.dtype and not empty(p) and p.top < CLIPPED
+    }  # fmt: skip
     if not whole:
         return
-    steps = Counter(p.step for p in whole.values())
-    usual = steps.most_common(1)[0][0]
+    usual = Counter(p.step for p in whole.values()).most_common(1)[0][0]
     odd = {
         n: f"its grey values go in steps of {p.step}, those of most fields in steps of {usual}"
         for n, p in whole.items()
         if p.step != usual
     }
-    odd |= {n: reason for n, reason in _scaled(whole).items() if n not in odd}
-    for field, reason in odd.items():
-        yield Finding(
-            "depth", LOOK, f"{field}: {name} has another bit depth or scale than the rest: {reason}.",
-            "export all fields in the same way, without stretching the grey values",
-            (field,), name, (field,),
+    for field, reason in {**odd, **_scaled(whole), **odd}.items():
+        yield of_field(
+            "depth", field, f"{field}: {name} has another bit depth or scale than the rest: {reason}.",
+            "export all fields in the same way, without stretching the grey values", name,
         )  # fmt: skip
+    yield from _unused_bits(whole, usual, name, config)
+
+
+def _unused_bits(
+    whole: Mapping[str, PlaneStats], usual: int, name: str, config: DataConfig
+) -> Iterator[Finding]:
+    """Note a channel that uses fewer bits than its dtype has, or more than networks see.
+
+    Args:
+        usual: step of the grey values in most fields.
+    """
     bits = max(p.depth for p in whole.values() if p.step == usual)
     kind = next(iter(whole.values())).dtype
     if usual > 1:
@@ -105,11 +116,10 @@ def saturation(planes: Mapping[str, PlaneStats], name: str) -> Iterator[Finding]
         )  # fmt: skip
         return
     for field, share in clipped.items():
-        yield Finding(
-            "saturated", LOOK,
+        yield of_field(
+            "saturated", field,
             f"{field}: {100 * share:.3g} % of the pixels of {name} are cut off at "
-            f"{planes[field].high:g}.", f"{advice} and take it again, or leave the field out",
-            (field,), name, (field,),
+            f"{planes[field].high:g}.", f"{advice} and take it again, or leave the field out", name,
         )  # fmt: skip
     some = [n for n, share in shares.items() if CLIPPED_NOTE <= share < CLIPPED]
     if some:
@@ -138,8 +148,7 @@ def empty_images(planes: Mapping[str, PlaneStats], name: str) -> Iterator[Findin
             if p.constant
             else f"nothing stands out from the noise ({100 * p.structure:.2g} % of the area)"
         )
-        yield Finding(
-            "empty", LOOK, f"{field}: {name} is empty, {what}.",
-            "check the file and the staining; leave the field out unless an empty one is meant",
-            (field,), name, (field,),
+        yield of_field(
+            "empty", field, f"{field}: {name} is empty, {what}.",
+            "check the file and the staining; leave the field out unless an empty one is meant", name,
         )  # fmt: skip

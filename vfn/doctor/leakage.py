@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from vfn.data.base import DataConfig
 from vfn.data.samples import Sample
 from vfn.data.splits import Split, split_samples, split_spatial
-from vfn.doctor.findings import FATAL, LOOK, NOTE, Finding, all_keys, label
+from vfn.doctor.findings import FATAL, LOOK, NOTE, Finding, all_keys, label, of_field
 from vfn.doctor.likeness import OVERLAP, by_digest, near_copies, overlap
 from vfn.doctor.reading import FieldStats, Key
 from vfn.errors import UserError
@@ -158,10 +158,9 @@ def _copy(
 ) -> Finding:
     if one is other:
         listed = " and ".join(label(key, keys) for key in planes[0])
-        return Finding(
-            "duplicate", LOOK, f"{one.name}: {listed} are the same picture.",
+        return of_field(
+            "duplicate", one.name, f"{one.name}: {listed} are the same picture.",
             "one of the two files is a copy of the other: replace it, or leave the field out",
-            (one.name,), "", (one.name,),
         )  # fmt: skip
     straight = {a for a, b in planes if a == b}
     if straight >= set(one.planes) & set(other.planes):
@@ -199,6 +198,19 @@ def _between(first: str, second: str, parts: Mapping[str, tuple[str, ...]]) -> s
     return f"{first} is in {PARTS[one[0]]}, {second} in {PARTS[other[0]]}"
 
 
+def _neighbours(names: Sequence[str], wells: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the pairs of fields that may overlap: of one well, or next to each other by name."""
+    if not wells:
+        later = (names[1 + i : 1 + i + NEIGHBOURS] for i in range(len(names)))
+        return [
+            (name, other) for name, others in zip(names, later, strict=True) for other in others
+        ]
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(wells.get(name, name), []).append(name)
+    return [pair for group in groups.values() for pair in itertools.combinations(group, 2)]
+
+
 def _overlaps(
     fields: Sequence[FieldStats],
     wells: Mapping[str, str],
@@ -210,17 +222,7 @@ def _overlaps(
         f.name: p.outline for f in fields for p in f.planes.values() if p.outline is not None
     }
     names = [n for n in outlines if parts.get(n)]
-    if wells:
-        groups: dict[str, list[str]] = {}
-        for name in names:
-            groups.setdefault(wells.get(name, name), []).append(name)
-        pairs = [p for group in groups.values() for p in itertools.combinations(group, 2)]
-    else:
-        pairs = [
-            (names[i], names[j])
-            for i in range(len(names))
-            for j in range(i + 1, min(i + 1 + NEIGHBOURS, len(names)))
-        ]
+    pairs = _neighbours(names, wells)
     pairs = [(a, b) for a, b in pairs if positions[a] != positions[b]]
     pairs = [(a, b) for a, b in pairs if set(parts[a]) != set(parts[b]) or len(parts[a]) > 1]
     pairs = pairs[:: max(1, -(-len(pairs) // OVERLAP_PAIRS))]

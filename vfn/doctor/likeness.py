@@ -149,15 +149,14 @@ def swaps(fields: Sequence[FieldStats], keys: Sequence[Key]) -> Iterator[Swap]:
         both = [i for i, row in enumerate(table) if one in row and other in row]
         if len(both) <= SWAP_FIELDS:
             continue
-        values = {key: np.stack([table[i][key] for i in both]) for key in (one, other)}
-        typical = {key: _typical(v) for key, v in values.items()}
+        first, second = (np.stack([table[i][key] for i in both]) for key in (one, other))
         for at, number in enumerate(both):
-            if len(both) <= MANY:  # one field of a few moves the medians
-                typical = {k: _typical(np.delete(v, at, axis=0)) for k, v in values.items()}
-            first, second = values[one][at], values[other][at]
-            own = _misfit(first, *typical[one]) + _misfit(second, *typical[other])
-            crossed = _misfit(first, *typical[other]) + _misfit(second, *typical[one])
-            if own > SWAP_MISFIT and own > SWAP_RATIO * crossed:
+            # One field of a few moves the medians.
+            out = at if len(both) <= MANY else []
+            own, its = (_typical(np.delete(values, out, axis=0)) for values in (first, second))
+            straight = _misfit(first[at], *own) + _misfit(second[at], *its)
+            crossed = _misfit(first[at], *its) + _misfit(second[at], *own)
+            if straight > max(SWAP_MISFIT, SWAP_RATIO * crossed):
                 yield Swap(number, one, other)
 
 

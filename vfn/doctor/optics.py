@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from vfn.doctor.findings import LOOK, NOTE, Finding
+from vfn.data.registration import Shift
+from vfn.doctor.findings import LOOK, NOTE, Finding, of_field
 from vfn.doctor.grey_values import empty
 from vfn.doctor.measure import PlaneStats
 from vfn.doctor.reading import FieldStats, Key
@@ -41,21 +42,26 @@ def uneven_illumination(
         advice = "data.illumination=true corrects it; or crop the fields"
     else:
         advice = "crop the fields; data.illumination=true corrects it in fields of one size"
-    serious = NOTE if corrected else LOOK
     ratios = {n: corner_ratio(p) for n, p in planes.items()}
     known = {n: r for n, r in ratios.items() if not math.isnan(r)}
-    if len(known) >= max(1, len(planes) / 2):
-        typical = float(np.median(list(known.values())))
-        dark = tuple(n for n, r in known.items() if typical < DARK_CORNER and r < DARK_CORNER)
-        if typical < DIM_CORNER:
-            yield Finding(
-                "illumination", serious if typical < DARK_CORNER else NOTE,
-                f"{name}: the darkest corner has {100 * typical:.0f} % of the light of the centre "
-                f"(median of {len(known)} fields, lowest {100 * min(known.values()):.0f} %).",
-                advice, dark, name,
-                setting="data.illumination=true" if dark and one_size and not corrected else "",
-            )  # fmt: skip
+    if len(known) < max(1, len(planes) / 2):
+        yield from _dim_average(planes, name, advice)
         return
+    typical = float(np.median(list(known.values())))
+    dark = tuple(n for n, r in known.items() if max(r, typical) < DARK_CORNER)
+    mend = bool(dark) and not corrected
+    if typical < DIM_CORNER:
+        yield Finding(
+            "illumination", LOOK if mend else NOTE,
+            f"{name}: the darkest corner has {100 * typical:.0f} % of the light of the centre "
+            f"(median of {len(known)} fields, lowest {100 * min(known.values()):.0f} %).",
+            advice, dark, name,
+            setting="data.illumination=true" if mend and one_size else "",
+        )  # fmt: skip
+
+
+def _dim_average(planes: Mapping[str, PlaneStats], name: str, advice: str) -> Iterator[Finding]:
+    """Compare corners and centre in the average over the fields."""
     lit = [p for p in planes.values() if not empty(p)]
     if len(lit) < AVERAGED_FIELDS:
         return
@@ -86,11 +92,11 @@ def out_of_focus(planes: Mapping[str, PlaneStats], name: str) -> Iterator[Findin
         lost = math.inf if math.isnan(score) else middle - score
         if lost > max(BLUR, BLUR_SPREADS * spread):
             how = f"{2**lost:.0f} times less" if math.isfinite(lost) else "no"
-            yield Finding(
-                "focus", LOOK,
+            yield of_field(
+                "focus", field,
                 f"{field}: {name} looks out of focus, with {how} fine detail (relative to coarse) "
                 f"than the other {len(scores) - 1} fields.",
-                "look at it; leave the field out if it is blurred", (field,), name, (field,),
+                "look at it; leave the field out if it is blurred", name,
             )  # fmt: skip
 
 
@@ -113,38 +119,53 @@ def channel_shifts(
 ) -> Iterator[Finding]:
     """A steady shift of a target over the set, and single fields that stray from it; no more than
     notes where `data.register` is on."""
-    serious = NOTE if registered else LOOK
-    remedy = "data.register=true moves it back" + (", as it is given" if registered else "")
     for key in dict.fromkeys(key for f in fields for key in f.shifts):
         sure = {f.name: f.shifts[key] for f in fields if key in f.shifts and f.shifts[key].sure}
-        if not sure:
-            continue
-        reference = next(names[min(f.inputs, key=lambda k: abs(k[1]))] for f in fields if f.inputs)
-        places = np.array([(s.dy, s.dx) for s in sure.values()])
-        centre = np.median(places, axis=0)
-        near = np.hypot(*(places - centre).T) <= STEADY_NOTE
-        # Fields that agree with each other show how the channels lie; two that do not, nothing.
-        steady = centre if near.mean() > 0.5 else np.zeros(2)
-        size = float(np.hypot(*steady))
-        by = f"(rows {steady[0]:+.1f}, columns {steady[1]:+.1f} pixels)"
-        if size >= STEADY_NOTE - 0.05:
+        if sure:
+            reference = next(
+                names[min(f.inputs, key=lambda k: abs(k[1]))] for f in fields if f.inputs
+            )
+            pair = f"{names[key]} is shifted against {reference}"
+            yield from _shifts(sure, pair, names[key], len(fields), registered)
+
+
+def _shifts(
+    sure: Mapping[str, Shift], pair: str, name: str, count: int, registered: bool
+) -> Iterator[Finding]:
+    """Find the shifts of one target.
+
+    Args:
+        sure: field -> shift, where it is known.
+        pair: the target is shifted against the reference, in words.
+        count: of all fields.
+    """
+    serious = NOTE if registered else LOOK
+    remedy = "data.register=true moves it back" + (", as it is given" if registered else "")
+    setting = "" if registered else "data.register=true"
+    places = np.array([(s.dy, s.dx) for s in sure.values()])
+    centre = np.median(places, axis=0)
+    near = np.hypot(*(places - centre).T) <= STEADY_NOTE
+    # Fields that agree with each other show how the channels lie; two that do not, nothing.
+    steady = centre if near.mean() > 0.5 else np.zeros(2)
+    size = float(np.hypot(*steady))
+    if size >= STEADY_NOTE - 0.05:
+        text = (
+            f"{pair} by {size:.1f} pixels (rows {steady[0]:+.1f}, columns {steady[1]:+.1f} pixels)"
+        )
+        if count > 1:
+            text += f" in all of the set (median of {len(sure)} of {count} fields, where it can be measured)"
+        large = size >= STEADY
+        yield Finding(
+            "shift", serious if large else NOTE, f"{text}.", remedy, tuple(sure) if large else (), name,
+            setting=setting,
+        )  # fmt: skip
+    for field, place in zip(sure, places, strict=True):
+        away = float(np.hypot(*(place - steady)))
+        if away >= STRAY:
+            more = f", {away:.1f} pixels from the other fields" if len(sure) > 1 else ""
             yield Finding(
-                "shift", serious if size >= STEADY else NOTE,
-                f"{names[key]} is shifted against {reference} by {size:.1f} pixels {by} in all of the "
-                f"set (median of {len(sure)} of {len(fields)} fields, where it can be measured)."
-                if len(fields) > 1 else
-                f"{names[key]} is shifted against {reference} by {size:.1f} pixels {by}.",
-                remedy, tuple(sure) if size >= STEADY else (), names[key],
-                setting="" if registered else "data.register=true",
+                "shift", serious,
+                f"{field}: {pair} by rows {place[0]:+.1f}, columns {place[1]:+.1f} pixels{more}.",
+                remedy if registered else f"{remedy}; or leave the field out",
+                (field,), name, () if registered else (field,),
             )  # fmt: skip
-        for field, place in zip(sure, places, strict=True):
-            away = float(np.hypot(*(place - steady)))
-            if away >= STRAY:
-                yield Finding(
-                    "shift", serious,
-                    f"{field}: {names[key]} is shifted against {reference} by rows {place[0]:+.1f}, "
-                    f"columns {place[1]:+.1f} pixels"
-                    + (f", {away:.1f} pixels from the other fields." if len(sure) > 1 else "."),
-                    remedy if registered else f"{remedy}; or leave the field out",
-                    (field,), names[key], () if registered else (field,),
-                )  # fmt: skip

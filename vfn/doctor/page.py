@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
 from vfn.data.discovery import Field
+from vfn.data.registration import Shift
 from vfn.doctor.case import Case
 from vfn.doctor.findings import FATAL, LOOK, NOTE, SEVERITIES, Finding
 from vfn.doctor.leakage import PARTS
@@ -92,6 +93,8 @@ def render(case: Case, fields: Mapping[str, Field], exclude: Path) -> str:
     lines = _rows(case)
     table = Table(FIELDS, lines[:TABLE_ROWS], words=(len(FIELDS) - 1,))
     more = Soft(f"{len(lines) - TABLE_ROWS} more rows in doctor.csv.")
+    figures: list[Content] = [table, more] if len(lines) > TABLE_ROWS else [table]
+    how: list[Content] = [Terms([*HOW, ("software", versions())])]
     blocks = [
         Soft(of),
         Section("", _findings(case.findings)),
@@ -99,13 +102,7 @@ def render(case: Case, fields: Mapping[str, Field], exclude: Path) -> str:
         Section("Channels", _channels(case)),
         _pictures(case, fields),
         Section(
-            "",
-            [
-                Fold(
-                    "All fields in figures", [table, more] if len(lines) > TABLE_ROWS else [table]
-                ),
-                Fold("What was checked, and how", [Terms([*HOW, ("software", versions())])]),
-            ],
+            "", [Fold("All fields in figures", figures), Fold("What was checked, and how", how)]
         ),
     ]
     heading = "Do not train" if fatal else case.verdict[0].upper() + case.verdict[1:]
@@ -215,9 +212,8 @@ def _commands(case: Case, exclude: Path) -> list[tuple[str, str]]:
         settings.insert(0, f"data.exclude={exclude}")
     train = " ".join(filter(None, ["python train.py", same, *settings]))
     mended = [f.setting for f in case.of_severity(FATAL)]  # without them there is no training
-    again = " ".join(
-        filter(None, ["python -m vfn.doctor", same, *mended, f"output={exclude.parent}"])
-    )
+    words = ["python -m vfn.doctor", same, *mended, f"output={exclude.parent}"]
+    again = " ".join(filter(None, words))
     if case.of_severity(FATAL):
         return [("When the data are mended, look again", again)]
     commands = [("Train as it is advised here" if settings else "Train", train)]
@@ -230,34 +226,42 @@ def _channel(case: Case, key: Key) -> list[str]:
     """A line of the table of channels."""
     planes = [f.planes[key] for f in case.fields if key in f.planes]
     entry = next(f for f in case.fields if key in f.keys)
-    shifts = [f.shifts[key] for f in case.fields if key in f.shifts]
-    sure = np.array([(s.dy, s.dx) for s in shifts if s.sure])
-
-    def median(values: Sequence[float]) -> float:
-        known = [v for v in values if not math.isnan(v)]
-        return float(np.median(known)) if known else math.nan
-
     shapes = Counter(f"{p.shape[0]}x{p.shape[1]}" for p in planes)
-    steps = Counter((p.dtype, p.step) for p in planes)
-    deepest = {
-        kind: max((p for p in planes if (p.dtype, p.step) == kind), key=lambda p: p.depth)
-        for kind in steps
-    }
-    low, high = (median([p.quantiles[i] for p in planes]) for i in (0, 4))
-    move = "{:+.1f}, {:+.1f}".format(*np.median(sure, axis=0)) if len(sure) else "not known"
+    low, high = (_median(planes, lambda p, i=i: p.quantiles[i]) for i in (0, 4))  # type: ignore[misc]
     return [
         case.names[key],
         role(entry, key),
         f"{len(planes)} of {len(case.fields)}",
         ", ".join(shape for shape, _ in shapes.most_common(3)) or "-",
-        ", ".join(_depth(p) for p in deepest.values()) or "-",
+        ", ".join(_depths(planes)) or "-",
         f"{number(low)} to {number(high)}",
         f"{100 * max((p.top for p in planes), default=0):.2g} %",
-        f"{100 * median([p.noise_share for p in planes]):.1f} %",
-        number(median([p.focus for p in planes])),
-        number(median([corner_ratio(p) for p in planes])),
-        f"{move} ({len(sure)} of {len(shifts)})" if shifts else "",
+        f"{100 * _median(planes, lambda p: p.noise_share):.1f} %",
+        number(_median(planes, lambda p: p.focus)),
+        number(_median(planes, corner_ratio)),
+        _shift([f.shifts[key] for f in case.fields if key in f.shifts]),
     ]
+
+
+def _median(planes: Sequence[PlaneStats], value: Callable[[PlaneStats], float]) -> float:
+    """Return the median over the planes with a value; NaN without any."""
+    known = [v for v in map(value, planes) if not math.isnan(v)]
+    return float(np.median(known)) if known else math.nan
+
+
+def _shift(shifts: Sequence[Shift]) -> str:
+    sure = np.array([(s.dy, s.dx) for s in shifts if s.sure])
+    move = "{:+.1f}, {:+.1f}".format(*np.median(sure, axis=0)) if len(sure) else "not known"
+    return f"{move} ({len(sure)} of {len(shifts)})" if shifts else ""
+
+
+def _depths(planes: Sequence[PlaneStats]) -> list[str]:
+    """Return the depth of each kind of plane, that of the one that needs most bits."""
+    deepest: dict[tuple[str, int], PlaneStats] = {}
+    for plane in planes:
+        if plane.depth > deepest.setdefault((plane.dtype, plane.step), plane).depth:
+            deepest[plane.dtype, plane.step] = plane
+    return [_depth(plane) for plane in deepest.values()]
 
 
 def _depth(plane: PlaneStats) -> str:

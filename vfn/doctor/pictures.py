@@ -28,10 +28,11 @@ def field_pictures(
         findings: on this field; a shifted channel is laid over the first input.
     """
     panels: list[Panel] = []
-    absent = [f"{case.names[k]}: {status(stats, k)}" for k in stats.keys if k not in stats.planes]
+    there = [key for key in stats.keys if key in stats.planes]
+    absent = [f"{case.names[k]}: {status(stats, k)}" for k in stats.keys if k not in there]
     pixels: dict[Key, np.ndarray] = {}
     pixel_size: float | None = None
-    for key in [k for k in stats.keys if k in stats.planes][:PICTURES_OF_FIELD]:
+    for key in there[:PICTURES_OF_FIELD]:
         plane: ImageSource = entry.planes[key]
         try:
             pixels[key], pixel_size = plane.read(), pixel_size or plane.pixel_size
@@ -41,9 +42,9 @@ def field_pictures(
         picture = grey(pixels[key], stats.planes[key])
         panels.append(Panel(f"{role(stats, key)}: {case.names[key]}", shrink(picture)))
     reference = min(stats.inputs, key=lambda k: abs(k[1]))
+    shifted = {f.channel for f in findings if f.kind == "shift"}
     for key in pixels:
-        moved = [f for f in findings if f.kind == "shift" and f.channel == case.names[key]]
-        if moved and reference in pixels:
+        if reference in pixels and case.names[key] in shifted:
             two = [grey(pixels[k], stats.planes[k]) for k in (reference, key)]
             title = f"middle, {case.names[reference]} magenta, {case.names[key]} green"
             panels.append(Panel(title, overlay(*two)))

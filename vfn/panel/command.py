@@ -81,31 +81,41 @@ def ask(config: DictConfig) -> Question:
         raise UserError(f"keep={config.keep}: choose none or best")
     rows = tuple(Row.from_dict(row) for row in plain(config.rows))
     free = tuple(str(c) for c in config.free)
+    channels, targets = _asked(config, rows, free)
+    cells = plan(
+        channels, targets, int(config.inputs_up_to), int(config.repeats), bool(config.joint), rows
+    )
+    grades = Grades(float(config.grades.high), float(config.grades.average))
+    named = tuple(dict.fromkeys((*channels, *targets)))
+    return Question(named, tuple(cells), rows, free, grades, float(config.wanted))
+
+
+def _asked(
+    config: DictConfig, rows: Sequence[Row], free: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the channels that may be inputs, and those to be predicted; the latter empty with `rows`.
+
+    Raises:
+        UserError: none is named, or one that the data set lacks.
+    """
     have = _channels(config)
     if rows:
         channels = tuple(dict.fromkeys(c for row in rows for c in (*row.inputs, row.target)))
         targets: tuple[str, ...] = ()
     else:
-        channels = tuple(str(c) for c in config.channels) or have
-        targets = tuple(str(c) for c in config.targets) or tuple(
-            c for c in channels if c not in free
-        )
-    named = tuple(dict.fromkeys((*channels, *targets)))
-    unknown = [c for c in named if have and c not in have]
+        channels = tuple(map(str, config.channels)) or have
+        targets = tuple(map(str, config.targets)) or tuple(c for c in channels if c not in free)
+    unknown = [c for c in dict.fromkeys((*channels, *targets)) if have and c not in have]
     if unknown:
         raise UserError(
             f"{', '.join(unknown)}: no channel of data={config.data.name}; it has {', '.join(have)}"
         )
-    if not named:
+    if not channels and not targets:
         raise UserError(
             "channels: which are there? give channels=[dna,er,...], or name their files by "
             "'data.channels={dna: TOKEN, er: TOKEN}'"
         )
-    cells = plan(
-        channels, targets, int(config.inputs_up_to), int(config.repeats), bool(config.joint), rows
-    )
-    grades = Grades(float(config.grades.high), float(config.grades.average))
-    return Question(named, tuple(cells), rows, free, grades, float(config.wanted))
+    return channels, targets
 
 
 def _channels(config: DictConfig) -> tuple[str, ...]:

@@ -15,23 +15,7 @@ def sentences(
     question: Question, findings: Sequence[Finding], panels: Sequence[Stained]
 ) -> list[str]:
     """Return the results in sentences, the most useful first."""
-    said = []
-    if panels:
-        last = panels[-1]
-        enough = [panel for panel in panels if panel.enough]
-        if enough:
-            said.append(_advice(enough[0], question))
-            if len(enough) > 1:
-                others = "; ".join(" + ".join(p.stains) or "none" for p in enough[1:SHOWN_PANELS])
-                said.append(f"As few stains are enough in {len(enough)} ways: also {others}.")
-        else:
-            short = [t for t, (_, r) in last.sources.items() if not r >= question.wanted]
-            said.append(
-                f"No choice reaches r = {question.wanted:g} for all other stains. Nearest with "
-                f"{len(last.stains)}: stain {' and '.join(last.stains) or 'nothing'}; short are "
-                + ", ".join(f"{t} (r = {last.sources[t][1]:.2f})" for t in short)
-                + "."
-            )
+    said = _stains(question, panels)
     for target in dict.fromkeys(f.target for f in findings):
         own = [f for f in findings if f.target == target]
         best = max(own, key=lambda f: _or(f.figures["pearson"].mean, -2))
@@ -45,6 +29,28 @@ def sentences(
                 "light that leaks between the channels, or too short a training"
             )
         said.append(text + ".")
+    return said
+
+
+def _stains(question: Question, panels: Sequence[Stained]) -> list[str]:
+    """Return which stains are enough, or how near the best choice comes."""
+    enough = [panel for panel in panels if panel.enough]
+    if not panels:
+        return []
+    if not enough:
+        last = panels[-1]
+        short = [
+            f"{t} (r = {r:.2f})" for t, (_, r) in last.sources.items() if not r >= question.wanted
+        ]
+        return [
+            f"No choice reaches r = {question.wanted:g} for all other stains. Nearest with "
+            f"{len(last.stains)}: stain {' and '.join(last.stains) or 'nothing'}; short are "
+            f"{', '.join(short)}."
+        ]
+    said = [_advice(enough[0], question)]
+    if len(enough) > 1:
+        others = "; ".join(" + ".join(p.stains) or "none" for p in enough[1:SHOWN_PANELS])
+        said.append(f"As few stains are enough in {len(enough)} ways: also {others}.")
     return said
 
 

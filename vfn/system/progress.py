@@ -1,92 +1,26 @@
 """Progress as a bar on a terminal, else as a plain line now and then."""
 
 import logging
-import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from queue import Full, Queue
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
+import rich.progress as bars
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-    track,
-)  # fmt: skip
 
 T = TypeVar("T")
 LINE_SECONDS = 10.0  # between plain lines where the output is no terminal
+END = object()
 
 log = logging.getLogger(__name__)
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     """Yield `items` and show how many of `total` are done."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        yield from track(items, label, total, console=console, transient=True)
-        return
-    last = time.monotonic()
-    for done, item in enumerate(items):
-        now = time.monotonic()
-        if now - last > LINE_SECONDS:
-            log.info("%s: %d of %d", label, done, total)
-            last = now
-        yield item
-
-
-def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
-    """Yield `items`, which a thread makes up to `count` items ahead.
-
-    An error of the thread is raised here; closing the generator stops the thread.
-    """
-    ready: Queue[T | _End] = Queue(count)
-    stopped = threading.Event()
-
-    def offer(item: T | _End) -> None:
-        while not stopped.is_set():
-            with suppress(Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def make() -> None:
-        iterator = iter(items)
-        try:
-            for item in iterator:
-                offer(item)
-                if stopped.is_set():
-                    break
-            offer(_End(None))
-        except BaseException as exc:  # noqa: BLE001 - it is raised where the items are asked for
-            offer(_End(exc))
-        finally:
-            if isinstance(iterator, Generator):  # in its own thread
-                iterator.close()
-
-    thread = threading.Thread(target=make, name="ahead", daemon=True)
-    thread.start()
-    try:
-        while not isinstance(item := ready.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
-    finally:
-        stopped.set()
-        thread.join()
-
-
-@dataclass(frozen=True)
-class _End:
-    """The end of the items, or the error that ended them."""
-
-    error: BaseException | None
+    return _shown(items, 0, total, label, bars.Progress.get_default_columns(), lambda _: 1, str)
 
 
 def progress_bytes(chunks: Iterable[bytes], done: int, total: int, label: str) -> Iterator[bytes]:
@@ -95,23 +29,54 @@ def progress_bytes(chunks: Iterable[bytes], done: int, total: int, label: str) -
     Args:
         done: bytes that were there before.
     """
+    columns = (
+        bars.TextColumn("{task.description}"), bars.BarColumn(), bars.DownloadColumn(),
+        bars.TransferSpeedColumn(), bars.TimeRemainingColumn(),
+    )  # fmt: skip
+    return _shown(chunks, done, total, label, columns, len, decimal)
+
+
+def _shown(
+    items: Iterable[T],
+    done: int,
+    total: int,
+    label: str,
+    columns: Sequence[str | bars.ProgressColumn],
+    size: Callable[[T], int],
+    text: Callable[[int], str],
+) -> Iterator[T]:
     console = Console(stderr=True)
     if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )  # fmt: skip
-        with Progress(*columns, console=console, transient=True) as bar:
+        with bars.Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(label, total=total or None, completed=done)
-            for chunk in chunks:
-                yield chunk
-                bar.advance(task, len(chunk))
+            for item in items:
+                yield item
+                bar.advance(task, size(item))
         return
     last = time.monotonic()
-    for chunk in chunks:
-        yield chunk
-        done += len(chunk)
-        now = time.monotonic()
-        if now - last > LINE_SECONDS:
-            log.info("%s: %s of %s", label, decimal(done), decimal(total) if total else "?")
-            last = now
+    for item in items:
+        yield item
+        done += size(item)
+        if time.monotonic() - last > LINE_SECONDS:
+            log.info("%s: %s of %s", label, text(done), text(total) if total else "?")
+            last = time.monotonic()
+
+
+def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
+    """Yield `items`, which a thread makes up to `count` items ahead.
+
+    An error of the thread is raised here; closing the generator stops the thread.
+    """
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        pending: deque[Future[Any]] = deque()
+        try:
+            pending += (pool.submit(next, iterator, END) for _ in range(count + 1))
+            while (item := pending.popleft().result()) is not END:
+                pending.append(pool.submit(next, iterator, END))
+                yield item
+        finally:
+            for future in pending:
+                future.cancel()
+            if isinstance(iterator, Generator):
+                pool.submit(iterator.close).result()  # in the thread that it runs in

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,9 +25,8 @@ from vfn.system.files import write_text
 from vfn.system.locks import claimed
 from vfn.training import outcome
 from vfn.training.build import ModelBuilder, stain_data
-from vfn.training.callbacks import Budget, OnceStarted
+from vfn.training.callbacks import Budget, Limits
 from vfn.training.instantiators import instantiate_callbacks, instantiate_loggers
-from vfn.training.limits import Limits
 from vfn.training.loggers import start_loggers
 from vfn.training.resume import check_fields, check_networks
 from vfn.training.run_folder import PARTS, new_parts, newest_checkpoint
@@ -85,16 +84,20 @@ def _fit(
     _set_up(data, builder, folder, resumed, quiet)
     module = builder.module()
 
-    def record() -> None:
+    def record(trainer: L.Trainer, _module: L.LightningModule) -> None:
+        """Write the run's config, in the first process, once the checkpoint of a resumed run is loaded."""
+        if not trainer.is_global_zero:
+            return
         data.record(folder)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
+    started = LambdaCallback(on_train_start=record)
     trainer = make_trainer(
         module,
         **arguments,
         default_root_dir=folder,
         logger=loggers,
-        callbacks=[OnceStarted(record), *callbacks, *schedule, *_budget(settings), Limits(), *ours],
+        callbacks=[started, *callbacks, *schedule, *_budget(settings), Limits(), *ours],
     )
     if is_first():
         start_loggers(loggers, folder, {**plain(config), "parameters": builder.parameters()})

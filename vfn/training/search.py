@@ -5,18 +5,17 @@ a run folder a trial. Hydra's own Optuna sweeper needs Optuna 2.10, whose SQLite
 today's SQLAlchemy; nor could it prune.
 """
 
-import difflib
 import logging
 import math
 import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
+import optuna
 import torch
 from filelock import FileLock, Timeout
 from hydra import compose
@@ -25,11 +24,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
+from optuna import distributions
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from vfn.cli.entry import plain, set_up_logging, trainable_task
 from vfn.cli.settings import leaves
 from vfn.cli.stored import read_stored
-from vfn.errors import DiskFull, UserError
+from vfn.errors import DiskFull, UserError, nearest
 from vfn.models.checkpoint_io import BEST, LAST
 from vfn.system.csv_files import read_epochs, write_csv
 from vfn.system.files import make_folder, write_text
@@ -38,10 +40,6 @@ from vfn.training.fit import fit
 from vfn.training.instantiators import MONITOR
 from vfn.training.loggers import SEARCH
 from vfn.training.trainer_args import is_alone
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.distributions import BaseDistribution
 
 STUDY, TABLE = "study.db", "trials.csv"
 LOCK_WAIT = 60.0  # s that SQLite waits for another process
@@ -61,13 +59,9 @@ def search(config: DictConfig, folder: Path) -> Path:
         The path of `best.ckpt` of the best trial.
 
     Raises:
-        UserError: anything wrong in the config or the data, another search in `folder`, Optuna is not
-            installed, or no trial succeeded.
+        UserError: anything wrong in the config or the data, another search in `folder`, or no trial
+            succeeded.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError as exc:
-        raise UserError("sweep=optuna: not installed; pip install optuna") from exc
     settings = plain(config.sweep)
     _check(config, settings)
     given = settings["usual"] if settings["space"] is None else settings["space"]
@@ -115,40 +109,38 @@ def _check(config: DictConfig, settings: dict[str, Any]) -> None:
         )
 
 
-def _dimension(key: str, spec: Any, config: DictConfig) -> "BaseDistribution":
-    """What one entry of `sweep.space` says.
+def _dimension(key: str, spec: Any, config: DictConfig) -> BaseDistribution:
+    """Return the values of one entry of `sweep.space`, a list or a range.
 
     Raises:
         UserError: no such setting, or values that it cannot take.
     """
-    from optuna import distributions as d
-
     default = OmegaConf.select(config, key, default=None)
     if not key.startswith(SEARCHED) or not isinstance(default, bool | int | float | str):
         names = [k for k, _ in leaves(plain(config)) if k.startswith(SEARCHED)]
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(key, names)
+        hint = f"; did you mean {near}?" if near else ""
         raise UserError(f"sweep.space: {key} is no single setting of loss or model{hint}")
     if isinstance(spec, list):
-        values = spec
-    elif isinstance(spec, dict) and {"low", "high"} <= spec.keys() <= {"low", "high", "log"}:
-        values = [spec["low"], spec["high"]]
-    else:
+        _check_values(key, spec, default)
+        return distributions.CategoricalDistribution(spec)
+    if not isinstance(spec, dict) or not {"low", "high"} <= spec.keys() <= {"low", "high", "log"}:
         raise UserError(f"sweep.space: {key}: {spec}: give a list, or {{low: , high: , log: true}}")
+    low, high, log_scale = spec["low"], spec["high"], spec.get("log", False)
+    _check_values(key, [low, high], default)
+    if not isinstance(log_scale, bool):
+        raise UserError(f"sweep.space: {key}: log: {log_scale}: give true or false")
+    if isinstance(default, bool | str) or not low < high or (log_scale and low <= 0):
+        above = " and above 0" if log_scale else ""
+        raise UserError(f"sweep.space: {key}: {spec}: give numbers, low below high{above}")
+    whole = isinstance(low, int) and isinstance(high, int)
+    kind = distributions.IntDistribution if whole else distributions.FloatDistribution
+    return kind(low, high, log=log_scale)
+
+
+def _check_values(key: str, values: Sequence[Any], default: bool | int | float | str) -> None:
     if not values or any(not _fits(value, default) for value in values):
         raise UserError(f"sweep.space: {key}: {values}: give values such as {default}")
-    if isinstance(spec, list):
-        return d.CategoricalDistribution(spec)
-    logarithmic = spec.get("log", False)
-    number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    if not number or values[0] >= values[1] or (logarithmic and values[0] <= 0):
-        above = " and above 0" if logarithmic is True else ""
-        raise UserError(f"sweep.space: {key}: {spec}: give numbers, low below high{above}")
-    if not isinstance(logarithmic, bool):
-        raise UserError(f"sweep.space: {key}: log: {logarithmic}: give true or false")
-    if all(isinstance(v, int) for v in values):
-        return d.IntDistribution(low=values[0], high=values[1], log=logarithmic)
-    return d.FloatDistribution(low=float(values[0]), high=float(values[1]), log=logarithmic)
 
 
 def _fits(value: Any, default: bool | int | float | str) -> bool:
@@ -192,8 +184,8 @@ def _may_change(key: str) -> bool:
 class _Trial:
     """A trial that is ours to train: its run folder's name, and the lock that says so."""
 
-    trial: "optuna.Trial"
-    study: "optuna.Study"
+    trial: optuna.Trial
+    study: optuna.Study
     name: str
     lock: FileLock
 
@@ -210,12 +202,10 @@ class _Study:
         folder: Path,
         seed: int,
         settings: dict[str, Any],
-        space: "dict[str, BaseDistribution]",
+        space: dict[str, BaseDistribution],
     ) -> None:
-        import optuna
-
         self.folder, self.seed, self.settings, self.space = folder, seed, settings, space
-        with self._alone():
+        with self._lock("study"):  # of several processes one counts and asks at a time
             self.study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(
                     f"sqlite:///{(folder / STUDY).absolute()}",
@@ -228,30 +218,22 @@ class _Study:
                 ),
             )
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Of several processes one counts and asks at a time."""
-        with FileLock(self.folder / ".study.lock"):
-            yield
-
     def _lock(self, name: str) -> FileLock:
         return FileLock(self.folder / f".{name}.lock")
 
     def next(self) -> _Trial | None:
         """The next trial, its lock held; None when there are enough."""
-        import optuna
-
-        with self._alone():
+        with self._lock("study"):  # of several processes one counts and asks at a time
             self._take_up()
             everything = self.study.get_trials(deepcopy=False)
-            waiting = any(t.state == optuna.trial.TrialState.WAITING for t in everything)
+            waiting = any(t.state == TrialState.WAITING for t in everything)
             if not waiting and len(self.trials()) >= self.settings["trials"]:
                 return None
             # Seeded by the trial's number: a search in two pieces draws what an unbroken one draws,
             # and two processes do not draw the same.
             self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(everything))
             trial = self.study.ask(self.space)
-            name = trial.user_attrs.get("folder", _name(trial.number))
+            name = _name(trial)
             trial.set_user_attr("folder", name)
             lock = self._lock(name)
             lock.acquire()
@@ -259,31 +241,23 @@ class _Study:
 
     def _take_up(self) -> None:
         """Queue the trials anew whose process died."""
-        import optuna
-
-        state = optuna.trial.TrialState
-        for trial in self.study.get_trials(deepcopy=False, states=(state.RUNNING,)):
-            name = trial.user_attrs.get("folder", _name(trial.number))
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            name = _name(trial)
             try:
                 with self._lock(name).acquire(timeout=0):
-                    self.study.tell(trial.number, state=state.FAIL)
+                    self.study.tell(trial.number, state=TrialState.FAIL)
                     self.study.enqueue_trial(trial.params, user_attrs={"folder": name})
             except Timeout:
                 continue  # it is alive
 
-    def trials(self) -> "list[optuna.trial.FrozenTrial]":
+    def trials(self) -> list[FrozenTrial]:
         """The trials by their folders; of those that were taken up again the last."""
-        found = {
-            trial.user_attrs.get("folder", _name(trial.number)): trial
-            for trial in self.study.get_trials(deepcopy=False)
-        }
+        found = {_name(trial): trial for trial in self.study.get_trials(deepcopy=False)}
         return list(found.values())
 
-    def ranked(self) -> "list[optuna.trial.FrozenTrial]":
+    def ranked(self) -> list[FrozenTrial]:
         """Trials that ran whole, the best first."""
-        import optuna
-
-        whole = [t for t in self.trials() if t.state == optuna.trial.TrialState.COMPLETE]
+        whole = [t for t in self.trials() if t.state == TrialState.COMPLETE]
         return sorted(whole, key=lambda t: t.value if t.value is not None else math.inf)
 
     def write_table(self, path: Path) -> None:
@@ -294,7 +268,7 @@ class _Study:
             scores = trial.intermediate_values
             lines.append(
                 [
-                    trial.user_attrs.get("folder", _name(trial.number)),
+                    _name(trial),
                     trial.state.name.lower(),
                     f"{min(scores.values()):.6g}" if scores else "",
                     max(scores) + 1 if scores else 0,
@@ -306,8 +280,9 @@ class _Study:
         write_csv(path, columns, lines)
 
 
-def _name(number: int) -> str:
-    return f"trial_{number:03d}"
+def _name(trial: optuna.Trial | FrozenTrial) -> str:
+    """Return the run folder's name; a trial that is taken up again keeps it."""
+    return str(trial.user_attrs.get("folder", f"trial_{trial.number:03d}"))
 
 
 class _Pruner(Callback):
@@ -317,7 +292,7 @@ class _Pruner(Callback):
         known: MAE by epoch of a run that is taken up; its last epoch may come again.
     """
 
-    def __init__(self, trial: "optuna.Trial", known: dict[int, float]) -> None:
+    def __init__(self, trial: optuna.Trial, known: dict[int, float]) -> None:
         self.trial, self.known, self.pruned = trial, known, False
         for epoch, score in known.items():
             trial.report(score, epoch)
@@ -344,9 +319,6 @@ class _Pruner(Callback):
 
 def _run(ours: _Trial, config: DictConfig, folder: Path, data: Any) -> None:
     """Train one trial and tell the study how it ended."""
-    import optuna
-
-    state = optuna.trial.TrialState
     trial, study = ours.trial, ours.study
     described = " ".join(f"{key}={_text(value)}" for key, value in trial.params.items())
     log.info("%s: %s", ours.name, described)
@@ -367,21 +339,21 @@ def _run(ours: _Trial, config: DictConfig, folder: Path, data: Any) -> None:
         message = str(exc).splitlines()[0]
         log.warning("%s failed: %s", ours.name, message)
         trial.set_user_attr("error", message)
-        study.tell(trial, state=state.FAIL)
+        study.tell(trial, state=TrialState.FAIL)
         return
     except Exception:
-        study.tell(trial, state=state.FAIL)  # a defect of ours: it would only come again
+        study.tell(trial, state=TrialState.FAIL)  # a defect of ours: it would only come again
         raise
     finally:
         set_up_logging()  # the training wrote to its own log.txt too
     scores = _scores(folder)
     if pruner.pruned:
-        study.tell(trial, state=state.PRUNED)
+        study.tell(trial, state=TrialState.PRUNED)
     elif scores:
         study.tell(trial, min(scores.values()))
     else:
         trial.set_user_attr("error", "no finite validation MAE")
-        study.tell(trial, state=state.FAIL)
+        study.tell(trial, state=TrialState.FAIL)
 
 
 def _scores(folder: Path) -> dict[int, float]:

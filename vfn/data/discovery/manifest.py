@@ -21,10 +21,8 @@ def from_manifest(layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
     by_word = channel_by_word(layout, wanted)
     for number, row in rows:
         # Words that the layout gives a channel do not take its own name away.
-        channel = by_word.get(row["channel"].casefold()) or (
-            row["channel"] if row["channel"] in wanted else None
-        )
-        if channel is None:
+        channel = by_word.get(row["channel"].casefold(), row["channel"])
+        if channel not in wanted:
             continue
         line = f"{manifest}: line {number}"
         try:

@@ -1,19 +1,10 @@
 """What a training leaves in its run folder, and what ends it early: Lightning callbacks."""
 
-from vfn.training.callbacks.budget import Budget
 from vfn.training.callbacks.checkpoints import Checkpoints
 from vfn.training.callbacks.epoch_table import EpochTable
 from vfn.training.callbacks.finite import Finite
+from vfn.training.callbacks.limits import Budget, Limits
 from vfn.training.callbacks.model_card import ModelCard
-from vfn.training.callbacks.once_started import OnceStarted
 from vfn.training.callbacks.samples import Samples
 
-__all__ = [
-    "Budget",
-    "Checkpoints",
-    "EpochTable",
-    "Finite",
-    "ModelCard",
-    "OnceStarted",
-    "Samples",
-]
+__all__ = ["Budget", "Checkpoints", "EpochTable", "Finite", "Limits", "ModelCard", "Samples"]

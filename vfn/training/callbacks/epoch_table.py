@@ -48,36 +48,31 @@ class EpochTable(Callback):
         """Write the table with this epoch's row, and log the row to the loggers."""
         # Every process asks: the figures are reduced when they are asked for.
         figures = {
-            k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")
+            key.removesuffix("_epoch"): float(value)
+            for key, value in sorted(trainer.callback_metrics.items())
+            if not key.endswith("_step")
         }
         if not self.images or not trainer.is_global_zero:
             return
-        rates = {
-            f"lr/{n}": o.param_groups[0]["lr"]
-            for n, o in zip("gd", trainer.optimizers, strict=False)
-        }
+        optimizers = zip("gd", trainer.optimizers, strict=False)
+        rates = {f"lr/{name}": one.param_groups[0]["lr"] for name, one in optimizers}
         extra = {"images_per_s": self.images / max(self.seconds, 1e-9), **rates}
         if pl_module.device.type == "cuda":
             extra["gpu_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+        epoch = trainer.current_epoch
         for logger in trainer.loggers:
-            logger.log_metrics({**extra, "epoch": trainer.current_epoch}, trainer.global_step)
-        row = {
-            "epoch": trainer.current_epoch,
-            "batches": pl_module.steps,
-        }
-        named = {key.removesuffix("_epoch"): value for key, value in sorted(figures.items())}
-        text = {k: f"{v:.6g}" for k, v in {**extra, **named}.items()}
+            logger.log_metrics({**extra, "epoch": epoch}, trainer.global_step)
         log.info(
             "epoch %d: MAE %.4f training, %.4f validation; %.1f patches/s",
-            trainer.current_epoch,
-            named["train/mae"],
-            named.get("val/mae", math.nan),
-            extra["images_per_s"],
-        )
-        path = Path(trainer.default_root_dir) / "metrics.csv"
+            epoch, figures["train/mae"], figures.get("val/mae", math.nan), extra["images_per_s"],
+        )  # fmt: skip
+        text = {key: f"{value:.6g}" for key, value in {**extra, **figures}.items()}
+        row = {"epoch": str(epoch), "batches": str(pl_module.steps), **text}
+        self._write(Path(trainer.default_root_dir) / "metrics.csv", row)
+
+    def _write(self, path: Path, row: dict[str, str]) -> None:
+        """Write the table; an epoch that a resumed run finishes replaces its unfinished row."""
         before = read_epochs(path) if path.exists() else []
-        # An epoch that a resumed run finishes replaces its unfinished row.
-        rows = [r for r in before if int(r["epoch"]) < trainer.current_epoch]
-        rows.append({**{k: str(v) for k, v in row.items()}, **text})
+        rows = [r for r in before if int(r["epoch"]) < int(row["epoch"])] + [row]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         write_csv(path, columns, ([row.get(c, "") for c in columns] for row in rows))
