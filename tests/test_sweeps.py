@@ -248,6 +248,7 @@ def test_another_search_in_the_folder(unbroken: tuple[Path, Result]) -> None:
 
 def missing() -> None:
     sys.modules["optuna"] = None  # type: ignore[assignment]
+    sys.modules.pop("vfn.training.search", None)  # this very file has imported it
 
 
 @pytest.mark.parametrize(

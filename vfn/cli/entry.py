@@ -19,6 +19,7 @@ import hydra
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -39,6 +40,15 @@ from vfn.system.signals import INTERRUPTED, comes_of_stopping, end_by_signals, i
 
 WRONG_INPUT = 2
 MULTIRUN = "multirun.yaml"  # Hydra's record of a sweep, in its folder
+# Warnings of Lightning's and torch's that say nothing to a user, as regular expressions.
+UNSAID = (
+    "isinstance.treespec, LeafSpec",  # Lightning 2.6
+    "distributed.nn.functional.all_reduce is deprecated",
+    "does not have many workers",
+    "`srun` command is available on your system but is not",  # not every command there is a job
+    "module.s. in eval mode",  # a frozen encoder is meant to be
+    "The number of training batches.*smaller than the logging",
+)
 log = logging.getLogger(__name__)
 
 
@@ -93,10 +103,14 @@ def varied() -> list[str]:
     return [text for text in config.overrides.task if text.split("=")[0].lstrip("+") in keys]
 
 
+def typed_overrides() -> list[Override]:
+    """Return the command line of this job."""
+    return OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+
+
 def typed_keys() -> list[str]:
     """Return the keys on the command line of this job."""
-    typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    return [override.key_or_group for override in typed]
+    return [override.key_or_group for override in typed_overrides()]
 
 
 def refuse_unread(read: Mapping[str, Sequence[str]], given: Container[str]) -> None:
@@ -228,8 +242,7 @@ def merge_overrides(
     for key, value in _preset(composed).items():
         if key not in skip:
             OmegaConf.update(result, key, value, force_add=True)
-    parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    for override in parsed:
+    for override in typed_overrides():
         key = override.package or override.key_or_group
         if key in skip or key in PRESETS:
             continue
@@ -337,14 +350,5 @@ def set_up_logging(log_file: Path | None = None, quiet: bool = False) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # we say ourselves what is wrong
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6
-    warnings.filterwarnings("ignore", ".*distributed.nn.functional.all_reduce is deprecated.*")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # Not every command on a cluster is a job.
-    warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not.*")
-    warnings.filterwarnings(
-        "ignore", ".*module.s. in eval mode.*"
-    )  # a frozen encoder is meant to be
-    warnings.filterwarnings(
-        "ignore", ".*The number of training batches.*smaller than the logging.*"
-    )
+    for message in UNSAID:
+        warnings.filterwarnings("ignore", f".*{message}.*")

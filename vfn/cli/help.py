@@ -64,11 +64,11 @@ def choices(group: str) -> list[str]:
 
 def settings_of(command: str) -> list[str]:
     """Return every key of a command over all choices of its groups: `data`, `data.root`, ..."""
-    found = dict.fromkeys(_names(_plain(CONF / f"{command}.yaml")))
+    found = dict.fromkeys(names_in(_plain(CONF / f"{command}.yaml")))
     for group in groups_of(command):
         found[group] = None
         for choice in choices(group) if group not in PRESETS else ():
-            found |= dict.fromkeys(_names(_plain(CONF / group / f"{choice}.yaml"), f"{group}."))
+            found |= dict.fromkeys(names_in(_plain(CONF / group / f"{choice}.yaml"), f"{group}."))
     return list(found)
 
 
@@ -78,7 +78,7 @@ def no_such(key: str, command: str) -> str:
         return f"{key}: {ELSEWHERE[key]}"
     group, _, rest = key.partition(".")
     others = [] if group not in groups_of(command) else choices(group)
-    have = [c for c in others if rest and rest in _names(_plain(CONF / group / f"{c}.yaml"))]
+    have = [c for c in others if rest and rest in names_in(_plain(CONF / group / f"{c}.yaml"))]
     if have:
         return f"{key}: no such setting; it is one of {group}={' | '.join(have)}"
     near = nearest_setting(key, command)
@@ -206,8 +206,9 @@ def _plain(path: Path) -> dict[str, Any]:
     return {str(k): v for k, v in node.items() if k not in ("defaults", "hydra")}
 
 
-def _names(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def names_in(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all settings and tables in plain data."""
     for key, value in node.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _names(value, f"{prefix}{key}.")
+            yield from names_in(value, f"{prefix}{key}.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -82,12 +83,11 @@ def _readable(word: str, sweeping: bool) -> str:
         return f"{key}={_verbatim(key, value, sweeping)}"
     if "=" in value and not re.search(r"""['"\\{}()\[\],]""", value):
         return f"{key}={_quoted(value)}"
-    try:
-        parsed = OverridesParser.create().parse_override(word)
-    except HydraException as exc:
+    parsed = _parsed(word)
+    if parsed is None:
         raise UserError(
             f'{word}: is no value; quote it twice, for the shell and within: "{key}={_quoted(value)}"'
-        ) from exc
+        )
     if parsed.is_sweep_override() and not sweeping:
         raise UserError(
             f"{word}: is several values; give a list, '{key}=[{value}]', or a sweep over them by -m"
@@ -100,12 +100,12 @@ def _verbatim(key: str, value: str, sweeping: bool) -> str:
     if _exists(_home(value)):
         return _one(key, value)
     if _last(key) in SEVERAL and value[:1] in ("[", "{"):
-        if _parses(key, value):
+        if _parsed(f"{key}={value}"):
             return value
         parts = _VALUE.findall(value[1:].removesuffix("]"))
         return f"[{','.join(_one(key, part.strip()) for part in parts)}]"
     if sweeping:
-        if _parses(key, value):
+        if _parsed(f"{key}={value}"):
             return value
         return ",".join(_one(key, part) for part in _VALUE.findall(value))
     return _one(key, value)
@@ -124,22 +124,19 @@ def _one(key: str, value: str) -> str:
 
 def _means(key: str, value: str) -> bool:
     """Return True if Hydra reads `value` as the same text, apart from quotes and escapes."""
-    try:
-        parsed = OverridesParser.create().parse_override(f"{key}={value}")
-    except HydraException:
-        return False
-    if parsed.is_sweep_override():
+    parsed = _parsed(f"{key}={value}")
+    if parsed is None or parsed.is_sweep_override():
         return False
     read = parsed.value()
     return read is None or isinstance(read, str) or str(read) == value
 
 
-def _parses(key: str, value: str) -> bool:
+def _parsed(word: str) -> Override | None:
+    """Return what Hydra's grammar makes of a word; None if it refuses it."""
     try:
-        OverridesParser.create().parse_override(f"{key}={value}")
+        return OverridesParser.create().parse_override(word)
     except HydraException:
-        return False
-    return True
+        return None
 
 
 def _quoted(value: str) -> str:

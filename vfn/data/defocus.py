@@ -32,7 +32,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from scipy.special import jv
 
 from vfn.data.discovery import ImageSource
 from vfn.data.intensity import to_dtype
@@ -105,21 +104,6 @@ def _phase(optics: Optics, radius2: Float, z: float) -> Float:
     sine2 = np.clip(radius2, 0, 1) * (optics.na / optics.index) ** 2
     wave = 2 * math.pi * optics.index / optics.wavelength
     return np.asarray(wave * z * (np.sqrt(1 - sine2) - 1))
-
-
-def psf(optics: Optics, radius: NDArray[Any], z: float) -> Float:
-    """Point spread function at `radius` (n,) um from the axis, `z` um from focus; 1 at focus on axis.
-
-    For looking at; `defocus` works with `otf`.
-    """
-    node, weight = np.polynomial.legendre.leggauss(4 * NODES)
-    rho = (node + 1) / 2
-    wave = 2 * math.pi * optics.na / optics.wavelength
-    field = (
-        jv(0, wave * np.asarray(radius, float)[:, None] * rho)
-        * np.exp(1j * _phase(optics, rho**2, z)) * rho * weight
-    ).sum(1)  # fmt: skip
-    return np.asarray(np.abs(field) ** 2)  # the integral of rho is 1/2, of the weights 2
 
 
 @lru_cache(maxsize=64)

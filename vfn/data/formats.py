@@ -136,20 +136,33 @@ def scenes(path: Path) -> list[Scene]:
 # --- TIFF ---
 
 
-def _tiff_stacks(path: Path) -> list[Stack]:
-    told = tiff_stack(path)
-    times, channels, depths = (range(told.sizes[axis]) for axis in "TCZ")
+def _stacks(
+    names: tuple[str, ...],
+    counts: Sequence[int],
+    plane: Callable[[int, int, int], "ContainerPlane"],
+    z_step: float | None,
+    time_step: float | None,
+) -> list[Stack]:
+    """Return a stack for each time point, of the planes at (time, channel, z).
+
+    Args:
+        counts: how many time points, channels and z planes there are.
+    """
+    times, channels, depths = map(range, counts)
     return [
         Stack(
-            told.channels,
-            tuple(
-                tuple(TiffPlane(path, t, c, z, told.pixel_size) for z in depths) for c in channels
-            ),
-            told.z_step,
-            told.time_step,
+            names, tuple(tuple(plane(t, c, z) for z in depths) for c in channels), z_step, time_step
         )
         for t in times
     ]
+
+
+def _tiff_stacks(path: Path) -> list[Stack]:
+    told = tiff_stack(path)
+    return _stacks(
+        told.channels, [told.sizes[axis] for axis in "TCZ"],
+        lambda t, c, z: TiffPlane(path, t, c, z, told.pixel_size), told.z_step, told.time_step,
+    )  # fmt: skip
 
 
 def count_times(path: Path) -> int:
@@ -257,21 +270,11 @@ def _zarr_stacks(path: Path) -> list[Stack]:
         lengths = {a: _length(s, u) for a, s, u in zip(axes, steps, units, strict=True)}
         labels = [c.get("label", "") for c in attributes.get("omero", {}).get("channels", ())]
         times = dict(zip(axes, zip(steps, units, strict=True), strict=True)).get("t", (0.0, None))
-        return [
-            Stack(
-                _names(labels, sizes["c"]),
-                tuple(
-                    tuple(
-                        ZarrPlane(path, level["path"], axes, c, z, lengths["x"], t)
-                        for z in range(sizes["z"])
-                    )
-                    for c in range(sizes["c"])
-                ),
-                lengths.get("z"),
-                seconds(*times),
-            )
-            for t in range(sizes["t"])
-        ]
+        return _stacks(
+            _names(labels, sizes["c"]), [sizes[axis] for axis in "tcz"],
+            lambda t, c, z: ZarrPlane(path, level["path"], axes, c, z, lengths["x"], t),
+            lengths.get("z"), seconds(*times),
+        )  # fmt: skip
 
 
 def _length(step: float, unit: str | None) -> float | None:
@@ -424,18 +427,11 @@ def _bioio_stacks(path: Path, scene: int) -> list[Stack]:
             for length in (getattr(spacing, "X", None), getattr(spacing, "Z", None))
         )
         between = getattr(reader, "time_interval", None)  # not every reader, nor every file, knows
-        return [
-            Stack(
-                _names(reader.channel_names or [], sizes["c"]),
-                tuple(
-                    tuple(BioioPlane(path, scene, c, z, pixel_size, t) for z in range(sizes["z"]))
-                    for c in range(sizes["c"])
-                ),
-                z_step,
-                between.total_seconds() if between else None,
-            )
-            for t in range(sizes["t"])
-        ]
+        return _stacks(
+            _names(reader.channel_names or [], sizes["c"]), [sizes[axis] for axis in "tcz"],
+            lambda t, c, z: BioioPlane(path, scene, c, z, pixel_size, t),
+            z_step, between.total_seconds() if between else None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

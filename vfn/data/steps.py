@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vfn.data.cache import ImageCache
 from vfn.data.grid import Binning
@@ -13,7 +13,7 @@ from vfn.data.splits import Split
 from vfn.data.statistics import mean_images
 
 
-class Step(Protocol):
+class Step:
     """A step of the preparation: fitted once, on the split, and recorded in the checkpoint.
 
     `StainData` runs the steps in order. Those that need a model or a measure of focus live in `vfn.refocus` and
@@ -22,19 +22,18 @@ class Step(Protocol):
 
     def fit(self, split: Split, cache: ImageCache) -> Split:
         """Fit on the training samples; return the split as the next step sees it."""
-        ...
+        return split
 
     def summary(self) -> str:
         """Describe the result in a phrase; empty for nothing done."""
-        ...
+        return ""
 
     def recipe(self) -> dict[str, Any]:
         """Return this step's parts of the recipe, as plain data."""
-        ...
+        return {}
 
     def record(self, folder: Path) -> None:
         """Write files of this step's own into the run folder."""
-        ...
 
 
 class Registration:
@@ -78,7 +77,7 @@ class Registration:
         return {"shifts": self.shifts.to_dict(), "binning": binning}
 
 
-class FlatFields:
+class FlatFields(Step):
     """A flat field for each channel (`data.illumination`), which patches are divided by.
 
     Attributes:
@@ -108,6 +107,3 @@ class FlatFields:
     def recipe(self) -> dict[str, Any]:
         """Return the parts of the recipe."""
         return {"flats": [None if flat is None else flat.to_dict() for flat in self.flats]}
-
-    def record(self, folder: Path) -> None:
-        """Write nothing."""

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -216,14 +217,15 @@ def time_step(tif: tifffile.TiffFile, ome: Ome) -> float | None:
 
 
 def seconds(value: Any, unit: str | None) -> float | None:
-    """A time in seconds; None where the unit is unknown or the value is no time."""
-    factor = SECONDS.get(str(unit).strip())
-    found = float(value) * factor if factor else math.nan
-    return found if math.isfinite(found) and found > 0 else None
+    """Return a time in seconds; None where the unit is unknown or the value is no time."""
+    return _quantity(value, unit, SECONDS)
 
 
 def micrometres(value: Any, unit: str) -> float | None:
-    """A length in micrometres; None where the unit is unknown or the value is no length."""
-    factor = MICROMETRES.get(str(unit).strip())
-    size = float(value) * factor if factor else math.nan
+    """Return a length in micrometres; None where the unit is unknown or the value is no length."""
+    return _quantity(value, unit, MICROMETRES)
+
+
+def _quantity(value: Any, unit: str | None, factors: Mapping[str, float]) -> float | None:
+    size = float(value) * factors.get(str(unit).strip(), math.nan)
     return size if math.isfinite(size) and size > 0 else None

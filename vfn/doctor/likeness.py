@@ -152,7 +152,7 @@ def swaps(fields: Sequence[FieldStats], keys: Sequence[Key]) -> Iterator[Swap]:
         first, second = (np.stack([table[i][key] for i in both]) for key in (one, other))
         for at, number in enumerate(both):
             # One field of a few moves the medians.
-            out = at if len(both) <= MANY else []
+            out: list[int] = [at] if len(both) <= MANY else []
             own, its = (_typical(np.delete(values, out, axis=0)) for values in (first, second))
             straight = _misfit(first[at], *own) + _misfit(second[at], *its)
             crossed = _misfit(first[at], *its) + _misfit(second[at], *own)

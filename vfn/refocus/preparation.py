@@ -24,7 +24,7 @@ def preparation(task: Task, config: DataConfig) -> Sequence[Step]:
     return RefocusStep(task, config), FocusStep(task)
 
 
-class RefocusStep:
+class RefocusStep(Step):
     """`data.refocus`: refocus blurred fields, or leave them out."""
 
     def __init__(self, task: Task, config: DataConfig) -> None:
@@ -74,7 +74,7 @@ class RefocusStep:
             self.fitted.record(folder / TABLE, parts, self._cache)
 
 
-class FocusStep:
+class FocusStep(Step):
     """The scale of focus and the classical baseline of a data set with planes out of focus."""
 
     def __init__(self, task: Task) -> None:
@@ -97,6 +97,3 @@ class FocusStep:
         """Return the parts of the recipe."""
         parts = {"focus": self.scale, "deconvolution": self.deconvolution}
         return {key: None if part is None else part.to_dict() for key, part in parts.items()}
-
-    def record(self, folder: Path) -> None:
-        """Write nothing."""

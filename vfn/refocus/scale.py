@@ -258,14 +258,6 @@ class FocusScale:
         low, high = self.whole.interval(um)
         return FocusScore(float(um[0]), float(low[0]), float(high[0]))
 
-    def tiles(self, image: NDArray[np.generic]) -> FocusMap:
-        """Distance from focus of the tiles of an image (H, W); NaN where one shows nothing.
-
-        Raises:
-            ValueError: less than 64 pixels a side.
-        """
-        return self.rate_tiles(tile_spectra(image, self.tile), image.shape)
-
     def rate_tiles(self, spectrum: Spectrum, shape: tuple[int, ...]) -> FocusMap:
         """The map of an image (H, W) of this shape whose tiles' spectra are known."""
         tops, lefts, side = tile_corners(shape, self.tile)

@@ -95,27 +95,24 @@ def _tasks_on_each_node(trainer: dict[str, Any], step: Step) -> int:
     devices, name = trainer["devices"], trainer.get("name")
     wanted = str(len(devices) if isinstance(devices, list) else devices)
     on_each = step.tasks // step.nodes
-    problem = None
     if wanted == "1" and trainer["num_nodes"] == 1 and step.tasks > 1:
-        problem = (
+        raise UserError(
             f"trainer={name}: srun started {step.tasks} tasks, and each would train by itself; "
             "give trainer=slurm, or srun --ntasks=1"
         )
-    elif "," in step.on_each:
-        problem = (
+    if "," in step.on_each:
+        raise UserError(
             f"trainer={name}: srun started {step.on_each} tasks on the nodes; give as many to "
             "each, by --ntasks-per-node"
         )
-    elif trainer["num_nodes"] != step.nodes:
-        problem = (
+    if trainer["num_nodes"] != step.nodes:
+        raise UserError(
             f"trainer.num_nodes={trainer['num_nodes']}: srun started tasks on {step.nodes} node(s); give "
             f"trainer.num_nodes={step.nodes}"
         )
-    elif wanted not in ("auto", "-1", str(on_each)):
-        problem = (
+    if wanted not in ("auto", "-1", str(on_each)):
+        raise UserError(
             f"trainer.devices={devices}: srun started {on_each} task(s) on each node; leave trainer.devices "
             f"out, or give --ntasks-per-node={wanted}"
         )
-    if problem:
-        raise UserError(problem)
     return on_each

@@ -1,7 +1,7 @@
 """What a run that goes on may change, and whether its checkpoint fits what is there now."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vfn.cli.entry import merge_overrides
+from vfn.cli.help import names_in
 from vfn.cli.settings import leaves
 from vfn.errors import UserError
 from vfn.models.checkpoint import submodule
@@ -83,16 +84,9 @@ def check_whole(before: DictConfig, where: Path) -> None:
     Raises:
         UserError: a setting is missing.
     """
-    there = dict.fromkeys(_prefixes(OmegaConf.to_container(before)))
+    there = dict.fromkeys(names_in(OmegaConf.to_container(before)))
     if lacking := [key for key in HELD if key not in there]:
         raise UserError(f"{where}: lacks {lacking[0]}; copy it again")
-
-
-def _prefixes(node: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _prefixes(value, f"{prefix}{key}.")
 
 
 def _may_change(key: str) -> bool:

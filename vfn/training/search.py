@@ -19,8 +19,6 @@ import optuna
 import torch
 from filelock import FileLock, Timeout
 from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +26,7 @@ from optuna import distributions
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from vfn.cli.entry import plain, set_up_logging, trainable_task
+from vfn.cli.entry import plain, set_up_logging, trainable_task, typed_overrides
 from vfn.cli.settings import leaves
 from vfn.cli.stored import read_stored
 from vfn.errors import DiskFull, UserError, nearest
@@ -394,11 +392,9 @@ def _summary(study: _Study, folder: Path) -> Path:
 
 def _command(params: dict[str, Any], name: str) -> str:
     """The command line that trains a trial by itself."""
-    typed = list(HydraConfig.get().overrides.task)
-    parsed = OverridesParser.create().parse_overrides(typed)
     kept = [
-        text
-        for text, override in zip(typed, parsed, strict=True)
+        override.input_line or ""
+        for override in typed_overrides()
         if override.key_or_group not in ("sweep", "run", *params)
         and not override.key_or_group.startswith("sweep.")
     ]
