@@ -487,9 +487,7 @@ def check_page(path: Path, number: int, frame: tifffile.TiffPage | tifffile.Tiff
     """Decoders fill what is missing with zeros, or with grey: refuse such a file first."""
     page = frame if isinstance(frame, tifffile.TiffPage) else frame.keyframe
     assert page is not None
-    file = frame.parent.filehandle
-    size = file.size
-    remedy = "copy it anew from the microscope or leave it out"
+    size = frame.parent.filehandle.size
     if page.dtype is None:
         raise UserError(
             f"{path}: pixels of {page.bitspersample} bits and sample format {page.sampleformat} are "
@@ -502,6 +500,17 @@ def check_page(path: Path, number: int, frame: tifffile.TiffPage | tifffile.Tiff
             f"{path}: is compressed by method {int(page.compression)}, which is not known; "
             "save it with LZW or without compression"
         )
+    _check_pieces(path, number, frame, page)
+    check_promise(path, math.prod(page.chunks) * page.dtype.itemsize, size)
+
+
+def _check_pieces(
+    path: Path, number: int, frame: tifffile.TiffPage | tifffile.TiffFrame, page: tifffile.TiffPage
+) -> None:
+    """Refuse strips or tiles of which a part is missing."""
+    file = frame.parent.filehandle
+    size = file.size
+    remedy = "copy it anew from the microscope or leave it out"
     pieces = list(zip(frame.dataoffsets, frame.databytecounts, strict=False))
     there = sum(offset > 0 and count > 0 for offset, count in pieces)
     if there < math.prod(page.chunked):
@@ -520,7 +529,6 @@ def check_page(path: Path, number: int, frame: tifffile.TiffPage | tifffile.Tiff
             f"{path}: is damaged (page {number} has {stored} bytes of pixels, {page.shape} of "
             f"{page.bitspersample} bits need {needed}); {remedy}"
         )
-    check_promise(path, math.prod(page.chunks) * page.dtype.itemsize, size)
     if page.compression == JPEG:
         for offset, count in pieces:
             file.seek(max(offset, offset + count - 16))

@@ -1,7 +1,7 @@
 """Divide samples for training, validation and testing."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -110,18 +110,8 @@ def split_samples(samples: Sequence[Sample], rule: SplitRule) -> Split:
     _check_rule(rule)
     if rule.by == "spatial":
         raise ValueError("spatial splits need the size of each sample: use split_spatial")
-    by = rule.by
+    by = _unit(samples, rule)
     has_wells = any(sample.well for sample in samples)
-    if by == "auto":
-        several_plates = len({sample.plate for sample in samples}) > 1
-        by = "plate" if several_plates else "well" if has_wells else "field"
-    if by == "plate" or rule.by == "well":
-        lacking = [sample.name for sample in samples if not getattr(sample, by)]
-        if lacking:
-            raise UserError(
-                f"data.split={rule.by}: field {lacking[0]} has no {by}; name it by data.pattern or a "
-                "manifest, or say data.split=field"
-            )
     inner = "well" if has_wells and by != "field" else "field"
     try:
         return _divided(samples, rule, by, inner)
@@ -135,6 +125,26 @@ def split_samples(samples: Sequence[Sample], rule: SplitRule) -> Split:
             str(exc).partition("; ")[0],
         )  # fmt: skip
         return split
+
+
+def _unit(samples: Sequence[Sample], rule: SplitRule) -> str:
+    """Return the unit that is set apart for testing.
+
+    Raises:
+        UserError: a field without a plate, or without a well where the rule names it.
+    """
+    by = rule.by
+    if by == "auto":
+        has_wells = any(sample.well for sample in samples)
+        several_plates = len({sample.plate for sample in samples}) > 1
+        by = "plate" if several_plates else "well" if has_wells else "field"
+    lacking = [sample.name for sample in samples if by != "field" and not getattr(sample, by)]
+    if lacking and (by == "plate" or rule.by == "well"):
+        raise UserError(
+            f"data.split={rule.by}: field {lacking[0]} has no {by}; name it by data.pattern or a "
+            "manifest, or say data.split=field"
+        )
+    return by
 
 
 def _divided(samples: Sequence[Sample], rule: SplitRule, by: str, inner: str) -> Split:
@@ -151,6 +161,7 @@ def _divided(samples: Sequence[Sample], rule: SplitRule, by: str, inner: str) ->
     test = [sample for sample in samples if _group(sample, key) in names]
     rest = [sample for sample in samples if _group(sample, key) not in names]
     groups = _groups(rest, inner)
+    everything = {_group(sample, inner) for sample in samples}
     shared = {_group(sample, inner) for sample in test} & set(groups)
     if shared:  # fields named one by one
         raise _SharedWellError(
@@ -158,25 +169,33 @@ def _divided(samples: Sequence[Sample], rule: SplitRule, by: str, inner: str) ->
             "name all its fields, or say data.split=field"
         )
     if not test or len(groups) < 2:
-        total = len({_group(sample, inner) for sample in samples})
-        found = f"{total} {inner}(s) found"
+        found = f"{len(everything)} {inner}(s) found"
         if key != inner:
             found += f", {len(groups)} of them not on test {key} {', '.join(sorted(names)[:8])}"
-        finer = "let wells be shared by data.split=field, " if inner == "well" else ""
-        raise (_SharedWellError if inner == "well" else UserError)(
-            f"{found}: too few to train, validate and test on different ones (3 at least); "
-            f"bring more, {finer}or cut each field in two by data.split=spatial"
-        )
-    alike = alike_but_for_time(sorted({_group(sample, inner) for sample in samples}))
+        raise _too_few(found, inner)
+    _warn_of_times(everything)
+    val_names = _draw(groups, rule.val_fraction, rule.seed + 1, leave=1)
+    train = [sample for sample in rest if _group(sample, inner) not in val_names]
+    val = [sample for sample in rest if _group(sample, inner) in val_names]
+    return Split(train, val, test, by=key)
+
+
+def _too_few(found: str, inner: str) -> UserError:
+    finer = "let wells be shared by data.split=field, " if inner == "well" else ""
+    return (_SharedWellError if inner == "well" else UserError)(
+        f"{found}: too few to train, validate and test on different ones (3 at least); "
+        f"bring more, {finer}or cut each field in two by data.split=spatial"
+    )
+
+
+def _warn_of_times(groups: Iterable[str]) -> None:
+    """Warn of groups that differ in what looks like a time point."""
+    alike = alike_but_for_time(sorted(groups))
     if alike:
         log.warning(
             "%s and %s differ in a time point alone, it seems, yet one may train and the other test: name "
             "it by the group time of data.pattern, or the column time of data.manifest", *alike,
         )  # fmt: skip
-    val_names = _draw(groups, rule.val_fraction, rule.seed + 1, leave=1)
-    train = [sample for sample in rest if _group(sample, inner) not in val_names]
-    val = [sample for sample in rest if _group(sample, inner) in val_names]
-    return Split(train, val, test, by=key)
 
 
 def _test_groups(samples: Sequence[Sample], rule: SplitRule, by: str) -> tuple[str, set[str]]:

@@ -136,17 +136,9 @@ def _described(path: Path, _mtime: int, _size: int) -> TiffStack:
         order = "".join(axis if axis in "TZ" else "C" for axis in axes[:-2])
         sizes = {"T": 1, "C": 1, "Z": 1, **dict(zip(order, shape, strict=False))}
         ome = Ome(tif)
-        planes, names = prod(shape[:-2]), list(channel_names(tif, ome))
-        pages = tuple(int(page.offset) for page in series.pages if page is not None)
-        offset = 0 if series.dataoffset is None else int(series.dataoffset)
-        if len(pages) != planes:
-            pages = ()
-            if series.dataoffset is None or offset + series.nbytes > tif.filehandle.size:
-                raise UserError(
-                    f"{path}: is truncated (its metadata state {planes} planes, they are not all there); "
-                    "copy it anew from the microscope or leave it out"
-                )
-        elif part := ome.part():
+        names = list(channel_names(tif, ome))
+        pages, offset = _places(path, tif, series)
+        if pages and (part := ome.part()):
             sizes, numbers, names = part
             order, pages = "TCZ", tuple(pages[number] for number in numbers)
         known = all(names) and len(set(names)) == sizes["C"] == len(names)
@@ -155,6 +147,27 @@ def _described(path: Path, _mtime: int, _size: int) -> TiffStack:
             pixel_size(tif, ome), z_step(tif, ome), time_step(tif, ome), pages, offset, shape[-2:],
             np.dtype(series.dtype).newbyteorder(tif.byteorder),
         )  # fmt: skip
+
+
+def _places(
+    path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> tuple[tuple[int, ...], int]:
+    """Return the place of each plane's page, or none and that of the first of planes in a row.
+
+    Raises:
+        UserError: some are not there.
+    """
+    planes = prod(series.shape[:-2])
+    pages = tuple(int(page.offset) for page in series.pages if page is not None)
+    offset = series.dataoffset
+    if len(pages) == planes:
+        return pages, int(offset or 0)
+    if offset is None or offset + series.nbytes > tif.filehandle.size:
+        raise UserError(
+            f"{path}: is truncated (its metadata state {planes} planes, they are not all there); "
+            "copy it anew from the microscope or leave it out"
+        )
+    return (), int(offset)
 
 
 @dataclass(frozen=True)

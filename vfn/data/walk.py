@@ -92,18 +92,10 @@ def walk(root: Path) -> Iterator[Path]:
     folders, links = [root], list[Path]()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
-        try:
-            own = _identity(folder)
-            with os.scandir(folder) as listed:
-                entries = sorted(listed, key=lambda entry: entry.name)
-        except OSError as exc:
-            if not isinstance(
-                exc, FileNotFoundError | NotADirectoryError
-            ):  # of which the caller tells
-                _warn_once(
-                    f"{folder}: cannot be listed ({exc.strerror}), so its images are left out"
-                )
+        entries = _entries(folder)
+        if entries is None:
             continue
+        own = _identity(folder)
         if own in seen:
             _warn_once(f"{folder}: links to a folder that holds it or is read already; left out")
             continue
@@ -114,14 +106,28 @@ def walk(root: Path) -> Iterator[Path]:
                 if entry.is_symlink() and not is_image(path) and not path.exists():
                     _warn_once(f"{path}: is a link that leads nowhere; left out")
                 yield path
-            elif entry.name.lower().endswith(".zarr") and not entry.name.startswith("."):
+            elif entry.name.startswith("."):
+                continue
+            elif entry.name.lower().endswith(".zarr"):
                 yield path
-            elif not entry.name.startswith("."):
+            else:
                 (links if entry.is_symlink() else folders).append(path)
 
 
+def _entries(folder: Path) -> "list[os.DirEntry[str]] | None":
+    """List a folder by name; None, with a warning, where that fails. The caller tells of a missing one."""
+    try:
+        with os.scandir(folder) as listed:
+            return sorted(listed, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        _warn_once(f"{folder}: cannot be listed ({exc.strerror}), so its images are left out")
+        return None
+
+
 def is_folder(entry: "os.DirEntry[str]") -> bool:
-    """Whether `entry`, its links followed, is a folder."""
+    """Return True if `entry`, its links followed, is a folder."""
     try:
         return entry.is_dir()
     except OSError:  # links in a circle

@@ -31,7 +31,7 @@ def wells_from_names(names: Sequence[str]) -> dict[str, str]:
     wells = _on_plates(rows, lambda m: f"r{int(m[1]):02d}c{int(m[2]):02d}")
     if _tells(wells, names):
         return wells
-    matches = {n: [m for m in _LETTER_NUMBER.finditer(n) if _is_column(m[2])] for n in names}
+    matches = {n: [*filter(_is_column, _LETTER_NUMBER.finditer(n))] for n in names}
     fallback: dict[str, str] = {}
     for position in range(max(map(len, matches.values()), default=0)):
         found = {n: m[position] for n, m in matches.items() if len(m) > position}
@@ -74,8 +74,8 @@ def _on_plates(
     return {n: f"{plates[n]}/{well}" for n, well in wells.items()} if several else wells
 
 
-def _is_column(number: str) -> bool:
-    return 1 <= int(number) <= COLUMNS
+def _is_column(match: re.Match[str]) -> bool:
+    return 1 <= int(match[2]) <= COLUMNS
 
 
 def _tells(wells: Mapping[str, str], names: Sequence[str]) -> bool:

@@ -141,10 +141,7 @@ def swaps(fields: Sequence[FieldStats], keys: Sequence[Key]) -> Iterator[Swap]:
     Each plane is compared with its own channel and with the other one in all other fields, by
     `traits`; nothing is said where fewer than `SWAP_FIELDS` others have both.
     """
-    table = [
-        {k: traits(f.planes[k]) for k in keys if k in f.planes and not f.planes[k].constant}
-        for f in fields
-    ]
+    table = [_table(entry, keys) for entry in fields]
     for one, other in itertools.combinations(keys, 2):
         both = [i for i, row in enumerate(table) if one in row and other in row]
         if len(both) <= SWAP_FIELDS:
@@ -158,6 +155,11 @@ def swaps(fields: Sequence[FieldStats], keys: Sequence[Key]) -> Iterator[Swap]:
             crossed = _misfit(first[at], *its) + _misfit(second[at], *own)
             if straight > max(SWAP_MISFIT, SWAP_RATIO * crossed):
                 yield Swap(number, one, other)
+
+
+def _table(entry: FieldStats, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
+    planes = {key: entry.planes[key] for key in keys if key in entry.planes}
+    return {key: traits(plane) for key, plane in planes.items() if not plane.constant}
 
 
 def _typical(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

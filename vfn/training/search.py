@@ -115,10 +115,7 @@ def _dimension(key: str, spec: Any, config: DictConfig) -> BaseDistribution:
     """
     default = OmegaConf.select(config, key, default=None)
     if not key.startswith(SEARCHED) or not isinstance(default, bool | int | float | str):
-        names = [k for k, _ in leaves(plain(config)) if k.startswith(SEARCHED)]
-        near = nearest(key, names)
-        hint = f"; did you mean {near}?" if near else ""
-        raise UserError(f"sweep.space: {key} is no single setting of loss or model{hint}")
+        raise _no_setting(key, config)
     if isinstance(spec, list):
         _check_values(key, spec, default)
         return distributions.CategoricalDistribution(spec)
@@ -134,6 +131,13 @@ def _dimension(key: str, spec: Any, config: DictConfig) -> BaseDistribution:
     whole = isinstance(low, int) and isinstance(high, int)
     kind = distributions.IntDistribution if whole else distributions.FloatDistribution
     return kind(low, high, log=log_scale)
+
+
+def _no_setting(key: str, config: DictConfig) -> UserError:
+    names = [k for k, _ in leaves(plain(config)) if k.startswith(SEARCHED)]
+    near = nearest(key, names)
+    hint = f"; did you mean {near}?" if near else ""
+    return UserError(f"sweep.space: {key} is no single setting of loss or model{hint}")
 
 
 def _check_values(key: str, values: Sequence[Any], default: bool | int | float | str) -> None:

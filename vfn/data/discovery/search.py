@@ -8,9 +8,9 @@ from pathlib import Path
 from vfn.data.discovery.fields import Field, NothingMatches
 from vfn.data.discovery.layout import Layout
 from vfn.data.discovery.manifest import from_manifest
-from vfn.data.discovery.naming import path_below
+from vfn.data.discovery.naming import Found, path_below
 from vfn.data.discovery.pattern import from_pattern
-from vfn.data.discovery.tokens import from_tokens
+from vfn.data.discovery.tokens import TokenSearch
 from vfn.data.formats import ContainerPlane, scenes
 from vfn.data.images import is_container
 from vfn.data.tiff_stacks import is_stack
@@ -51,7 +51,7 @@ def discover(
     elif layout.pattern:
         found = list(from_pattern(root, layout, wanted))
     else:
-        found = list(from_tokens(root, layout, wanted, damaged, others))
+        found = list(TokenSearch(root, layout, wanted, damaged, others).found())
     there = {channel for _, channel, *_ in found}
     if not set(wanted) <= there:
         raise _absent(root, layout, wanted, there)
@@ -60,6 +60,17 @@ def discover(
         if not names:
             raise NothingMatches(f"{holding}: is no {' or '.join(wanted)} by its name")
         found = [one for one in found if one[0] in names]
+    fields = _assembled(found, layout)
+    report_stacks(fields.values(), layout)
+    return [fields[name] for name in sorted(fields)]
+
+
+def _assembled(found: Iterable[Found], layout: Layout) -> dict[str, Field]:
+    """Put planes together into fields by name.
+
+    Raises:
+        UserError: planes of several places, or two for one channel.
+    """
     fields: dict[str, Field] = {}
     for name, channel, z, plane, where in found:
         entry = fields.setdefault(name, Field(name, {}, **where))
@@ -75,8 +86,7 @@ def discover(
                 f"rename one, or tell them apart by {layout.prefix}pattern (groups site, z, time)"
             )
         entry.planes[channel, z] = plane  # type: ignore[index]  # ours until it is returned
-    report_stacks(fields.values(), layout)
-    return [fields[name] for name in sorted(fields)]
+    return fields
 
 
 def report_stacks(fields: Iterable[Field], layout: Layout) -> None:

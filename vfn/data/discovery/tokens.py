@@ -45,62 +45,94 @@ def split_token(relative_path: str, *tokens: str) -> str | None:
 _Nameless = tuple[Path, str, str, dict[tuple[str, float], int] | None]
 
 
-def from_tokens(
-    root: Path,
-    layout: Layout,
-    wanted: Sequence[str],
-    damaged: list[UserError] | None,
-    others: Sequence[str],
-) -> Iterable[Found]:
-    """Yield the planes of the channels whose words are in paths, or in the names inside files."""
-    positions = _positions(layout, wanted)
-    placed = {channel for channel, _ in positions}
-    paths = find_sources(root)
-    cut = time_points(path_below(path, root) for path in paths)
-    words = {c: [cut(word)[0] for word in layout.words(c)] for c in (*wanted, *others)}
-    tokens = {c: words[c] for c in wanted if c not in placed}
-    inside: list[_Nameless] = []
-    beside: set[str] = set()  # names of fields in files that are named by channel
-    for path in paths:
-        relative, time = cut(path_below(path, root))
-        names = {c: split_token(relative, *tokens[c]) for c in tokens}
-        hits = {c: name for c, name in names.items() if name is not None}
+class TokenSearch:
+    """A search for channels by words of the paths, or by the names inside files; see `discover`.
+
+    Attributes:
+        cut: parts a path from its time point.
+        positions: (channel, z) -> position inside multi-channel files.
+        tokens, others: channel -> its words; channels with positions have none.
+        nameless: files whose names hold no channel.
+        beside: names of fields in files that are named by channel.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        layout: Layout,
+        wanted: Sequence[str],
+        damaged: list[UserError] | None,
+        others: Sequence[str],
+    ) -> None:
+        self.root, self.layout, self.damaged = root, layout, damaged
+        self.paths = find_sources(root)
+        self.cut = time_points(path_below(path, root) for path in self.paths)
+        self.positions = _positions(layout, wanted)
+        placed = {channel for channel, _ in self.positions}
+        self.tokens = {c: self._words(c) for c in wanted if c not in placed}
+        self.others = {c: self._words(c) for c in others}
+        self.nameless: list[_Nameless] = []
+        self.beside: set[str] = set()
+
+    def _words(self, channel: str) -> list[str]:
+        return [self.cut(word)[0] for word in self.layout.words(channel)]
+
+    def found(self) -> Iterable[Found]:
+        """Yield the planes of files that are named by channel, then those of the others."""
+        for path in self.paths:
+            yield from self._of(path)
+        names = _names_beside([relative for _, relative, *_ in self.nameless], self.beside)
+        for (path, _, time, planes), name in zip(self.nameless, names, strict=True):
+            if planes is None:
+                yield from self._in_container(path, (name, time), {})
+                continue
+            name, where = timed(name, {}, time)
+            for (channel, z), index in planes.items():
+                yield name, channel, z, FilePlane(path, index), where
+
+    def _of(self, path: Path) -> Iterable[Found]:
+        relative, time = self.cut(path_below(path, self.root))
+        hits = _hits(relative, self.tokens)
+        elsewhere = _hits(relative, self.others)
         container = is_container(path)
-        if len(hits) > 1 and not container:
-            raise UserError(
-                f"{path}: belongs to channels {' and '.join(hits)} by its path; "
-                f"tell them apart by {layout.prefix}channels or {layout.prefix}pattern"
-            )
-        elsewhere = [split_token(relative, *words[c]) for c in others]
         if not container:
-            beside |= {name for name in [*hits.values(), *elsewhere] if name}
+            if len(hits) > 1:
+                raise UserError(
+                    f"{path}: belongs to channels {' and '.join(hits)} by its path; "
+                    f"tell them apart by {self.layout.prefix}channels or {self.layout.prefix}pattern"
+                )
+            self.beside |= {*hits.values(), *elsewhere.values()}
         if container or (hits and is_stack(path)):
-            stem = field_name(relative), time
-            yield from from_container(path, stem, layout, positions, tokens, hits, damaged)
+            yield from self._in_container(path, (field_name(relative), time), hits)
         elif hits:
             ((channel, name),) = hits.items()
             name, where = timed(name, {}, time)
             yield name, channel, 0.0, FilePlane(path), where
-        elif any(elsewhere):
-            continue
-        elif is_stack(path):
-            inside.append((path, relative, time, None))
-        else:
+        elif is_stack(path) and not elsewhere:
+            self.nameless.append((path, relative, time, None))
+        elif not elsewhere:
             # Unnamed planes are only taken by position where the user gave positions.
-            with collecting(damaged):
-                named, first = _look_inside(path, tokens, layout)
+            with collecting(self.damaged):
+                named, first = _look_inside(path, self.tokens, self.layout)
                 if first:
-                    relative, time = cut(str(Path(path_below(path, root)).with_name(first)))
-                planes = {**positions, **named}
-                inside += [(path, relative, time, planes)] if planes else []
-    names_of = _names_beside([relative for _, relative, *_ in inside], beside)
-    for (path, _, time, found), name in zip(inside, names_of, strict=True):
-        if found is None:
-            yield from from_container(path, (name, time), layout, positions, tokens, {}, damaged)
-            continue
-        name, where = timed(name, {}, time)
-        for (channel, z), index in found.items():
-            yield name, channel, z, FilePlane(path, index), where
+                    relative, time = self.cut(
+                        str(Path(path_below(path, self.root)).with_name(first))
+                    )
+                if planes := {**self.positions, **named}:
+                    self.nameless.append((path, relative, time, planes))
+
+    def _in_container(
+        self, path: Path, stem: tuple[str, str], hits: Mapping[str, str]
+    ) -> Iterable[Found]:
+        return from_container(
+            path, stem, self.layout, self.positions, self.tokens, hits, self.damaged
+        )
+
+
+def _hits(relative_path: str, tokens: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the channels that a path names, each with the name of its field."""
+    names = {channel: split_token(relative_path, *words) for channel, words in tokens.items()}
+    return {channel: name for channel, name in names.items() if name is not None}
 
 
 def _names_beside(relative_paths: Sequence[str], others: set[str]) -> list[str]:
