@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 180.0  # s; far more than any command needs, so that a hang fails instead of staying
 PRELOAD = [
     "vfn.commands.train", "vfn.commands.predict", "vfn.commands.evaluate", "vfn.doctor.command", "vfn.commands.calibrate", "vfn.panel.command", "vfn.export.command", "vfn.app.server", "uvicorn", "vfn.cli.entry", "hydra", "tensorboard",
-    "hydra._internal.hydra", "hydra.core.override_parser.overrides_parser", "torch._dynamo", "torch.onnx", "onnxscript", "onnxruntime",
+    "hydra._internal.hydra", "hydra.core.override_parser.overrides_parser", "torch._dynamo", "torch.onnx", "onnxscript", "onnxruntime", "tests.warm",
 ]  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")

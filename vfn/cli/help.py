@@ -7,6 +7,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,9 @@ def _open(word: str) -> bool:
     return bool(pending)
 
 
+@cache
 def _load(path: Path) -> Any:
+    """Return a file of `conf/`; nobody changes it."""
     return OmegaConf.load(path)
 
 

@@ -1,8 +1,10 @@
 """Check the settings of a command against its defaults, and list them, changed ones first."""
 
+import copy
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from hydra import compose
@@ -68,7 +70,7 @@ def check_settings(config: DictConfig, command: str, where: str | None = None) -
 def _defaults(config: DictConfig, command: str) -> DictConfig:
     """Return the defaults for the choices of `config`, or the keys of all choices for a custom one."""
     chosen = _chosen(config, command)
-    found = _composed(command, chosen)
+    found = copy.deepcopy(_composed(command, chosen))
     OmegaConf.set_struct(found, False)
     for group, node in found.items():
         if group in chosen or not isinstance(node, DictConfig):
@@ -84,7 +86,13 @@ def _defaults(config: DictConfig, command: str) -> DictConfig:
 
 
 def _composed(command: str, chosen: Mapping[str, str]) -> DictConfig:
-    return compose(command, overrides=[f"{group}={name}" for group, name in chosen.items()])
+    """Return the defaults of a command for some choices; nobody changes them."""
+    return _composed_of(command, tuple(f"{group}={name}" for group, name in chosen.items()))
+
+
+@lru_cache(maxsize=4)  # the settings of a job are checked, then listed
+def _composed_of(command: str, words: tuple[str, ...]) -> DictConfig:
+    return compose(command, overrides=list(words))
 
 
 def _with_choices(group: str, given: Mapping[Any, Any], known: dict[Any, Any]) -> dict[Any, Any]:
