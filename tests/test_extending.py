@@ -1,15 +1,12 @@
 """docs/extending.md, word for word: configs and code of one's own, the package untouched."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.cli import ROOT, clean_environment, run
+from tests.cli import ROOT, finish, run, start
 from tests.conftest import make_image, write
 from tests.test_cli import SIMULATED, read_csv
 
@@ -36,18 +33,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (well, channel) in enumerate((w, c) for w in range(1, 5) for c in (2, 3, 4, 5)):
         path = folder / "images" / f"r01c0{well}f01p01-ch{channel}sk1fk1fl1.tiff"
         write(path, make_image(seed, "uint16"))
-    vfn(folder, "train", *CONF, "experiment=flat_edges", "data.root=images", "run=flat", *SMALL)
+    train = ["train", *CONF, "experiment=flat_edges", "data.root=images", "run=flat", *SMALL]
+    trained = finish(start("vfn", *train, cwd=folder))  # a process of its own, as users start it
+    assert trained.code == 0, trained.out + trained.err
     return folder
 
 
 def vfn(folder: Path, *words: str, code: int = 0) -> str:
-    """Run a command as a process of its own in `folder`; return its output."""
-    result = subprocess.run(
-        [sys.executable, "-m", "vfn", *words], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, **clean_environment(), "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert result.returncode == code, result.stdout + result.stderr
-    return result.stdout + result.stderr
+    """Run a command in `folder`; return its output."""
+    result = run("vfn", *words, cwd=folder)
+    assert result.code == code, result.out + result.err
+    return result.out + result.err
 
 
 def test_the_page_shows_every_group() -> None:

@@ -44,6 +44,7 @@ def sample_sheet(
             axes[r, c].imshow(images[r].numpy(), cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
             axes[r, c].set_axis_off()
     with replacing(path) as temporary:
-        canvas.print_png(temporary)  # lays out and draws once, where `savefig` does both twice
+        # Lays out and draws once, where `savefig` does both twice.
+        canvas.print_png(temporary)  # type: ignore[no-untyped-call]
     sheet: np.ndarray = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     return sheet
