@@ -17,8 +17,8 @@ against this truth, not of the optics.
 *Power ratio*: how much detail the prediction shows, whether right or not; below 1 it smooths, above 1
 it invents texture or noise. A network that learns by MAE does not predict the camera's noise, so the
 white floor of the truth, read off its highest frequencies, is taken off, and only frequencies are
-compared where the truth stands clearly above it. Noise in the prediction is forgiven up to the same
-floor, so that a copy of the truth gets 1. It cannot tell texture that is right from
+compared where the truth stands clearly above it. White noise in the prediction is forgiven up to the same
+floor, or to 1.5 % of the truth's range where that is more; a copy of the truth gets 1. It cannot tell texture that is right from
 texture that is not, which FRC can, nor a wrong gain from wrong detail (a gain of g multiplies it by
 g^2), and says nothing about detail that drowns in the truth's noise. Where the truth's own structure
 reaches the Nyquist frequency, the floor is overestimated and the band of comparison too narrow.
@@ -45,6 +45,7 @@ INDEPENDENT = (18 / 35) ** 2
 FLOOR_FROM = 0.45  # cycles a pixel; from here to the corners of the spectrum lies the noise floor
 CLEAR = 10.0  # the truth's power over its floor from which on it counts as signal
 MIN_BAND = 4  # rings
+FORGIVEN = 0.015  # standard deviation of noise that is no texture, of the truth's range
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,11 @@ def spectra(prediction: NDArray[np.generic], truth: NDArray[np.generic]) -> Spec
     threshold = np.maximum(FRC_THRESHOLD, chance)
     resolution = _resolution(frc, threshold)
     floor_p, floor_t = (_floor(power, rings) for power in (power_p, power_t))
+    width = float(np.ptp(np.percentile(truth, (0.1, 99.9))))
+    faint = (FORGIVEN * width) ** 2 * float(np.square(rings.window).sum())
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_p, mean_t = sum_p / rings.number, sum_t / rings.number
-        curve = np.maximum(mean_p - min(floor_p, floor_t), 0) / (mean_t - floor_t)
+        curve = np.maximum(mean_p - min(floor_p, max(floor_t, faint)), 0) / (mean_t - floor_t)
     curve, detail = _in_band(curve, mean_t > CLEAR * floor_t, rings.number > 0)
     notes = []
     if math.isnan(resolution):
