@@ -23,10 +23,10 @@ LEVELS: tuple[Level, ...] = ("use", "care", "do not use")  # from the best to th
 Purpose = Literal["count", "outline", "where", "amount", "texture", "compare"]
 PURPOSES: Mapping[Purpose, str] = {
     "count": "count and find nuclei",
-    "outline": "outline them",
-    "where": "where in the cell",
-    "amount": "how much in each cell",
-    "texture": "texture and morphology",
+    "outline": "outline nuclei",
+    "where": "see where in the cell it lies",
+    "amount": "measure how much each cell has",
+    "texture": "profile texture and morphology",
     "compare": "compare wells or treatments",
 }
 NO_SIGNAL = (
@@ -147,6 +147,7 @@ class Criterion:
         unit: text after the number, with its space.
         measure: raises `NotJudgedError` where there is no figure.
         every_field: fields beyond the limit for care count, too, by the limits of `failed_fields`.
+        highest: largest value that the figure can take.
     """
 
     key: str
@@ -157,6 +158,7 @@ class Criterion:
     unit: str
     measure: Callable[[Stain], Measurement]
     every_field: bool = False
+    highest: float = math.inf
 
     def written(self, value: float) -> str:
         """Return the number with its unit."""
@@ -380,7 +382,7 @@ FAILED = "failed_fields"
 NO_OBJECTS = "nuclei were not looked for in this stain"
 # In the order of their weight for a reader.
 CRITERIA: tuple[Criterion, ...] = (
-    Criterion("pearson", "agreement of bright and dark", ("where",), "least", ".3f", "", _pearson, True),
+    Criterion("pearson", "agreement of bright and dark", ("where",), "least", ".3f", "", _pearson, True, 1.0),
     Criterion(
         "psnr_gain", "gain over the best baseline", ("where", "amount"), "least", "+.2f", " dB", _psnr_gain,
     ),
@@ -400,11 +402,11 @@ CRITERIA: tuple[Criterion, ...] = (
     ),
     Criterion(
         "f1_50", "nuclei found again", ("count",), "least", ".3f", "",
-        _counted("f1_50", "Real and predicted nuclei match with F1 = {} at IoU 0.5"), True,
+        _counted("f1_50", "Real and predicted nuclei match with F1 = {} at IoU 0.5"), True, 1.0,
     ),
     Criterion(
         "matched_iou", "overlap of outlines", ("outline",), "least", ".3f", "",
-        _counted("matched_iou", "Matched nuclei overlap with a mean IoU of {}"),
+        _counted("matched_iou", "Matched nuclei overlap with a mean IoU of {}"), highest=1.0,
     ),
     Criterion(
         "outline_shift", "place of outlines", ("outline",), "within", "+.2f", " px",
@@ -416,7 +418,7 @@ CRITERIA: tuple[Criterion, ...] = (
     ),
     Criterion(
         "amount_r", "amount in each cell", ("amount", "compare"), "least", ".3f", "",
-        _amounts("amount_r", "Real and predicted amount in each UNIT agree with r = {}"),
+        _amounts("amount_r", "Real and predicted amount in each UNIT agree with r = {}"), highest=1.0,
     ),
     Criterion("gain", "brightness", ("amount", "compare"), "within", ".2f", "", _gain, True),
     Criterion("offset", "ground level", ("amount", "compare"), "within", "+.1%", "", _offset, True),

@@ -260,7 +260,8 @@ def _figure(
     rest = []
     if len(means) > 2 and np.ptp(means) > 0:
         error = stats.sem(means) * stats.t.ppf((1 + CONFIDENCE) / 2, len(means) - 1)  # type: ignore[attr-defined]
-        low, high = (criterion.written(float(np.mean(means)) + s * error) for s in (-1, 1))
+        ends = (float(np.mean(means)) + s * error for s in (-1, 1))
+        low, high = (criterion.written(min(end, criterion.highest)) for end in ends)
         rest.append(f"95 % interval {low} to {high} over {name}s")
     fields = counted(int(defined.sum()), "field")
     if defined.sum() < len(stain.rows):

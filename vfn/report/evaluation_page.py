@@ -111,7 +111,7 @@ def _verdict(anchor: str, name: str, verdict: Verdict) -> Section:
     purposes = Table(
         ["level", "to", "because"],
         [[level_mark(p.level), p.title, p.reason] for p in worst_first],
-        words=(0, 1, 2), label=f"purposes of {name}", css="criteria",
+        words=(0, 1, 2), label=f"purposes of {name}", css="purposes",
     )  # fmt: skip
     criteria = Table(
         ["level", "criterion", "figure", "for use", "for care", "in words"],
@@ -126,7 +126,9 @@ def _verdict(anchor: str, name: str, verdict: Verdict) -> Section:
         [
             Bullets([verdict.remark])
             if verdict.remark
-            else Soft("The worst read-out decides. Take the one that you need:"),
+            else Soft(
+                "May it be used? It depends on what for; the worst decides for the stain as a whole."
+            ),
             purposes,
             *([Soft(f"Not judged, so not known to be good: {open_}.")] if open_ else []),
             Fold("All criteria", [criteria, Soft(LIMITS_NOTE)], printed=True),
