@@ -1,6 +1,6 @@
 """What training on the tolerance level (eq. 7) does, on real images, through the command line.
 
-    python bench/tolerance_loss.py --data ../shared/data --write docs/trust.md
+    python bench/tolerance_loss.py --data ../shared/data --write docs/benchmarks.md
 
 Each loss trains the same small network with the same seed for the same number of patches, so that
 the comparison does not depend on who else uses the machine; each is scored on the held-out part.

@@ -67,6 +67,7 @@ class Stain:
         over: objects that amounts were summed over: "nuclei", "cells" or "blocks".
         coverage: share of the pixels that the intervals promise to hold; None without intervals.
         promised: True if that is a guarantee; None if unknown.
+        bleeding: the channel that bleeds into most fields; empty where unknown.
         surviving: share of the morphological features that survive; None if they were not measured.
     """
 
@@ -77,12 +78,14 @@ class Stain:
     over: str = "nuclei"
     coverage: float | None = None
     promised: bool | None = None
+    bleeding: str = ""
     surviving: float | None = None
 
     @classmethod
     def of(cls, result: ChannelResult, summary: Mapping[str, Any]) -> "Stain":
         """Return the figures of a channel; `summary` is its part of `summary.json`."""
         features = summary.get("features")
+        named = summary.get("bleed_through", {}).get("channels", {})
         return cls(
             [row.values for row in result.rows],
             [row.field for row in result.rows],
@@ -91,6 +94,7 @@ class Stain:
             result.over,
             result.coverage,
             summary.get("coverage_promised"),
+            max(named, key=lambda name: named[name], default=""),
             features["survive"] / features["n"] if features and features["n"] else None,
         )
 
@@ -293,7 +297,10 @@ def _offset(stain: Stain) -> Measurement:
 def _bleeding(stain: Stain) -> Measurement:
     values = np.abs(_signal(stain, "bleed_through"))
     value = mean(values, "no other channel of these fields is known")
-    return Measurement(values, value, "{} of another channel shows in the error")
+    words = "{} of another channel shows in the error"
+    return Measurement(
+        values, value, words + (f" (mostly of {stain.bleeding})" if stain.bleeding else "")
+    )
 
 
 def _texture(stain: Stain) -> Measurement:
@@ -424,7 +431,7 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion("offset", "ground level", ("amount", "compare"), "within", "+.1%", "", _offset, True),
     Criterion(
         "shading", "evenness over the field", ("amount", "compare"), "most", ".2f", "",
-        _plain("shading", "Brightness against the truth drifts by a factor of {} over a field"), True,
+        _plain("shading", "The brightness of the prediction against the truth changes by {} over a field"), True,
     ),
     Criterion("bleed_through", "signal of other channels", ("where", "amount"), "most", ".1%", "", _bleeding, True),
     Criterion(

@@ -31,8 +31,8 @@ from vfn.models.words import counted
 
 WEIGHTIEST = 3  # sentences that stand for a verdict where there is no room for all
 CONFIDENCE = 0.95  # of the intervals of the means
-# A purpose is judged only if one of these is; the others belong to every purpose.
-COMMON = (FAILED, "fields")
+COMMON = (FAILED, "fields")  # belong to every purpose, and judge none alone
+UNSPECIFIC = (*COMMON, "shift")  # a purpose is judged only if another criterion is
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ class Verdict:
     def _of(self, purpose: Purpose) -> PurposeVerdict:
         own = [j for j in self.judgements if purpose in j.criterion.purposes]
         judged = [j for j in own if j.level is not None]
-        if {j.key for j in judged} <= set(COMMON):
-            missing = [j for j in own if j.level is None and j.key not in COMMON]
+        if {j.key for j in judged} <= set(UNSPECIFIC):
+            missing = [j for j in own if j.level is None and j.key not in UNSPECIFIC]
             return PurposeVerdict(purpose, None, missing[0].sentence)
         return PurposeVerdict(purpose, judged[0].level, judged[0].sentence)
 
