@@ -17,7 +17,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ from vfn.metrics.objects import segment_cells, segment_nuclei
 
 Image = NDArray[np.float64]
 LEVELS = ("use", "care", "do not use")
+NOISY, EMPTY = "the truth has noise of 8 %", "two empty fields more"  # change the truth
 START, END = "<!-- table: bench/trust.py -->", "<!-- end of table -->"
 SIDE = 640  # px, of the part of each field that is taken
 NOISE = 0.01  # of the untouched prediction, standard deviation in widths of the signal range
@@ -208,6 +209,8 @@ HARMLESS: Mapping[str, Spoil] = {
     "saved as 8 bit": lambda f, x, i, rng: (x / f.width * 200).round() * f.width / 200,
     "gain 1.03": lambda f, x, i, rng: times(f, x, 1.03),
     "0.2 px aside": lambda f, x, i, rng: moved(x, 0, 0.2),
+    NOISY: lambda f, x, i, rng: x,
+    EMPTY: lambda f, x, i, rng: x,
 }
 
 
@@ -239,7 +242,7 @@ def verdict_on(pairs: Pairs) -> Verdict:
     """Score and judge as `evaluate.py` does, without its page."""
     with contextlib.redirect_stderr(io.StringIO()):  # progress
         (result,) = score_fields(pairs, channel_ranges(pairs), Nuclei())
-    return judge(Stain.of(result, result.summary()), default_limits(), result.other_scale())
+    return judge(Stain.of(result, result.summary()), default_limits(), result.remark())
 
 
 def by_command_line(pairs: Pairs, folder: Path) -> str:
@@ -303,14 +306,29 @@ def sets(data: Path) -> dict[str, tuple[str, Fields]]:
 def spoiled(name: str, channel: str, fields: Fields, spoil: Spoil, seed: int) -> Pairs:
     """The predictions of a set, spoiled."""
     dtype = "uint8" if max(f.truth.max() for f in fields) < 256 else "uint16"
+    if name == NOISY:  # a camera has an offset, so that noise is not cut off at black
+        dtype = "uint16"
+        fields = [replace(f, truth=16 * f.truth + 4 * f.width, width=16 * f.width) for f in fields]
+    if name == EMPTY:
+        fields = [*fields, *map(emptied, fields[:2])]
     limits = np.iinfo(dtype)
-    images = []
+    images, scored = [], []
     for i, field in enumerate(fields):
         rng = np.random.default_rng([seed, i, zlib.crc32(name.encode())])
         noisy = field.truth + rng.normal(0, NOISE * field.width, field.truth.shape)
         image = np.asarray(spoil(field, noisy, i, rng), float)
         images.append(image.round().clip(limits.min, limits.max).astype(dtype))
-    return Pairs(channel, fields, images, dtype)
+        camera = rng.normal(0, 0.08 * field.width, image.shape) if name == NOISY else 0
+        scored.append(
+            replace(field, truth=(field.truth + camera).round().clip(limits.min, limits.max))
+        )
+    return Pairs(channel, scored, images, dtype)
+
+
+def emptied(field: Field) -> Field:
+    """The same place without cells: ground and a little noise."""
+    noise = np.random.default_rng(0).normal(0, NOISE * field.width, field.truth.shape)
+    return replace(field, truth=(ground(field) + noise).clip(0), labels=np.zeros_like(field.labels))
 
 
 def applies(kind: str, channel: str, fields: Fields) -> bool:

@@ -109,6 +109,18 @@ PLANTED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray | None]]] = {
 }
 
 
+def test_images_stretched_one_by_one_are_noted(clean: Planes) -> None:
+    def stretch(image: np.ndarray) -> np.ndarray:
+        part = (image - image.min()) / np.ptp(image)
+        return np.round(255 * part).astype(np.uint8)
+
+    planes = {f: {**stack, "mito": stretch(stack["mito"])} for f, stack in clean.items()}
+    (note,) = (f for f in look(planes).findings if f.kind == "stretched")
+    assert (note.severity, note.channel, len(note.fields)) == (NOTE, "mito", FIELDS)
+    assert "from 0 to 255" in note.text
+    assert not any(f.kind == "stretched" for f in look(clean).findings)
+
+
 @pytest.mark.parametrize("kind", PLANTED)
 def test_a_fault_is_found_on_its_field_and_nowhere_else(clean: Planes, kind: str) -> None:
     channel, how = PLANTED[kind]

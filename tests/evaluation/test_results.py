@@ -92,6 +92,25 @@ def test_the_scale_is_that_of_all_fields_and_of_finite_pixels():
     assert "float32, -1 to 1; truths uint16, 100 to 300" in channel.other_scale()
 
 
+def fields_of(truths):
+    ranges = ChannelRanges("uint8", Range(0, 255), Range(0, 255), len(truths), 400 * len(truths))
+    channel = ChannelResult("er", ranges)
+    for i, truth in enumerate(truths):
+        pair = FieldPair(f"f{i}", ("er",), truth, truth)
+        channel.add(i, pair, 0, measure(pair, {"er": ranges}, Nuclei())[0])
+    return channel
+
+
+def test_images_that_were_stretched_one_by_one_are_named():
+    truths = [ramp(0, 255, np.uint8) for _ in range(4)]
+    assert "stretched one by one" in fields_of(truths).remark()
+    assert fields_of(truths[:3]).remark() == ""  # chance
+    assert fields_of([*truths, ramp(0, 254, np.uint8)]).remark() == ""
+    over = ramp(0, 255, np.uint8)
+    over[0, :3] = 255  # over-exposed: the share at the top differs
+    assert fields_of([*truths, over]).remark() == ""
+
+
 @pytest.mark.parametrize(("error", "scale"), [(0, 0.05), (9, 0.05), (15, 0.1), (70, 0.5), (900, 1)])
 def test_error_scale_holds_the_errors(error, scale):
     truth = np.full((1, 10, 10), 200, np.uint16)

@@ -175,6 +175,28 @@ class IntensityNormaliser:
         return cls(low, high, str(data["dtype"]), knots)
 
 
+STRETCHED_FIELDS = 4  # fewer may run from end to end by chance
+FEW_TOP, ALIKE_TOP = 1e-4, 2.0  # share of pixels at the top: of a single bright one, and how alike
+
+
+def stretched(images: Sequence[tuple[float, float, float]], dtype: str) -> bool:
+    """Tell whether images of a channel were stretched one by one, so that amounts cannot be compared.
+
+    Every image then runs from the smallest to the largest value of its type, with like shares at the top.
+
+    Args:
+        images: lowest and highest grey value of each, and the share of its pixels at the highest.
+        dtype: of the images.
+    """
+    if len(images) < STRETCHED_FIELDS or np.dtype(dtype).kind not in "ui":
+        return False
+    ends = np.iinfo(dtype)
+    if any((low, high) != (ends.min, ends.max) for low, high, _ in images):
+        return False
+    tops = [top for *_, top in images]
+    return max(tops) < FEW_TOP or max(tops) <= ALIKE_TOP * min(tops)
+
+
 def to_dtype(grey: np.ndarray, dtype: str) -> np.ndarray:
     """Real-valued grey values as `dtype`: rounded and clipped to its range if it is an integer.
 

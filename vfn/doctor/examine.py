@@ -7,7 +7,7 @@ from vfn.data.discovery import split_plane
 from vfn.data.samples import Task
 from vfn.doctor.files import different_dtypes, different_sizes, missing_planes, unreadable_files
 from vfn.doctor.findings import DAMAGED, FATAL, Finding, all_keys, in_order, label, of_field
-from vfn.doctor.grey_values import bit_depths, empty, empty_images, saturation
+from vfn.doctor.grey_values import bit_depths, empty, empty_images, saturation, stretching
 from vfn.doctor.likeness import swaps
 from vfn.doctor.measure import PlaneStats
 from vfn.doctor.optics import channel_shifts, noisy_images, out_of_focus, uneven_illumination
@@ -35,6 +35,7 @@ def _of_channel(
 ) -> Iterator[Finding]:
     yield from bit_depths(planes, name, config)
     yield from saturation(planes, name)
+    yield from stretching(planes, name)
     yield from empty_images(planes, name)
     yield from uneven_illumination(planes, name, config.illumination)
     yield from out_of_focus(planes, name)

@@ -8,6 +8,7 @@ import numpy as np
 
 from vfn.data.base import DataConfig
 from vfn.data.images import EXACT
+from vfn.data.intensity import stretched
 from vfn.doctor.findings import DAMAGED, FATAL, LOOK, NOTE, Finding, of_field
 from vfn.doctor.measure import PlaneStats
 
@@ -130,6 +131,21 @@ def saturation(planes: Mapping[str, PlaneStats], name: str) -> Iterator[Finding]
             f"most {100 * shares[most]:.2g} % of them ({most}).",
             "harmless for debris or a few bright cells; else shorten the exposure",
             tuple(some), name,
+        )  # fmt: skip
+
+
+def stretching(planes: Mapping[str, PlaneStats], name: str) -> Iterator[Finding]:
+    """Note images that were stretched one by one."""
+    kinds = {p.dtype for p in planes.values()}
+    images = [(p.low, p.high, p.top) for p in planes.values()]
+    if len(kinds) == 1 and stretched(images, *kinds):
+        low, high, _ = images[0]
+        yield Finding(
+            "stretched", NOTE,
+            f"{name}: each of the {len(planes)} images runs from {low:g} to {high:g}: they were "
+            "stretched one by one, so that amounts of stain cannot be compared between fields.",
+            "export the camera's own grey values if they still exist; shapes and counts train as they are",
+            tuple(planes), name,
         )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ TITLES = {
     "depth": "Bit depths that differ",
     "bits": "Fewer bits than the file has room for",
     "saturated": "Saturated pixels",
+    "stretched": "Images stretched one by one",
     "empty": "Empty images",
     "illumination": "Uneven illumination",
     "focus": "Out of focus",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vfn.data.intensity import stretched
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges, Range
 from vfn.evaluation.rows import HIGHER_IS_BETTER, ImageScores, summarise
@@ -102,6 +103,7 @@ class ChannelResult:
     promised: bool | None = None
     risk: RiskCoverage | None = None
     unrefocused: dict[int, ImageScores] = field(default_factory=dict)
+    _ends: list[tuple[float, float, float]] = field(default_factory=list)
     _amounts: list[tuple[Float, Float]] = field(default_factory=list)
     _errors: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_ERROR_BINS + 1, np.int64))
 
@@ -129,6 +131,8 @@ class ChannelResult:
             self.promised = None if pair.promised is None else pair.promised[i]
             self.risk = self.risk or RiskCoverage(self.signal_width)
             self.risk.add(prediction, truth, pair.halfwidth[i])
+        high = truth.max()
+        self._ends.append((float(truth.min()), float(high), float((truth == high).mean())))
         p, t = prediction.astype(np.float32), truth.astype(np.float32)
         finite = np.isfinite(p)
         p, t = p[finite], t[finite]
@@ -138,6 +142,13 @@ class ChannelResult:
         self._count_scatter(p, t)
         error = np.minimum(np.abs(p - t) * (_ERROR_BINS / self.signal_width), _ERROR_BINS)
         self._errors += np.bincount(error.astype(np.int64), minlength=_ERROR_BINS + 1)
+
+    def remark(self) -> str:
+        """Return a sentence about the images that a reader must know first; empty for none."""
+        remark = ""
+        if stretched(self._ends, self.ranges.dtype):
+            remark = "The real images were stretched one by one: amounts cannot be compared between fields."
+        return " ".join(filter(None, [self.other_scale(), remark]))
 
     def other_scale(self) -> str:
         """Return a remark where predictions plainly are on another scale than truths, else an empty string.

@@ -69,7 +69,7 @@ class ChannelReport:
         if features is not None:
             own = replace(features, rows=features.of_channel(result.name))
             summary["features"] = own.summary(survives)
-        verdict = judge(Stain.of(result, summary), limits, result.other_scale())
+        verdict = judge(Stain.of(result, summary), limits, result.remark())
         summary["verdict"] = verdict.as_dict()
         shown = parts(result, summary, features, survives)
         gain = RefocusGain.of(result)
