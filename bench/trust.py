@@ -283,6 +283,7 @@ def sets(data: Path) -> dict[str, tuple[str, Fields]]:
     hoechst = sorted((data / "u2os_cps/bbbc022_w1").glob("*.tif"))
     plate = sorted((data / "u2os_cps/cp_plate_9wells").glob("*ch1sk1*.png"))[::4]  # 9 of 36
     fkhr = sorted((data / "u2os_translocation").glob("Channel1-*.tif"))[::3]  # 9 of 27
+    sharp = sorted((data / "u2os_af/bbbc006_zaligned10_w1").glob("*.png"))
     wells = [path.name[:6] for path in plate]
 
     def ch(paths: Sequence[Path], old: str, new: str) -> list[Path]:
@@ -296,10 +297,7 @@ def sets(data: Path) -> dict[str, tuple[str, Fields]]:
             "fkhr",
             load(fkhr, ch(fkhr, "Channel1", "Channel2"), "fkhr", [""] * len(fkhr)),
         ),
-        "BBBC013 DNA": (
-            "dna",
-            load(ch(fkhr, "Channel1", "Channel2"), fkhr, "dna", [""] * len(fkhr)),
-        ),
+        "BBBC006 Hoechst": ("dna", load(sharp, [], "dna", [""] * len(sharp))),
     }
 
 

@@ -12,6 +12,8 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
+from vfn.system.signals import TERMINATING
+
 HEIGHT, WIDTH = 70, 91  # odd on purpose: no multiple of a tile, of a stride, or of each other
 CPS_WELLS = {"20585": ("A01", "A02"), "20586": ("B01", "B02"), "20592": ("C01",)}
 AF_WELLS = ("a01", "a02", "b07")
@@ -20,6 +22,15 @@ AF_FOLDERS = (11, 12, 13, 14, 16, 18, 19, 20, 21)  # -10 to 10 um, 2 um each; z_
 # In the background of a script Ctrl-C is ignored, and the commands that the tests start inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_stay() -> Iterator[None]:
+    """Give signals their handlers back: the commands that later tests start inherit what is ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATING)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def make_image(seed: int, dtype: str, blur: float = 3.0) -> np.ndarray:

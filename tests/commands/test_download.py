@@ -208,13 +208,10 @@ class Command:
 
 
 @pytest.fixture
-def command(
-    remote: Remote, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
+def command(remote: Remote, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     # Python leaves Ctrl-C ignored where the shell ignores it, as for jobs in the background.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield Command(remote, tmp_path / "data", capsys)
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return Command(remote, tmp_path / "data", capsys)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -171,7 +171,7 @@ def test_noise_of_the_truth_is_no_fault_of_the_prediction():
     assert judged.level == found(stain(noisy), "gain").level == "use"
     assert "highest possible 0.900" in judged.sentence
     # ... nor an excuse for anything
-    assert found(stain({"pearson": 0.7, "pearson_ceiling": 0.2}), "pearson").level == "care"
+    assert found(stain({"pearson": 0.6, "pearson_ceiling": 0.2}), "pearson").level == "care"
     assert found(stain({"gain": 1.0, "pearson_ceiling": 0.9}), "gain").figure.startswith("1.00")
 
 

@@ -32,7 +32,7 @@ PURPOSES: Mapping[Purpose, str] = {
 NO_SIGNAL = (
     0.1  # contrast of the truth, in widths of the signal range, below which a field is empty
 )
-FAIREST = 0.85  # ceiling of r below which noise of the truth is no excuse
+FAIREST = 0.7  # ceiling of r below which noise of the truth is no excuse
 BEST_PSNR = 99.0  # dB, of images that are the same
 COUNTABLE = 10  # objects below which a field alone is not judged by them
 NAMED = 3  # fields that a sentence names

@@ -116,9 +116,11 @@ def signal_tolerance(
 
 
 def _signal_area(truth: NDArray[Any], low: float, width: float) -> float:
-    """Share of the pixels above Otsu's threshold."""
+    """Share of the pixels above Otsu's threshold; 0 where all are alike."""
     level = ((truth.astype(np.float32) - low) * (_LEVELS / width)).clip(0, _LEVELS - 1)
     counts = np.bincount(level.astype(np.uint8).ravel(), minlength=_LEVELS)
+    if np.count_nonzero(counts) < 2:
+        return 0.0
     threshold = threshold_otsu(hist=(counts, np.arange(_LEVELS)))  # type: ignore[no-untyped-call]
     return float(counts[int(threshold) + 1 :].sum() / truth.size)
 
