@@ -114,6 +114,14 @@ class Stain:
             return np.unique(list(self.wells), return_inverse=True)[1], "well"
         return np.arange(len(self.rows)), "field"
 
+    def unit_means(self, values: Values) -> Values:
+        """Return the mean of `values` (n,) in each unit that has any."""
+        unit, _ = self.units
+        defined = np.isfinite(values)
+        count = np.bincount(unit[defined])
+        total = np.bincount(unit[defined], values[defined])
+        return np.asarray(total[count > 0] / count[count > 0])
+
 
 def _psnr(rows: Sequence[ImageScores]) -> Values:
     return np.array([row.values["psnr_signal"] for row in rows], float)
@@ -334,10 +342,9 @@ def _coverage(stain: Stain) -> Measurement:
 
 def _drift(stain: Stain) -> Measurement:
     values = _signal(stain, "gain")
-    unit, name = stain.units
-    if name == "field":
+    if stain.units[1] == "field":
         raise NotJudgedError("the wells of the fields are not known")
-    means = [float(np.nanmean(values[unit == u])) for u in np.unique(unit[np.isfinite(values)])]
+    means = stain.unit_means(values)
     if len(means) < WELLS:
         raise NotJudgedError(f"{len(means)} wells: drift between wells takes {WELLS}")
     spread = float(np.std(means, ddof=1))

@@ -255,14 +255,15 @@ def _figure(
         return figure, []
     if criterion.kind == "within" and defined.sum() > 1:
         figure += f" ± {criterion.written(_spread(found, limits)).lstrip('+')}"
-    unit, name = stain.units
-    means = [found.fields[(unit == u) & defined].mean() for u in np.unique(unit[defined])]
+    name = stain.units[1]
+    means = stain.unit_means(found.fields)
     rest = []
     if len(means) > 2 and np.ptp(means) > 0:
         error = stats.sem(means) * stats.t.ppf((1 + CONFIDENCE) / 2, len(means) - 1)  # type: ignore[attr-defined]
         ends = (float(np.mean(means)) + s * error for s in (-1, 1))
         low, high = (criterion.written(min(end, criterion.highest)) for end in ends)
-        rest.append(f"95 % interval {low} to {high} over {name}s")
+        over = "wells" if name == "well" else "fields, if these are independent"
+        rest.append(f"95 % interval {low} to {high} over {over}")
     fields = counted(int(defined.sum()), "field")
     if defined.sum() < len(stain.rows):
         fields = f"{int(defined.sum())} of {counted(len(stain.rows), 'field')}"
