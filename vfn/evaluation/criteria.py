@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from vfn.evaluation.results import ChannelResult, label
 from vfn.evaluation.rows import ImageScores
+from vfn.metrics.contrast import FAINT
+from vfn.models.verdicts import Level
 from vfn.models.words import counted
 
-Level = Literal["use", "care", "do not use"]
 LEVELS: tuple[Level, ...] = ("use", "care", "do not use")  # from the best to the worst
 Purpose = Literal["count", "outline", "where", "amount", "texture", "compare"]
 PURPOSES: Mapping[Purpose, str] = {
@@ -29,9 +30,6 @@ PURPOSES: Mapping[Purpose, str] = {
     "texture": "profile texture and morphology",
     "compare": "compare wells or treatments",
 }
-NO_SIGNAL = (
-    0.1  # contrast of the truth, in widths of the signal range, below which a field is empty
-)
 FAIREST = 0.7  # ceiling of r below which noise of the truth is no excuse
 BEST_PSNR = 99.0  # dB, of images that are the same
 COUNTABLE = 10  # objects below which a field alone is not judged by them
@@ -105,7 +103,7 @@ class Stain:
     @property
     def has_signal(self) -> NDArray[np.bool_]:
         """True for fields whose truth shows any signal, (n,)."""
-        return np.asarray(~(self.column("contrast_truth") < NO_SIGNAL))
+        return np.asarray(~(self.column("contrast_truth") < FAINT))
 
     @property
     def units(self) -> tuple[NDArray[np.intp], str]:
@@ -368,7 +366,7 @@ def _failed(stain: Stain) -> Measurement:
     pearson, gain, mae = (stain.column(name) for name in ("pearson", "gain", "mae"))
     broken = np.array(["mae" in row for row in stain.rows]) & np.isnan(mae)
     constant = stain.has_signal & np.isnan(pearson) & np.isfinite(gain)
-    invented = ~stain.has_signal & (stain.column("contrast") > 2 * NO_SIGNAL)
+    invented = ~stain.has_signal & (stain.column("contrast") > 2 * FAINT)
     why = {
         "not finite": broken,
         "no signal in the prediction": constant,

@@ -19,7 +19,6 @@ from vfn.evaluation.criteria import (
     LEVELS,
     PURPOSES,
     Criterion,
-    Level,
     Measurement,
     NotJudgedError,
     Purpose,
@@ -27,6 +26,7 @@ from vfn.evaluation.criteria import (
     first_few,
 )
 from vfn.evaluation.limits import Limits
+from vfn.models.verdicts import Level
 from vfn.models.words import counted
 
 WEIGHTIEST = 3  # sentences that stand for a verdict where there is no room for all
@@ -46,7 +46,6 @@ class Judgement:
         wanted_use: limit for "use" in words.
         wanted_care: limit for "care" in words.
         sentence: figure and limit in a sentence, or why it was not judged.
-        failed: fields beyond the limit for care, with their figures.
     """
 
     criterion: Criterion
@@ -55,7 +54,6 @@ class Judgement:
     wanted_use: str
     wanted_care: str
     sentence: str
-    failed: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -207,7 +205,7 @@ def _judge(
     # Names of fields may hold braces: the figure is put in, nothing else.
     words = found.words.replace("{}", figure, 1)
     sentence = f"{words} ({'; '.join([*notes, reached])})."
-    return Judgement(criterion, level, figure, wanted_use, wanted_care, sentence, tuple(failed))
+    return Judgement(criterion, level, figure, wanted_use, wanted_care, sentence)
 
 
 def _level(criterion: Criterion, found: Measurement, limits: Limits) -> Level:
