@@ -394,7 +394,9 @@ FAILED = "failed_fields"
 NO_OBJECTS = "nuclei were not looked for in this stain"
 # In the order of their weight for a reader.
 CRITERIA: tuple[Criterion, ...] = (
-    Criterion("pearson", "agreement of bright and dark", ("where",), "least", ".3f", "", _pearson, True, 1.0),
+    Criterion(
+        "pearson", "agreement of bright and dark", ("where", "texture"), "least", ".3f", "", _pearson, True, 1.0,
+    ),
     Criterion(
         "psnr_gain", "gain over the best baseline", ("where", "amount"), "least", "+.2f", " dB", _psnr_gain,
     ),
@@ -413,7 +415,7 @@ CRITERIA: tuple[Criterion, ...] = (
         ),
     ),
     Criterion(
-        "f1_50", "nuclei found again", ("count",), "least", ".3f", "",
+        "f1_50", "nuclei found again", ("count", "outline"), "least", ".3f", "",
         _counted("f1_50", "Real and predicted nuclei match with F1 = {} at IoU 0.5"), True, 1.0,
     ),
     Criterion(
