@@ -1,6 +1,6 @@
 """Can the verdict be fooled? Predictions that are right are spoiled in many ways, and judged.
 
-    python bench/trust.py --data ../shared/data [--seed 7] [--write docs/trust.md] [--check]
+    python bench/trust.py --data ../shared/data [--seed 7] [--write docs/benchmarks.md] [--check]
 
 A prediction is the real image with a little camera noise, so that nothing else is wrong with it. Each
 kind of spoiling is applied to the fields of five real sets and scored as `evaluate.py pred=DIR truth=DIR`
