@@ -256,7 +256,7 @@ CASES = {
     "batch of none": simulated("data.batch_size=0", says=("data.batch_size=0",)),
     "no epochs": simulated("trainer.max_epochs=0", says=("trainer.max_epochs=0", "1 or more")),
     "no time": simulated("trainer.max_time=00:00:00:00", says=("00:00:00:00", "a second")),
-    "time in words": simulated("trainer.max_time=5min", says=("5min", "00:00:05:00")),
+    "time in words": simulated("trainer.max_time=5x", says=("5x", "3m", "00:00:05:00")),
     "fraction of 1": simulated("data.test_fraction=1", says=("data.test_fraction=1", "between")),
     "unknown split": simulated("data.split=random", says=("random", "spatial")),
     "unknown range": simulated("data.range=fulll", says=("fulll", "percentile")),

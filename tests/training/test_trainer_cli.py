@@ -1,6 +1,7 @@
 """The trainer group, the seed and the run folder, as users of Lightning and Hydra set them."""
 
 import csv
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from omegaconf import OmegaConf
 
 from tests.cli import interrupt_in_step, run
 from vfn.cli.help import CONF, ELSEWHERE
-from vfn.training.trainer_args import ARGUMENTS
+from vfn.errors import UserError
+from vfn.training.trainer_args import ARGUMENTS, duration
 
 RUN = [
     "data=simulated", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
@@ -44,6 +46,23 @@ def test_every_argument_is_a_setting() -> None:
         == set(ARGUMENTS) - elsewhere
     )
     assert {"gradient_clip_val", "profiler"} < keys
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("3m", 3), ("1h30m", 90), ("1h 30min", 90), ("90s", 1.5), ("2d", 2880), ("1.5H", 90),
+        ("00:01:30:00", 90), ("1:2:3:4", 1563 + 1 / 15),
+    ],
+)  # fmt: skip
+def test_times_as_people_write_them(text: str, minutes: float) -> None:
+    assert duration(text) == timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize("text", ["", "3", "m", "30m1h", "5x", "-3m", "1:30", "00:00:00", "0s"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UserError, match=f"^trainer.max_time={text}: "):
+        duration(text)
 
 
 def test_a_run_that_stops_between_two_updates_goes_on_to_the_bit(tmp_path: Path) -> None:

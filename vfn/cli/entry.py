@@ -68,7 +68,8 @@ def _guarded(work: str, config: DictConfig, command: str, show: bool) -> None:
         check_settings(config, command)
         expand(config)
         if show:
-            print("\n".join(settings_lines(config, command)), flush=True)
+            for line in settings_lines(config, typed_words()):
+                print(line, flush=True)
         with room_for(Path("a file of this command")):
             resolve_name(work)(config)
     except (Exception, KeyboardInterrupt) as exc:
@@ -106,6 +107,11 @@ def varied() -> list[str]:
 def typed_overrides() -> list[Override]:
     """Return the command line of this job."""
     return OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+
+
+def typed_words() -> list[str]:
+    """Return the command line of this job word by word, as it was typed."""
+    return [override.input_line or "" for override in typed_overrides()]
 
 
 def typed_keys() -> list[str]:

@@ -1,17 +1,14 @@
-"""Check the settings of a command against its defaults, and list them, changed ones first."""
+"""Check the settings of a command against its defaults, and list those that were given."""
 
-import copy
 import math
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from vfn.cli.groups import NODES
-from vfn.cli.help import CONF, WIDTH, choices, groups_of, no_such
+from vfn.cli.help import CONF, choices, groups_of, no_such
 from vfn.cli.paths import is_path
 from vfn.errors import UserError
 from vfn.system.dotted import TARGET
@@ -37,11 +34,12 @@ RESTS_ON = {
 
 def idle(config: DictConfig, typed: Iterable[str]) -> list[str]:
     """Return a line for each setting of `typed` without effect in `config`."""
+    off = {start: OmegaConf.select(config, other) for start, other in RESTS_ON.items()}
     return [
-        f"{key}: has no effect, since {other} is {_text(OmegaConf.select(config, other))}"
+        f"{key}: has no effect, since {RESTS_ON[start]} is {'null' if value is None else value}"
         for key in typed
-        for start, other in RESTS_ON.items()
-        if key.startswith(start) and not OmegaConf.select(config, other)
+        for start, value in off.items()
+        if key.startswith(start) and not value
     ]
 
 
@@ -70,7 +68,7 @@ def check_settings(config: DictConfig, command: str, where: str | None = None) -
 def _defaults(config: DictConfig, command: str) -> DictConfig:
     """Return the defaults for the choices of `config`, or the keys of all choices for a custom one."""
     chosen = _chosen(config, command)
-    found = copy.deepcopy(_composed(command, chosen))
+    found = compose(command, overrides=[f"{group}={name}" for group, name in chosen.items()])
     OmegaConf.set_struct(found, False)
     for group, node in found.items():
         if group in chosen or not isinstance(node, DictConfig):
@@ -83,16 +81,6 @@ def _defaults(config: DictConfig, command: str) -> DictConfig:
         if isinstance(config.get(group), DictConfig):
             found[group] = _with_choices(group, config[group], found.get(group) or {})
     return found
-
-
-def _composed(command: str, chosen: Mapping[str, str]) -> DictConfig:
-    """Return the defaults of a command for some choices; nobody changes them."""
-    return _composed_of(command, tuple(f"{group}={name}" for group, name in chosen.items()))
-
-
-@lru_cache(maxsize=4)  # the settings of a job are checked, then listed
-def _composed_of(command: str, words: tuple[str, ...]) -> DictConfig:
-    return compose(command, overrides=list(words))
 
 
 def _with_choices(group: str, given: Mapping[Any, Any], known: dict[Any, Any]) -> dict[Any, Any]:
@@ -157,60 +145,12 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
         raise UserError(f"{key}={value}: give {kind}{shown}")
 
 
-def settings_lines(config: DictConfig, command: str) -> list[str]:
-    """Return every setting as `key=value`: changed ones, then the others.
-
-    A group is changed where its choice is not the default one; its keys are where they differ from
-    that choice.
-
-    Args:
-        config: what the command works by, which may come from a run folder.
-        command: the name of its config; Hydra must have composed one.
-    """
-    groups = groups_of(command)
-    chosen = _chosen(config, command)
-    defaults = _leaves(_composed(command, chosen))
-    # As they were written: a name that holds the time is no change.
-    written, values = _leaves(config), _leaves(config, resolve=True)
-    changed = []
-    rows: dict[str, list[str]] = {"": [], **{group: [] for group in groups}}
-    for key, value in values.items():
-        group, _, rest = key.partition(".")
-        if group in NODES and value == "{}":  # an entry as it is shipped
-            continue
-        if group in groups and rest == "name":
-            # A choice; of a task that is made on the command line a key.
-            rows[group].insert(0, f"{group if group in chosen else key}={value}")
-            if chosen.get(group, groups[group]) != groups[group]:
-                changed.append(f"{group}={value}")
-        elif defaults.get(key) != written[key]:
-            changed.append(f"{key}={value}")
-        else:
-            name = rest if group in chosen else key
-            rows[group if group in groups else ""].append(f"{name}={value}")
-    lines = _wrapped("settings that were changed: ", changed)
-    lines.append("other settings:" if changed else "settings, all at their defaults:")
-    for row in rows.values():
-        lines += _wrapped("  ", row)
-    return lines
-
-
-def _wrapped(start: str, words: list[str]) -> list[str]:
-    """Return the lines of some words, none without any."""
-    # A value that holds blanks stays in one piece.
-    text = " ".join(word.replace(" ", "\0") for word in words)
-    lines = textwrap.wrap(
-        text, WIDTH, initial_indent=start, subsequent_indent="      ",
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-    return [line.replace("\0", " ") for line in lines]
-
-
-def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, str]:
-    """Return the values by dotted key, as the command line takes them."""
-    node = OmegaConf.to_container(config, resolve=resolve)
-    assert isinstance(node, dict)
-    return {key: _text(value) for key, value in leaves(node)}
+def settings_lines(config: DictConfig, typed: Iterable[str]) -> list[str]:
+    """Return the settings that were typed, one per line; with `verbose=true` all, as YAML."""
+    if config.get("verbose"):
+        return ["settings:", OmegaConf.to_yaml(config, resolve=True).rstrip()]
+    lines = [f"  {word}" for word in typed]
+    return ["settings (verbose=true prints all):", *lines] if lines else []
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -220,11 +160,3 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(_text(v) for v in value)}]"
-    return str(value)

@@ -8,7 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vfn.cli.entry import known_tasks, make_task, plain, set_up_logging, typed_keys, varied
+from vfn.cli.entry import (
+    known_tasks,
+    make_task,
+    plain,
+    set_up_logging,
+    typed_keys,
+    typed_words,
+    varied,
+)
 from vfn.cli.settings import idle, settings_lines
 from vfn.errors import UserError
 from vfn.training.fit import fit
@@ -69,14 +77,16 @@ def _name_task(config: DictConfig) -> None:
 
 
 def _show(config: DictConfig) -> None:
-    """Log the settings: all of a single run or a sweep's first job, else what the sweep varies."""
+    """Log the settings that were given; of a sweep's later jobs what it varies."""
     hydra = HydraConfig.get()
     if not is_first():
         return
     if hydra.mode == RunMode.MULTIRUN and hydra.job.num:
         log.info("job %d: %s", hydra.job.num, " ".join(varied()))
         return
-    for line in settings_lines(config, "train"):
+    for line in settings_lines(config, typed_words()):
         log.info("%s", line)
+    if config.resume:
+        log.info("  all others as in %s", Path(config.resume) / "config.yaml")
     for line in idle(config, typed_keys()):
         log.warning("%s", line)

@@ -37,6 +37,7 @@ MAY_CHANGE = (
     "data.cache_dir",
     "resume",
     "init",
+    "verbose",
 )
 # A run folder of any version holds these; what came later may lack.
 HELD = (

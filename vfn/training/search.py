@@ -43,7 +43,7 @@ STUDY, TABLE = "study.db", "trials.csv"
 LOCK_WAIT = 60.0  # s that SQLite waits for another process
 SHOWN = 5  # best trials in the summary
 SEARCHED = ("loss.", "model.")  # MAE on other data, or another time, would not compare
-MAY_CHANGE = ("run", "logger", "sweep.trials")  # between two calls of one search
+MAY_CHANGE = ("run", "logger", "verbose", "sweep.trials")  # between two calls of one search
 
 log = logging.getLogger(__name__)
 

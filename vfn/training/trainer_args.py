@@ -26,6 +26,9 @@ PRECISIONS = ("auto", "bf16-mixed", "16-mixed", "32-true")
 SHORT = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true"}
 ARGUMENTS = tuple(name for name in signature(L.Trainer).parameters if name != "max_time")
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+CLOCK = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}):(\d{1,2})")  # days, hours, minutes, seconds
+_NUMBER = r"(\d+(?:\.\d+)?)"
+SPAN = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s)?")
 LEAST = {
     "check_val_every_n_epoch": 1, "sample_every_n_epochs": 1, "log_every_n_steps": 1,
     "accumulate_grad_batches": 1, "num_sanity_val_steps": -1, "fast_dev_run": 0, "overfit_batches": 0,
@@ -189,14 +192,17 @@ def make_trainer(module: Any, **arguments: Any) -> L.Trainer:
 
 
 def duration(text: str) -> timedelta:
-    """Return the time span written as DD:HH:MM:SS.
+    """Return the time span written as 3m, 1h30m or DD:HH:MM:SS.
 
     Raises:
         UserError: another format, or no time at all.
     """
-    if not re.fullmatch(r"\d+:\d{1,2}:\d{1,2}:\d{1,2}", text):
-        raise UserError(f"trainer.max_time={text}: give days:hours:minutes:seconds, as 00:00:05:00")
-    days, hours, minutes, seconds = (int(part) for part in text.split(":"))
+    found = CLOCK.fullmatch(text) or SPAN.fullmatch(text.replace(" ", "").lower())
+    if not text or found is None:
+        raise UserError(
+            f"trainer.max_time={text}: give 3m, 1h30m or days:hours:minutes:seconds, as 00:00:05:00"
+        )
+    days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
     span = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     if not span:
         raise UserError(f"trainer.max_time={text}: no time at all; give a second or more, or null")
