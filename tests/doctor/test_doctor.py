@@ -236,7 +236,7 @@ def test_names_that_pair_nothing_are_told_with_a_pattern_and_not_as_damage(clean
 
 def test_known_wells_that_are_split_by_field_leak(clean: Planes) -> None:
     stats = [
-        replace(f, well=f"A0{1 + i // 3}", samples=tuple(replace(v, well=f"A0{1 + i // 3}") for v in f.samples))
+        replace(f, samples=tuple(replace(v, well=f"A0{1 + i // 3}") for v in f.samples))
         for i, f in enumerate(read_fields(fields_of(clean), TASK))
     ]  # fmt: skip
     config = {"name": "folder", "split": "field"}

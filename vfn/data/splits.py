@@ -51,6 +51,11 @@ class Split:
     test: list[Sample] = field(default_factory=list)
     by: str = "field"
 
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples."""
+        return [*self.train, *self.val, *self.test]
+
 
 def _group(sample: Sample, by: str) -> str:
     """Return the group that `sample` belongs to; its position if the well is not known."""

@@ -1,12 +1,12 @@
 """All that was found on one data set, and the verdict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from vfn.data.base import DataConfig
 from vfn.data.samples import Task
-from vfn.doctor.findings import FATAL, LOOK, Finding, all_keys, label
+from vfn.doctor.findings import FATAL, LOOK, Finding, plane_names
 from vfn.doctor.reading import FieldStats, Key
 
 
@@ -25,14 +25,22 @@ class Case:
     task: Task
     config: DataConfig
     findings: Sequence[Finding]
-    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    overrides: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[str, ...]]
+    overrides: Sequence[str]
 
     @cached_property
     def names(self) -> dict[Key, str]:
         """Name of each plane, inputs first."""
-        keys = all_keys(self.fields)
-        return {key: label(key, keys) for key in keys}
+        return plane_names(self.fields)
+
+    @cached_property
+    def about(self) -> dict[str, list[Finding]]:
+        """Field -> its findings, the gravest first."""
+        found: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            for name in finding.fields:
+                found.setdefault(name, []).append(finding)
+        return found
 
     def of_severity(self, severity: str) -> list[Finding]:
         """Findings of one severity."""

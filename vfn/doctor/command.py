@@ -1,17 +1,15 @@
 """From a config to `doctor.csv`, `exclude.csv`, `doctor.html` and a verdict."""
 
-import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vfn.cli.entry import known_tasks, plain, set_up_logging, trainable_task
-from vfn.data.base import DataConfig, StainData
-from vfn.data.discovery import Field
+from vfn.commands.predict import required
+from vfn.data.base import DataConfig
 from vfn.data.proposal import Proposal
 from vfn.data.samples import Task
 from vfn.data.sets import make_data
@@ -28,8 +26,6 @@ from vfn.system.files import write_text
 from vfn.system.locks import claimed
 
 DO_NOT_TRAIN = 1  # exit code: the files were written, but a script should not go on to training
-
-log = logging.getLogger(__name__)
 
 
 def check(config: DictConfig) -> None:
@@ -48,32 +44,24 @@ def diagnose(config: DictConfig) -> Case:
         UserError: no output folder, no such data set or channel; nothing is written then.
     """
     set_up_logging()
-    if not config.output:
-        raise UserError("output: where shall the results go? give output=DIR")
+    folder = required(config, "output", "DIR")
     task = trainable_task(config.task)
-    data_config = DataConfig.from_dict(plain(config.data))
-    data = make_data(task, data_config, known_tasks())
-    folder = Path(config.output)
+    data = make_data(task, DataConfig.from_dict(plain(config.data)), known_tasks())
     damaged: list[UserError] = []
     fields = data.find(damaged)
+    typed = HydraConfig.get().overrides.task
+    overrides = [shlex.quote(o) for o in typed if not o.lstrip("+").startswith("output=")]
     with claimed(folder):
-        return _diagnose(data, fields, damaged, folder)
-
-
-def _diagnose(
-    data: StainData, fields: Sequence[Field], damaged: Sequence[UserError], folder: Path
-) -> Case:
-    stats = list(read_fields(fields, data.task))
-    proposal = None if any(f.samples for f in stats) else data.proposal(fields)
-    case = judge(stats, data.task, data.config, damaged, _overrides(), proposal)
-    exclude = folder / "exclude.csv"
-    tables.write_doctor(folder / "doctor.csv", case)
-    tables.write_exclude(exclude, case)
-    page = folder / "doctor.html"
-    write_text(page, render(case, {f.name: f for f in fields}, exclude))
+        stats = list(read_fields(fields, task))
+        proposal = None if any(f.samples for f in stats) else data.proposal(fields)
+        case = judge(stats, task, data.config, damaged, overrides, proposal)
+        exclude, page = folder / "exclude.csv", folder / "doctor.html"
+        tables.write_doctor(folder / "doctor.csv", case)
+        tables.write_exclude(exclude, case)
+        write_text(page, render(case, exclude))
     print(case.verdict)
     print(f"report: {page}")
-    if any(f.exclude for f in case.findings):
+    if case.excluded:
         print(f"fields to leave out: data.exclude={exclude}")
     return case
 
@@ -90,6 +78,7 @@ def judge(
 
     Args:
         damaged: files that could not be read when fields were looked for.
+        overrides: see `Case`.
         proposal: pattern that pairs the files, where their names pair no field.
     """
     split, refused = divide(stats, config)
@@ -97,10 +86,4 @@ def judge(
     found = [*refused, *lost, *examine(stats, task, config), *leaks(stats, split, config)]
     if proposal is not None:
         found = [unpaired(proposal, task), *(f for f in found if f.kind not in OF_NAMES)]
-    return Case(stats, task, config, in_order(found), parts_of(split), tuple(overrides))
-
-
-def _overrides() -> list[str]:
-    """Return the overrides that the user typed, without the output folder."""
-    typed = HydraConfig.get().overrides.task
-    return [shlex.quote(o) for o in typed if not o.lstrip("+").startswith("output=")]
+    return Case(stats, task, config, in_order(found), parts_of(split), overrides)

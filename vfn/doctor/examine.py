@@ -1,56 +1,37 @@
 """All findings on a data set, from what was measured of its fields."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from vfn.data.base import DataConfig
 from vfn.data.discovery import split_plane
 from vfn.data.samples import Task
 from vfn.doctor.files import different_dtypes, different_sizes, missing_planes, unreadable_files
-from vfn.doctor.findings import DAMAGED, FATAL, Finding, all_keys, in_order, label, of_field
+from vfn.doctor.findings import DAMAGED, FATAL, Finding, plane_names
 from vfn.doctor.grey_values import bit_depths, empty, empty_images, saturation, stretching
 from vfn.doctor.likeness import swaps
-from vfn.doctor.measure import PlaneStats
 from vfn.doctor.optics import channel_shifts, noisy_images, out_of_focus, uneven_illumination
-from vfn.doctor.reading import FieldStats, Key
+from vfn.doctor.reading import FieldStats
 
 
 def examine(fields: Sequence[FieldStats], task: Task, config: DataConfig) -> list[Finding]:
-    """All findings but those on copies and on the split (see `leakage`), the gravest first."""
-    keys = all_keys(fields)
-    names = {key: label(key, keys) for key in keys}
+    """All findings but those on copies and on the split (see `leakage`)."""
+    names = plane_names(fields)
     found = [*unreadable_files(fields, names), *missing_planes(fields, names, task, config)]
     found += [*different_sizes(fields), *different_dtypes(fields, task, names)]
     for key, name in names.items():
         planes = {f.name: f.planes[key] for f in fields if key in f.planes}
         if planes:
-            found += _of_channel(planes, name, config)
+            found += bit_depths(planes, name, config)
+            found += saturation(planes, name)
+            found += stretching(planes, name)
+            found += empty_images(planes, name)
+            found += uneven_illumination(planes, name, config.illumination)
+            found += out_of_focus(planes, name)
+            found += noisy_images(planes, name)
     found += channel_shifts(fields, names, config.register)
-    found += _swapped(fields, names)
+    found += swaps(fields, names)
     found += _too_little(fields, found, task)
-    return in_order(found)
-
-
-def _of_channel(
-    planes: Mapping[str, PlaneStats], name: str, config: DataConfig
-) -> Iterator[Finding]:
-    yield from bit_depths(planes, name, config)
-    yield from saturation(planes, name)
-    yield from stretching(planes, name)
-    yield from empty_images(planes, name)
-    yield from uneven_illumination(planes, name, config.illumination)
-    yield from out_of_focus(planes, name)
-    yield from noisy_images(planes, name)
-
-
-def _swapped(fields: Sequence[FieldStats], names: Mapping[Key, str]) -> Iterator[Finding]:
-    for swap in swaps(fields, tuple(names)):
-        name = fields[swap.field].name
-        one, other = names[swap.one], names[swap.other]
-        yield of_field(
-            "swap", name,
-            f"{name}: {one} looks like the {other} of the other fields, and {other} like their {one}.",
-            "look at the two; rename the files if they are exchanged, or leave the field out",
-        )  # fmt: skip
+    return found
 
 
 def _too_little(

@@ -33,18 +33,19 @@ def missing_planes(
     fields: Sequence[FieldStats], names: Mapping[Key, str], task: Task, config: DataConfig
 ) -> Iterator[Finding]:
     """Fields that lack a plane; where several stains are targets, each may be missing here and there."""
+    skipped = config.unpaired == "skip"
     for entry in fields:
         if entry.samples or not entry.refused:
             continue
-        lacking = ", ".join(names[key] for key in entry.missing)
-        have = ", ".join(names[key] for key in entry.keys if key not in entry.missing)
+        lacking = [names[key] for key in entry.keys if key not in entry.entry.planes]
+        have = ", ".join(names[key] for key in entry.keys if key in entry.entry.planes)
         yield Finding(
-            "unpaired", NOTE if config.unpaired == "skip" else LOOK,
-            f"{entry.name}: no file for {lacking} (it has {have or 'none'})."
+            "unpaired", NOTE if skipped else LOOK,
+            f"{entry.name}: no file for {', '.join(lacking)} (it has {have or 'none'})."
             if lacking else entry.refused,
             "add the file; or data.unpaired=skip leaves such fields out",
-            (entry.name,), lacking if len(entry.missing) == 1 else "",
-            () if config.unpaired == "skip" else (entry.name,),
+            (entry.name,), lacking[0] if len(lacking) == 1 else "",
+            () if skipped else (entry.name,),
         )  # fmt: skip
     yield from _partial_labels(fields, task)
 
@@ -52,7 +53,7 @@ def missing_planes(
 def _partial_labels(fields: Sequence[FieldStats], task: Task) -> Iterator[Finding]:
     """Count the targets of a task with several, where some fields lack one."""
     counts = {
-        channel: sum(any(k[0] == channel for k in f.targets if k in f.sources) for f in fields)
+        channel: sum(any(k[0] == channel for k in f.targets if k in f.entry.planes) for f in fields)
         for channel in task.targets
     }
     if len(counts) > 1 and min(counts.values()) < len(fields):
@@ -70,9 +71,7 @@ def different_sizes(fields: Sequence[FieldStats]) -> Iterator[Finding]:
     for entry in fields:
         shapes = {key: p.shape for key, p in entry.planes.items()}
         grid = shapes.get(entry.inputs[0], (0, 0))
-        apart = {
-            key: relative_size(grid, s) for key, s in shapes.items() if s != grid and all(grid)
-        }
+        apart = {k: relative_size(grid, s) for k, s in shapes.items() if s != grid and all(grid)}
         if apart and 1.0 not in apart.values():
             binned[", ".join(f"{key[0]} {size:g}" for key, size in apart.items())] += 1
             sizes[grid] += 1

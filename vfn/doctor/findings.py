@@ -1,5 +1,6 @@
 """A finding: what is wrong with which fields, in words, and what to do about it."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -42,17 +43,15 @@ def of_field(kind: str, field: str, text: str, remedy: str, channel: str = "") -
     return Finding(kind, LOOK, text, remedy, (field,), channel, (field,))
 
 
-def label(key: Key, keys: Iterable[Key]) -> str:
-    """Name of a plane: the channel, with its depth where the channel has several."""
-    channel, z = key
-    several = len({depth for name, depth in keys if name == channel}) > 1
-    return f"{channel} at {z:g} um" if several else channel
+def plane_names(fields: Sequence[FieldStats]) -> dict[Key, str]:
+    """Name every plane that the task asks of any field, inputs first.
 
-
-def all_keys(fields: Sequence[FieldStats]) -> tuple[Key, ...]:
-    """Every plane that the task asks of any field, inputs first."""
+    The name is the channel's, with the depth where the channel has several.
+    """
     inputs = dict.fromkeys(key for f in fields for key in f.inputs)
-    return tuple({**inputs, **dict.fromkeys(key for f in fields for key in f.targets)})
+    keys = inputs | dict.fromkeys(key for f in fields for key in f.targets)
+    depths = Counter(channel for channel, _ in keys)
+    return {(c, z): f"{c} at {z:g} um" if depths[c] > 1 else c for c, z in keys}
 
 
 def in_order(found: Iterable[Finding]) -> list[Finding]:

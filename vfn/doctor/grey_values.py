@@ -87,15 +87,12 @@ def _scaled(planes: Mapping[str, PlaneStats]) -> dict[str, str]:
             odd[name] = f"it is cut off at {p.high:g}, most fields go beyond {brightest:g}"
         elif len(planes) >= SCALED_FIELDS and background >= OFFSET:
             factors = (p.quantiles[0] / background, p.quantiles[4] / brightest)
-            for ratio, words in ((factors, "times higher"), (_inverse(factors), "times lower")):
-                if min(ratio) > SCALED:
-                    odd[name] = f"background and bright pixels are about {ratio[1]:.3g} {words}"
+            if min(factors) > SCALED:
+                odd[name] = f"background and bright pixels are about {factors[1]:.3g} times higher"
+            elif max(factors) < 1 / SCALED:
+                times = 1 / factors[1] if factors[1] > 0 else math.inf
+                odd[name] = f"background and bright pixels are about {times:.3g} times lower"
     return odd
-
-
-def _inverse(factors: tuple[float, float]) -> tuple[float, float]:
-    low, high = (1 / f if f > 0 else math.inf for f in factors)
-    return low, high
 
 
 def saturation(planes: Mapping[str, PlaneStats], name: str) -> Iterator[Finding]:

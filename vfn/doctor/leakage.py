@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from vfn.data.base import DataConfig
-from vfn.data.samples import Sample
 from vfn.data.splits import Split, split_samples, split_spatial
-from vfn.doctor.findings import FATAL, LOOK, NOTE, Finding, all_keys, label, of_field
-from vfn.doctor.likeness import OVERLAP, by_digest, near_copies, overlap
+from vfn.doctor.findings import FATAL, LOOK, NOTE, Finding, of_field, plane_names
+from vfn.doctor.likeness import OVERLAP, near_copies, overlap
 from vfn.doctor.reading import FieldStats, Key
 from vfn.errors import UserError
 
@@ -50,35 +49,25 @@ def leaks(
 ) -> Iterator[Finding]:
     """Copies within the set, and whatever is in two parts of the split."""
     parts = parts_of(split)
+    samples = {sample.field: sample for sample in (split.samples if split else ())}
     # Time points of one position are alike, and always in the same part.
-    positions = {sample.field: sample.position for sample in (_samples(split) if split else ())}
+    positions = {field: sample.position for field, sample in samples.items()}
     yield from _copies(fields, parts, positions)
-    if split is None:
-        return
     spatial = config.rule().by == "spatial"
-    wells = {
-        sample.field: f"{sample.plate}/{sample.well}".strip("/")
-        for sample in _samples(split)
-        if sample.well
-    }
+    wells = {f: f"{s.plate}/{s.well}".strip("/") for f, s in samples.items() if s.well}
     if not spatial:
-        known = not any(sample.well_from_name for sample in _samples(split))
+        known = not any(sample.well_from_name for sample in samples.values())
         yield from _shared_wells(wells, parts, known)
     yield from _overlaps(fields, wells, parts, positions)
-    plates = {sample.field: sample.plate for sample in _samples(split) if sample.plate}
-    if len(set(plates.values())) > 1 and not spatial:
-        both = _groups_in_two_parts(plates, parts)
-        if both:
-            yield Finding(
-                "plate", NOTE,
-                f"{len(both)} of {len(set(plates.values()))} plates are in training and in testing: "
-                "scores are those of new wells, not of new plates.",
-                "data.split=plate sets whole plates apart",
-            )  # fmt: skip
-
-
-def _samples(split: Split) -> list[Sample]:
-    return [*split.train, *split.val, *split.test]
+    plates = {field: sample.plate for field, sample in samples.items() if sample.plate}
+    both = _groups_in_two_parts(plates, parts)
+    if both and len(set(plates.values())) > 1 and not spatial:
+        yield Finding(
+            "plate", NOTE,
+            f"{len(both)} of {len(set(plates.values()))} plates are in training and in testing: "
+            "scores are those of new wells, not of new plates.",
+            "data.split=plate sets whole plates apart",
+        )  # fmt: skip
 
 
 def _groups_in_two_parts(
@@ -101,28 +90,20 @@ def _shared_wells(
     # Testing first: that is the figure which is quoted.
     well = next((w for w, members in shared.items() if "test" in members), next(iter(shared)))
     where = " and ".join(
-        f"{PARTS[part]} ({', '.join(shared[well][part][:3])}"
-        f"{', ...' if len(shared[well][part]) > 3 else ''})"
+        f"{PARTS[part]} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for part in PARTS
-        if part in shared[well]
+        if (names := shared[well].get(part))
     )
-    many = (
-        f"{len(shared)} wells are in more than one part of the split. " if len(shared) > 1 else ""
-    )
-    fields = sorted(
-        name for members in shared.values() for names in members.values() for name in names
-    )
+    many = f"{len(shared)} wells are in more than one part of the split. "
+    fields = {name for members in shared.values() for names in members.values() for name in names}
     enough = len(set(wells.values())) >= MIN_WELLS
-    remedy = (
-        "data.split=well keeps the fields of a well together"
-        if enough
-        else "bring fields of other wells"
-    )
+    remedy = "data.split=well keeps the fields of a well together"
     yield Finding(
         "leak", LOOK,
-        f"{many}Well {well} is in {where}: its fields show the same treated cells, so the scores "
+        f"{many if len(shared) > 1 else ''}Well {well} is in {where}: its fields show the same treated cells, so the scores "
         f"come out too good{'' if known else ' (wells are read from the names)'}.",
-        remedy, tuple(dict.fromkeys(fields)), setting="data.split=well" if enough else "",
+        remedy if enough else "bring fields of other wells", tuple(sorted(fields)),
+        setting="data.split=well" if enough else "",
     )  # fmt: skip
 
 
@@ -131,50 +112,47 @@ def _copies(
     parts: Mapping[str, tuple[str, ...]],
     positions: Mapping[str, str],
 ) -> Iterator[Finding]:
-    keys = all_keys(fields)
+    names = plane_names(fields)
+    first: dict[bytes, tuple[int, Key]] = {}  # by digest
     same: dict[tuple[int, int], list[tuple[Key, Key]]] = {}
-    for group in by_digest(fields, keys).values():
-        # Each with the first is enough: a group of copies of one picture.
-        for other in group[1:]:
-            same.setdefault((group[0][0], other[0]), []).append((group[0][1], other[1]))
-    for (a, b), planes in same.items():
-        yield _copy(fields[a], fields[b], planes, keys, parts)
-    for a, b in near_copies(fields, keys):
-        if (a, b) in same:
-            continue
-        first, second = fields[a].name, fields[b].name
-        if positions.get(first, first) == positions.get(second, second):
-            continue
-        text = f"{second} is nearly the same picture as {first}"
-        yield _pair(first, second, text, parts, "a copy with other grey values, or taken twice")
+    for number, entry in enumerate(fields):
+        for key, plane in entry.planes.items():
+            if not plane.constant:
+                # Each with the first is enough: a group of copies of one picture.
+                at, of = first.setdefault(plane.digest, (number, key))
+                if (at, of) != (number, key):
+                    same.setdefault((at, number), []).append((of, key))
+    for (a, b), planes in sorted(same.items()):
+        yield _copy(fields[a], fields[b], planes, names, parts)
+    for a, b in near_copies(fields, tuple(names)):
+        one, other = fields[a].name, fields[b].name
+        if (a, b) not in same and positions.get(one, one) != positions.get(other, other):
+            text = f"{other} is nearly the same picture as {one}"
+            yield _pair(one, other, text, parts, "a copy with other grey values, or taken twice")
 
 
 def _copy(
     one: FieldStats,
     other: FieldStats,
     planes: Sequence[tuple[Key, Key]],
-    keys: Sequence[Key],
+    names: Mapping[Key, str],
     parts: Mapping[str, tuple[str, ...]],
 ) -> Finding:
     if one is other:
-        listed = " and ".join(label(key, keys) for key in planes[0])
+        listed = " and ".join(names[key] for key in planes[0])
         return of_field(
             "duplicate", one.name, f"{one.name}: {listed} are the same picture.",
             "one of the two files is a copy of the other: replace it, or leave the field out",
         )  # fmt: skip
-    straight = {a for a, b in planes if a == b}
-    if straight >= set(one.planes) & set(other.planes):
+    if {a for a, b in planes if a == b} >= set(one.planes) & set(other.planes):
         text = f"{other.name} has the same pixels as {one.name} in every channel"
         return _pair(one.name, other.name, text, parts, "the same field under two names")
-    listed = ", ".join(
-        label(b, keys) if a == b else f"{label(b, keys)} (there {label(a, keys)})"
-        for a, b in planes
-    )
+    listed = ", ".join(names[b] + ("" if a == b else f" (there {names[a]})") for a, b in planes)
     return Finding(
         "duplicate", LOOK,
         f"{other.name}: {listed} has the same pixels as in {one.name}, its other channels do not.",
         "one of the files has a wrong name or content: replace it, or leave both fields out",
-        (one.name, other.name), label(planes[0][1], keys), (one.name, other.name),
+        (one.name, other.name), names[planes[0][1]], (one.name, other.name),
     )  # fmt: skip
 
 
@@ -198,17 +176,16 @@ def _between(first: str, second: str, parts: Mapping[str, tuple[str, ...]]) -> s
     return f"{first} is in {PARTS[one[0]]}, {second} in {PARTS[other[0]]}"
 
 
-def _neighbours(names: Sequence[str], wells: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the pairs of fields that may overlap: of one well, or next to each other by name."""
+def _neighbours(names: Sequence[str], wells: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of fields that may overlap: of one well, or next to each other by name."""
     if not wells:
-        later = (names[1 + i : 1 + i + NEIGHBOURS] for i in range(len(names)))
-        return [
-            (name, other) for name, others in zip(names, later, strict=True) for other in others
-        ]
+        for i, name in enumerate(names):
+            yield from ((name, other) for other in names[i + 1 : i + 1 + NEIGHBOURS])
     groups: dict[str, list[str]] = {}
-    for name in names:
+    for name in names if wells else ():
         groups.setdefault(wells.get(name, name), []).append(name)
-    return [pair for group in groups.values() for pair in itertools.combinations(group, 2)]
+    for group in groups.values():
+        yield from itertools.combinations(group, 2)
 
 
 def _overlaps(
@@ -221,10 +198,11 @@ def _overlaps(
     outlines = {
         f.name: p.outline for f in fields for p in f.planes.values() if p.outline is not None
     }
-    names = [n for n in outlines if parts.get(n)]
-    pairs = _neighbours(names, wells)
-    pairs = [(a, b) for a, b in pairs if positions[a] != positions[b]]
-    pairs = [(a, b) for a, b in pairs if set(parts[a]) != set(parts[b]) or len(parts[a]) > 1]
+    pairs = [
+        (a, b)
+        for a, b in _neighbours([name for name in outlines if parts.get(name)], wells)
+        if positions[a] != positions[b] and (set(parts[a]) != set(parts[b]) or len(parts[a]) > 1)
+    ]
     pairs = pairs[:: max(1, -(-len(pairs) // OVERLAP_PAIRS))]
     with ThreadPoolExecutor() as pool:
         fits = pool.map(lambda pair: overlap(outlines[pair[0]], outlines[pair[1]]), pairs)

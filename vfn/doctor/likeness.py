@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import scipy.fft
+from scipy.signal import fftconvolve  # type: ignore[attr-defined]
 
+from vfn.doctor.findings import Finding, of_field
 from vfn.doctor.measure import PlaneStats
 from vfn.doctor.reading import FieldStats, Key
 
@@ -82,27 +82,18 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
         one, other: outlines of `PlaneStats`.
     """
     a, b = (_clipped_details(o.astype(np.float32), 6.0, 4.0) for o in (one, other))
-    full = tuple(p + q - 1 for p, q in zip(a.shape, b.shape, strict=True))
-    fast = [scipy.fft.next_fast_len(n, real=True) for n in full]  # type: ignore[no-untyped-call]
     b = np.ascontiguousarray(b[::-1, ::-1])  # convolution becomes correlation
-
-    def ahead(image: np.ndarray) -> np.ndarray:
-        return np.asarray(scipy.fft.rfft2(image, fast))
-
-    def back(spectrum: np.ndarray) -> np.ndarray:
-        return np.asarray(scipy.fft.irfft2(spectrum, fast)[: full[0], : full[1]])
-
-    fa, fb, ones_a, ones_b = ahead(a), ahead(b), ahead(np.ones_like(a)), ahead(np.ones_like(b))
-    count = np.maximum(back(ones_a * ones_b).round(), 1)
-    sum_a, sum_b = back(fa * ones_b), back(ones_a * fb)
-    product = back(fa * fb) - sum_a * sum_b / count
-    spread_a = back(ahead(a * a) * ones_b) - sum_a**2 / count
-    spread_b = back(ones_a * ahead(b * b)) - sum_b**2 / count
+    ones_a, ones_b = np.ones_like(a), np.ones_like(b)
+    count = np.maximum(fftconvolve(ones_a, ones_b).round(), 1)
+    sum_a, sum_b = fftconvolve(a, ones_b), fftconvolve(ones_a, b)
+    product = fftconvolve(a, b) - sum_a * sum_b / count
+    spread_a = fftconvolve(a * a, ones_b) - sum_a**2 / count
+    spread_b = fftconvolve(ones_a, b * b) - sum_b**2 / count
     # A floor, or a strip without any structure would fit everything.
     spread = np.sqrt(
         np.maximum(spread_a, 1e-3 * spread_a.max()) * np.maximum(spread_b, 1e-3 * spread_b.max())
     )
-    away = [np.abs(np.arange(n) - p + 1) / p for n, p in zip(full, b.shape, strict=True)]
+    away = [np.abs(np.arange(n) - p + 1) / p for n, p in zip(count.shape, b.shape, strict=True)]
     sideways = np.minimum(away[0][:, None], away[1]) < STAGE
     share = count / a.size
     allowed = sideways & (share > OVERLAP_AREA[0]) & (share < OVERLAP_AREA[1]) & (spread > 0)
@@ -126,23 +117,14 @@ def traits(stats: PlaneStats) -> np.ndarray:
     ])  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Swap:
-    """Two channels of field number `field` that fit better the other way round."""
-
-    field: int
-    one: Key
-    other: Key
-
-
-def swaps(fields: Sequence[FieldStats], keys: Sequence[Key]) -> Iterator[Swap]:
-    """Fields whose channels look as if they were exchanged.
+def swaps(fields: Sequence[FieldStats], names: Mapping[Key, str]) -> Iterator[Finding]:
+    """Find fields whose channels look as if they were exchanged.
 
     Each plane is compared with its own channel and with the other one in all other fields, by
     `traits`; nothing is said where fewer than `SWAP_FIELDS` others have both.
     """
-    table = [_table(entry, keys) for entry in fields]
-    for one, other in itertools.combinations(keys, 2):
+    table = [{k: traits(p) for k, p in f.planes.items() if not p.constant} for f in fields]
+    for one, other in itertools.combinations(names, 2):
         both = [i for i, row in enumerate(table) if one in row and other in row]
         if len(both) <= SWAP_FIELDS:
             continue
@@ -154,12 +136,12 @@ def swaps(fields: Sequence[FieldStats], keys: Sequence[Key]) -> Iterator[Swap]:
             straight = _misfit(first[at], *own) + _misfit(second[at], *its)
             crossed = _misfit(first[at], *its) + _misfit(second[at], *own)
             if straight > max(SWAP_MISFIT, SWAP_RATIO * crossed):
-                yield Swap(number, one, other)
-
-
-def _table(entry: FieldStats, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
-    planes = {key: entry.planes[key] for key in keys if key in entry.planes}
-    return {key: traits(plane) for key, plane in planes.items() if not plane.constant}
+                name, a, b = fields[number].name, names[one], names[other]
+                yield of_field(
+                    "swap", name,
+                    f"{name}: {a} looks like the {b} of the other fields, and {b} like their {a}.",
+                    "look at the two; rename the files if they are exchanged, or leave the field out",
+                )  # fmt: skip
 
 
 def _typical(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,15 +153,3 @@ def _typical(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _misfit(value: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> float:
     return float(np.minimum(((value - centre) / spread) ** 2, 36).mean())
-
-
-def by_digest(
-    fields: Sequence[FieldStats], keys: Sequence[Key]
-) -> Mapping[bytes, list[tuple[int, Key]]]:
-    """Planes with the very same pixels: digest -> (number of the field, plane), two or more."""
-    groups: dict[bytes, list[tuple[int, Key]]] = {}
-    for number, entry in enumerate(fields):
-        for key in keys:
-            if key in entry.planes and not entry.planes[key].constant:
-                groups.setdefault(entry.planes[key].digest, []).append((number, key))
-    return {digest: group for digest, group in groups.items() if len(group) > 1}

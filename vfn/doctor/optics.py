@@ -122,10 +122,7 @@ def channel_shifts(
     for key in dict.fromkeys(key for f in fields for key in f.shifts):
         sure = {f.name: f.shifts[key] for f in fields if key in f.shifts and f.shifts[key].sure}
         if sure:
-            reference = next(
-                names[min(f.inputs, key=lambda k: abs(k[1]))] for f in fields if f.inputs
-            )
-            pair = f"{names[key]} is shifted against {reference}"
+            pair = f"{names[key]} is shifted against {names[fields[0].reference]}"
             yield from _shifts(sure, pair, names[key], len(fields), registered)
 
 

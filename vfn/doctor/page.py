@@ -2,13 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
-from vfn.data.discovery import Field
 from vfn.data.registration import Shift
 from vfn.doctor.case import Case
 from vfn.doctor.findings import FATAL, LOOK, NOTE, SEVERITIES, Finding
@@ -17,7 +16,7 @@ from vfn.doctor.measure import PlaneStats
 from vfn.doctor.optics import corner_ratio
 from vfn.doctor.pictures import field_pictures
 from vfn.doctor.reading import FieldStats, Key
-from vfn.doctor.tables import number, role, status
+from vfn.doctor.tables import HEADER, number, role, rows
 from vfn.report.blocks import (
     Article,
     Command,
@@ -38,7 +37,8 @@ TABLE_ROWS = 400  # of the folded table; doctor.csv has all
 SENTENCES = 4  # of one kind before "and N more"
 WORDS = {FATAL: "do not train", LOOK: "look", NOTE: "note"}
 CHANNELS = ("channel", "role", "fields", "size", "bits", "grey values", "saturated, at most", "noise", "focus", "corners", "shift (rows, columns)")  # fmt: skip
-FIELDS = ("field", "channel", "part", "file", "size", "bits", "grey values", "saturated", "noise", "focus", "shift", "found")  # fmt: skip
+# Columns of doctor.csv.
+FIELDS = ("field", "channel", "part", "status", "height", "width", "bits", "p0_1", "p99_9", "saturated", "noise", "focus", "shift_y", "shift_x", "kinds")  # fmt: skip
 HOW = (
     ("files", "Every image that the task needs was decoded once. A field must have its inputs and at least one target."),
     ("bits", "How many bits the grey values need, and whether they are all multiples of one step, as when 8 bits are stretched to 16. One channel should have one depth and scale in all fields."),
@@ -77,37 +77,44 @@ TITLES = {
 }
 
 
-def render(case: Case, fields: Mapping[str, Field], exclude: Path) -> str:
+def render(case: Case, exclude: Path) -> str:
     """Return the page as text.
 
     Args:
-        fields: name -> where its planes are; those that are shown are read again.
         exclude: path of `exclude.csv`.
     """
-    fatal = bool(case.findings) and case.findings[0].severity == FATAL
-    root = Markup(' in <span class="mono">{}</span>').format(case.config.root)
-    of = Markup("{}{} of data={}{} · {} → {} · {}").format(
-        len(case.fields), " field" if len(case.fields) == 1 else " fields", case.config.name,
-        root if case.config.root else "", " + ".join(case.task.inputs),
-        ", ".join(case.task.targets), today(),
+    count = len(case.fields)
+    of = Markup("{} field{} of data={}{} · {} → {} · {}").format(
+        count, "" if count == 1 else "s", case.config.name,
+        Markup(' in <span class="mono">{}</span>').format(case.config.root) if case.config.root else "",
+        " + ".join(case.task.inputs), ", ".join(case.task.targets), today(),
     )  # fmt: skip
-    lines = _rows(case)
-    table = Table(FIELDS, lines[:TABLE_ROWS], words=(len(FIELDS) - 1,))
-    more = Soft(f"{len(lines) - TABLE_ROWS} more rows in doctor.csv.")
-    figures: list[Content] = [table, more] if len(lines) > TABLE_ROWS else [table]
-    how: list[Content] = [Terms([*HOW, ("software", versions())])]
+    how = Terms([*HOW, ("software", versions())])
     blocks = [
         Soft(of),
         Section("", _findings(case.findings)),
         Section("Next", _next(case, exclude)),
         Section("Channels", _channels(case)),
-        _pictures(case, fields),
+        _pictures(case),
         Section(
-            "", [Fold("All fields in figures", figures), Fold("What was checked, and how", how)]
+            "",
+            [
+                Fold("All fields in figures", _figures(case)),
+                Fold("What was checked, and how", [how]),
+            ],
         ),
     ]
-    heading = "Do not train" if fatal else case.verdict[0].upper() + case.verdict[1:]
+    heading = "Do not train" if case.of_severity(FATAL) else case.verdict.capitalize()
     return Page(f"Doctor: {case.verdict}", heading, blocks).html()
+
+
+def _figures(case: Case) -> list[Content]:
+    """Columns of `doctor.csv`, the gravest findings first."""
+    at, severity = [HEADER.index(column) for column in FIELDS], HEADER.index("severity")
+    lines = sorted(rows(case), key=lambda line: (*SEVERITIES, "").index(line[severity]))
+    table = Table(FIELDS, [[line[i] for i in at] for line in lines[:TABLE_ROWS]], words=(14,))
+    more = Soft(f"{len(lines) - TABLE_ROWS} more rows in doctor.csv.")
+    return [table, more] if len(lines) > TABLE_ROWS else [table]
 
 
 def _findings(findings: Sequence[Finding]) -> list[Content]:
@@ -135,9 +142,19 @@ def _findings(findings: Sequence[Finding]) -> list[Content]:
 
 def _next(case: Case, exclude: Path) -> list[Content]:
     """The commands to run next."""
+    settings = list(filter(None, dict.fromkeys(f.setting for f in case.findings)))
+    if case.excluded:
+        settings.insert(0, f"data.exclude={exclude}")
+    fatal = case.of_severity(FATAL)
+    mended = [f.setting for f in fatal if f.setting]  # without them there is no training
     blocks: list[Content] = []
-    for what, command in _commands(case, exclude):
-        blocks += [f"{what}:", Command(command)]
+    if not fatal:
+        train = " ".join(["python train.py", *case.overrides, *settings])
+        blocks += ["Train as it is advised here:" if settings else "Train:", Command(train)]
+    if fatal or case.of_severity(LOOK):
+        again = ["python -m vfn.doctor", *case.overrides, *mended, f"output={exclude.parent}"]
+        what = "data" if fatal else "files"
+        blocks += [f"When the {what} are mended, look again:", Command(" ".join(again))]
     count = len({name for name, _ in case.excluded})
     if count:
         blocks.append(
@@ -158,22 +175,21 @@ def _channels(case: Case) -> list[Content]:
     return [Table(CHANNELS, [_channel(case, key) for key in case.names]), Soft(note)]
 
 
-def _pictures(case: Case, fields: Mapping[str, Field]) -> Section:
-    """The worst fields, or some where none is bad."""
+def _pictures(case: Case) -> Section:
+    """The worst fields, or the first, middle and last where none is bad."""
     worst = _worst(case)
-    chosen = worst[:SHOWN_FIELDS] or [f.name for f in _spread(case.fields)]
+    places = np.linspace(0, len(case.fields) - 1, min(SAMPLES, len(case.fields))).round()
+    chosen = worst[:SHOWN_FIELDS] or [case.fields[int(i)] for i in places]
     note = "Each picture has its own display range, the 0.1 to 99.9 percentile."
     if len(worst) > len(chosen):
         note = f"{len(chosen)} of {len(worst)}, the worst first; doctor.csv lists all. {note}"
-    by_name = {f.name: f for f in case.fields}
-    articles = [_field(case, by_name[name], fields[name]) for name in chosen]
     title = "Fields to look at" if worst else "Some of the fields"
-    return Section(title, [Soft(note), *articles])
+    return Section(title, [Soft(note), *(_field(case, stats) for stats in chosen)])
 
 
-def _field(case: Case, stats: FieldStats, entry: Field) -> Article:
-    findings = [f for f in case.findings if stats.name in f.fields and f.severity != NOTE]
-    strip, absent = field_pictures(case, stats, entry, findings)
+def _field(case: Case, stats: FieldStats) -> Article:
+    findings = [f for f in case.about.get(stats.name, ()) if f.severity != NOTE]
+    strip, absent = field_pictures(case, stats, findings)
     part = Markup('<span class="soft">{}</span>').format(in_words(case.parts.get(stats.name, ())))
     title = Markup("<header><strong>{}</strong>{}</header>").format(
         stats.name, part if case.parts.get(stats.name) else ""
@@ -185,7 +201,7 @@ def _field(case: Case, stats: FieldStats, entry: Field) -> Article:
     return Article(title, blocks, "field")
 
 
-def _worst(case: Case) -> list[str]:
+def _worst(case: Case) -> list[FieldStats]:
     """Fields with something to look at, those with most findings of their own first.
 
     A finding on all of the set makes no field worse than the others.
@@ -195,32 +211,8 @@ def _worst(case: Case) -> list[str]:
         if finding.severity != NOTE:
             for name in finding.fields:
                 count[name] += 1000 if len(finding.fields) <= 2 else 1
-    known = {f.name for f in case.fields}
-    return [name for name, _ in count.most_common() if name in known]
-
-
-def _spread(fields: Sequence[FieldStats]) -> list[FieldStats]:
-    """First, middle and last."""
-    places = np.linspace(0, len(fields) - 1, min(SAMPLES, len(fields))).round().astype(int)
-    return [fields[i] for i in places]
-
-
-def _commands(case: Case, exclude: Path) -> list[tuple[str, str]]:
-    """(what it does, command to copy)."""
-    same = " ".join(case.overrides)
-    settings = [s for s in dict.fromkeys(f.setting for f in case.findings) if s]
-    if case.excluded:
-        settings.insert(0, f"data.exclude={exclude}")
-    train = " ".join(filter(None, ["python train.py", same, *settings]))
-    mended = [f.setting for f in case.of_severity(FATAL)]  # without them there is no training
-    words = ["python -m vfn.doctor", same, *mended, f"output={exclude.parent}"]
-    again = " ".join(filter(None, words))
-    if case.of_severity(FATAL):
-        return [("When the data are mended, look again", again)]
-    commands = [("Train as it is advised here" if settings else "Train", train)]
-    if case.of_severity(LOOK):
-        commands.append(("When the files are mended, look again", again))
-    return commands
+    known = {f.name: f for f in case.fields}
+    return [known[name] for name, _ in count.most_common() if name in known]
 
 
 def _channel(case: Case, key: Key) -> list[str]:
@@ -234,7 +226,7 @@ def _channel(case: Case, key: Key) -> list[str]:
         role(entry, key),
         f"{len(planes)} of {len(case.fields)}",
         ", ".join(shape for shape, _ in shapes.most_common(3)) or "-",
-        ", ".join(_depths(planes)) or "-",
+        _depths(planes) or "-",
         f"{number(low)} to {number(high)}",
         f"{100 * max((p.top for p in planes), default=0):.2g} %",
         f"{100 * _median(planes, lambda p: p.noise_share):.1f} %",
@@ -256,56 +248,17 @@ def _shift(shifts: Sequence[Shift]) -> str:
     return f"{move} ({len(sure)} of {len(shifts)})" if shifts else ""
 
 
-def _depths(planes: Sequence[PlaneStats]) -> list[str]:
+def _depths(planes: Sequence[PlaneStats]) -> str:
     """Return the depth of each kind of plane, that of the one that needs most bits."""
-    deepest: dict[tuple[str, int], PlaneStats] = {}
-    for plane in planes:
-        if plane.depth > deepest.setdefault((plane.dtype, plane.step), plane).depth:
-            deepest[plane.dtype, plane.step] = plane
-    return [_depth(plane) for plane in deepest.values()]
-
-
-def _depth(plane: PlaneStats) -> str:
-    if not plane.depth:
-        return plane.dtype
-    steps = f", steps of {plane.step}" if plane.step > 1 else ""
-    return f"{plane.depth} of {np.dtype(plane.dtype).itemsize * 8}{steps}"
+    by_depth = sorted(planes, key=lambda plane: plane.depth)
+    deepest = {(plane.dtype, plane.step): plane.depth for plane in by_depth}
+    return ", ".join(
+        (f"{depth} of {np.dtype(dtype).itemsize * 8}" if depth else dtype)
+        + (f", steps of {step}" if step > 1 else "")
+        for (dtype, step), depth in deepest.items()
+    )
 
 
 def in_words(parts: Sequence[str]) -> str:
     """Parts of the split that a field is in."""
     return " + ".join(PARTS[part] for part in parts)
-
-
-def _rows(case: Case) -> list[list[str]]:
-    """The table of all fields and channels, those with findings first."""
-    grave: dict[str, int] = {}
-    for finding in case.findings:
-        for name in finding.fields:
-            rank = SEVERITIES.index(finding.severity)
-            grave[name] = min(rank, grave.get(name, rank))
-    ordered = sorted(case.fields, key=lambda f: grave.get(f.name, len(SEVERITIES)))
-    lines = []
-    for entry in ordered:
-        for key in entry.keys:
-            plane, shift = entry.planes.get(key), entry.shifts.get(key)
-            cells = [""] * 7
-            if plane is not None:
-                cells = [
-                    f"{plane.shape[0]}x{plane.shape[1]}", _depth(plane),
-                    f"{number(plane.quantiles[0])} to {number(plane.quantiles[4])}",
-                    f"{100 * plane.top:.2g} %", f"{100 * plane.noise_share:.1f} %",
-                    number(plane.focus),
-                    f"{shift.dy:+.1f}, {shift.dx:+.1f}" if shift and shift.sure else "",
-                ]  # fmt: skip
-            kinds = dict.fromkeys(
-                f.kind for f in case.findings
-                if entry.name in f.fields and f.channel in ("", case.names[key])
-            )  # fmt: skip
-            lines.append(
-                [
-                    entry.name, case.names[key], in_words(case.parts.get(entry.name, ())),
-                    status(entry, key), *cells, ", ".join(kinds),
-                ]
-            )  # fmt: skip
-    return lines

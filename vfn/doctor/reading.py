@@ -1,7 +1,7 @@
 """The one pass over the images: every plane of every field is decoded once, by all cores."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vfn.data.cache import in_parallel
 from vfn.data.discovery import Field, split_plane
@@ -18,32 +18,32 @@ class FieldStats:
     """Statistics of a field, kept after its images were read.
 
     Attributes:
-        name, plate, well, site: see `Field`.
+        entry: the field.
         inputs, targets: keys of the planes that the task asks for, whether they are there or not.
         planes: of those that could be read.
         errors: why the others could not be, one line each; planes without a file are in neither.
-        sources: where each plane comes from, for people.
         shifts: of each target against the first input; missing where one of the two is.
         samples: what training makes of the field; empty with `refused`, the reason.
     """
 
-    name: str
-    plate: str
-    well: str
-    site: str
+    entry: Field
     inputs: tuple[Key, ...]
     targets: tuple[Key, ...]
-    planes: Mapping[Key, PlaneStats] = field(default_factory=dict)
-    errors: Mapping[Key, str] = field(default_factory=dict)
-    sources: Mapping[Key, str] = field(default_factory=dict)
-    shifts: Mapping[Key, Shift] = field(default_factory=dict)
-    samples: tuple[Sample, ...] = ()
-    refused: str = ""
+    planes: Mapping[Key, PlaneStats]
+    errors: Mapping[Key, str]
+    shifts: Mapping[Key, Shift]
+    samples: tuple[Sample, ...]
+    refused: str
 
     @property
-    def missing(self) -> tuple[Key, ...]:
-        """Planes without a file."""
-        return tuple(k for k in self.keys if k not in self.planes and k not in self.errors)
+    def name(self) -> str:
+        """Name of the field."""
+        return self.entry.name
+
+    @property
+    def reference(self) -> Key:
+        """The input nearest to focus, which targets are registered to."""
+        return min(self.inputs, key=_from_focus)
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -51,8 +51,12 @@ class FieldStats:
         return tuple(dict.fromkeys(self.inputs + self.targets))
 
 
-def wanted(entry: Field, task: Task) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
-    """Keys of the input and of the target planes that `task` asks of a field.
+def _from_focus(key: Key) -> float:
+    return abs(key[1])
+
+
+def _wanted(entry: Field, task: Task) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
+    """Return the keys of the input and of the target planes that `task` asks of a field.
 
     Inputs lie at `task.input_z` or at the planes that they name, else at the focal plane (or the
     only one that there is); targets in focus.
@@ -66,11 +70,11 @@ def wanted(entry: Field, task: Task) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
 
 def read_field(entry: Field, task: Task) -> FieldStats:
     """Read and measure one field. Images that cannot be read are named, not raised."""
-    inputs, targets = wanted(entry, task)
+    inputs, targets = _wanted(entry, task)
     planes: dict[Key, PlaneStats] = {}
     errors: dict[Key, str] = {}
     landmarks: dict[Key, Features] = {}
-    reference = min(inputs, key=lambda key: abs(key[1]))
+    reference = min(inputs, key=_from_focus)
     for key in dict.fromkeys(inputs + targets):
         if key not in entry.planes:
             continue
@@ -82,29 +86,19 @@ def read_field(entry: Field, task: Task) -> FieldStats:
         planes[key] = measure(pixels, outline=key == reference)
         if key == reference or key in targets:
             landmarks[key] = features(pixels)
-    shifts = {
-        key: measure_shift(landmarks[reference], landmarks[key])
-        for key in targets
-        if key != reference and _comparable(planes, reference, key)
-    }
-    samples, refused = _samples(entry, task)
-    return FieldStats(
-        entry.name, entry.plate, entry.well, entry.site,
-        inputs, targets, planes, errors, {k: str(p) for k, p in entry.planes.items()}, shifts,
-        samples, refused,
-    )  # fmt: skip
-
-
-def _comparable(planes: Mapping[Key, PlaneStats], one: Key, other: Key) -> bool:
-    return one in planes and other in planes and planes[one].shape == planes[other].shape
-
-
-def _samples(entry: Field, task: Task) -> tuple[tuple[Sample, ...], str]:
-    """Return the samples that training makes of a field, or why it makes none."""
+    comparable = [
+        key for key in targets
+        if key != reference and {key, reference} <= planes.keys()
+        and planes[key].shape == planes[reference].shape
+    ]  # fmt: skip
+    shifts = {k: measure_shift(landmarks[reference], landmarks[k]) for k in comparable}
+    samples: tuple[Sample, ...] = ()
+    refused = ""
     try:
-        return tuple(make_samples([entry], task)), ""
+        samples = tuple(make_samples([entry], task))
     except UserError as exc:
-        return (), str(exc)
+        refused = str(exc)
+    return FieldStats(entry, inputs, targets, planes, errors, shifts, samples, refused)
 
 
 def read_fields(fields: Sequence[Field], task: Task) -> Iterator[FieldStats]:

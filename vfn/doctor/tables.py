@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vfn.doctor.case import Case
-from vfn.doctor.findings import SEVERITIES, Finding
 from vfn.doctor.measure import PlaneStats
 from vfn.doctor.optics import corner_ratio
 from vfn.doctor.reading import FieldStats, Key
@@ -17,7 +16,7 @@ NUMBERS = (
 )  # fmt: skip
 HEADER = (
     "field", "channel", "z", "role", "plate", "well", "site", "part", "status", *NUMBERS,
-    "shift_y", "shift_x", "shift_confidence", "shift_sure", "severity", "findings", "path",
+    "shift_y", "shift_x", "shift_confidence", "shift_sure", "severity", "kinds", "findings", "path",
 )  # fmt: skip
 EXCLUDE_HEADER = ("field", "channel", "reason")
 
@@ -36,29 +35,24 @@ def write_exclude(path: Path, case: Case) -> None:
 
 def rows(case: Case) -> Iterator[list[str]]:
     """The lines of `doctor.csv`."""
-    about: dict[str, list[Finding]] = {}
-    for finding in case.findings:
-        for name in finding.fields:
-            about.setdefault(name, []).append(finding)
-    for entry in case.fields:
-        for key in entry.keys:
+    for stats in case.fields:
+        entry = stats.entry
+        for key in stats.keys:
             name = case.names[key]
-            mine = [f for f in about.get(entry.name, ()) if f.channel in ("", name)]
+            mine = [f for f in case.about.get(entry.name, ()) if f.channel in ("", name)]
             yield [
-                entry.name, key[0], f"{key[1]:g}", role(entry, key), entry.plate, entry.well,
-                entry.site, "+".join(case.parts.get(entry.name, ())), status(entry, key),
-                *_numbers(entry.planes.get(key)), *_shift(entry, key),
-                min((f.severity for f in mine), key=SEVERITIES.index, default=""),
-                " ".join(f.text for f in mine), entry.sources.get(key, ""),
+                entry.name, key[0], f"{key[1]:g}", role(stats, key), entry.plate, entry.well,
+                entry.site, "+".join(case.parts.get(entry.name, ())), status(stats, key),
+                *_numbers(stats.planes.get(key)), *_shift(stats, key),
+                mine[0].severity if mine else "", " ".join(dict.fromkeys(f.kind for f in mine)),
+                " ".join(f.text for f in mine), str(entry.planes.get(key, "")),
             ]  # fmt: skip
 
 
 def role(entry: FieldStats, key: Key) -> str:
     """Return the role of a plane in the task."""
-    roles = [
-        name for name, keys in (("input", entry.inputs), ("target", entry.targets)) if key in keys
-    ]
-    return "+".join(roles)
+    roles = {"input": entry.inputs, "target": entry.targets}
+    return "+".join(name for name, keys in roles.items() if key in keys)
 
 
 def status(entry: FieldStats, key: Key) -> str:

@@ -148,21 +148,21 @@ def _pictures(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice
         names = pair.input_channels or tuple(f"input {i + 1}" for i in range(len(pair.inputs)))
         for name, plane in zip(names, pair.inputs, strict=True):
             own = Range(*(float(q) for q in np.percentile(plane, (0.1, 99.9))))
-            inputs.append(Panel(f"input: {name}", _grey(plane[region], own)))
+            inputs.append(Panel(f"input: {name}", grey(plane[region], own)))
     if result.coverage is not None:  # a panel in every field, black where one has no intervals
         widths = np.zeros(truth.shape) if pair.halfwidth is None else pair.halfwidth[index]
         limit = result.error_scale * result.signal_width
         white = f"{limit:.0f}" if limit >= 10 else f"{limit:.3g}"
         title = f"half-width of the interval: black 0, white {white} grey levels or more"
-        inputs.append(Panel(title, _grey(widths[region], Range(0, limit))))
-    shown = _grey(prediction[region], signal)
+        inputs.append(Panel(title, grey(widths[region], Range(0, limit))))
+    shown = grey(prediction[region], signal)
     error = prediction[region].astype(np.float32) - truth[region].astype(np.float32)
     mask = error_mask(prediction[region], truth[region], MASK_THRESHOLD, result.signal_width)
     mask |= ~np.isfinite(error)
     (rows, columns), (height, width) = region, error.shape
     return Pictures(
         tuple(inputs),
-        Panel("truth", _grey(truth[region], signal)),
+        Panel("truth", grey(truth[region], signal)),
         Panel("prediction", shown),
         Panel("error", _error(error, result.error_scale * result.signal_width)),
         Panel(f"off by more than {100 * MASK_THRESHOLD:g} %", _painted(shown, mask)),
@@ -175,8 +175,9 @@ def _pictures(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice
     )
 
 
-def _grey(image: NDArray[Any], shown: Range) -> Pixels:
-    scaled = (_shrink(image) - shown.low) / (shown.width or 1.0)
+def grey(image: NDArray[Any], shown: Range, longest: int = LONGEST_SIDE) -> Pixels:
+    """Grey values of the range as a picture (h, w), its longest side at most `longest` pixels."""
+    scaled = (_shrink(image, longest) - shown.low) / (shown.width or 1.0)
     pixels: Pixels = (np.nan_to_num(scaled).clip(0, 1) * 255).round().astype(np.uint8)
     return pixels
 
@@ -194,10 +195,10 @@ def _painted(grey: Pixels, mask: NDArray[np.bool_]) -> Pixels:
     return painted
 
 
-def _shrink(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Mean over areas, so that the longest side is at most `LONGEST_SIDE`; never enlarged."""
+def _shrink(image: NDArray[Any], longest: int = LONGEST_SIDE) -> NDArray[np.float32]:
+    """Mean over areas, so that the longest side is at most `longest`; never enlarged."""
     height, width = image.shape
-    factor = LONGEST_SIDE / max(height, width)
+    factor = longest / max(height, width)
     if factor >= 1:
         return image.astype(np.float32)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
