@@ -188,7 +188,7 @@ def test_scales_of_level_and_image_are_multiplied(tmp_path: Path) -> None:
 
 
 def test_one_plane_is_the_focal_one() -> None:
-    plane = ZarrPlane(Path("a"), "0", "czyx", 0, 0, None)
+    plane = ZarrPlane(Path("a"), 0, 0, None, array="0", axes="czyx")
     assert Stack((), ((plane,),), 2.0).depths(16, 2.0) == (0.0,)
 
 
@@ -289,9 +289,12 @@ def test_another_key_where_the_pixels_may_be_others(
 
 
 def test_a_plane_names_itself(tmp_path: Path) -> None:
-    assert str(ZarrPlane(Path("a.zarr"), "0", "cyx", 1, 0, None)) == "a.zarr (channel 1)"
-    assert str(ZarrPlane(Path("a"), "0", "czyx", 1, 2, None)) == "a (channel 1, z plane 2)"
-    assert str(BioioPlane(Path("a.nd2"), 3, 1, 2, None)) == "a.nd2 (scene 3, channel 1, z plane 2)"
+    plane = ZarrPlane(Path("a.zarr"), 1, 0, None, array="0", axes="cyx")
+    assert str(plane) == "a.zarr (channel 1)"
+    stacked = ZarrPlane(Path("a"), 1, 2, None, array="0", axes="czyx")
+    assert str(stacked) == "a (channel 1, z plane 2)"
+    scene = BioioPlane(Path("a.nd2"), 1, 2, None, scene=3)
+    assert str(scene) == "a.nd2 (scene 3, channel 1, z plane 2)"
 
 
 # --- what cannot be used ---

@@ -79,7 +79,7 @@ def test_every_plane_of_every_layout(
     assert told.sizes == {axis: n if axis in axes else 1 for axis, n in sizes.items()}
     for at in np.ndindex(array.shape[:-2]):
         place = {"T": 0, "C": 0, "Z": 0, **dict(zip(axes, at, strict=False))}
-        plane = TiffPlane(path, place["T"], place["C"], place["Z"], None)
+        plane = TiffPlane(path, place["C"], place["Z"], None, place["T"])
         np.testing.assert_array_equal(plane.read(), array[at])
         assert plane.read().dtype.isnative
 
@@ -97,7 +97,7 @@ def test_axes_in_any_order(
         return
     for at in np.ndindex(sizes):
         place = dict(zip(order, at, strict=True))
-        plane = TiffPlane(path, place["T"], place["C"], place["Z"], None)
+        plane = TiffPlane(path, place["C"], place["Z"], None, place["T"])
         np.testing.assert_array_equal(plane.read(), array[at])
 
 
@@ -278,13 +278,13 @@ def test_whole_stacks_and_movies_are_fields(tmp_path: Path) -> None:
 def test_a_changed_stack_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     written(path, pixels(2), "TYX", IMAGEJ)
-    plane = TiffPlane(path, 1, 0, 0, None)
+    plane = TiffPlane(path, 0, 0, None, 1)
     before = plane.key, plane.read()
     anew = written(path, pixels(2), "TYX", IMAGEJ)
     os.utime(path, (1, 1))
     assert plane.key != before[0]
     np.testing.assert_array_equal(plane.read(), anew[1])
-    assert TiffPlane(path, 0, 0, 0, None).key != plane.key
+    assert TiffPlane(path, 0, 0, None).key != plane.key
 
 
 def test_a_part_of_an_acquisition_in_several_files(tmp_path: Path) -> None:

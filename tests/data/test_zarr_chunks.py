@@ -27,7 +27,7 @@ ZEROS = 2**28  # bytes that some kilobytes unpack to
 
 
 def plane(path: Path, channel: int = 1) -> ZarrPlane:
-    return ZarrPlane(path, "0", "cyx", channel, 0, None)
+    return ZarrPlane(path, channel, 0, None, array="0", axes="cyx")
 
 
 def refused_quickly(read: Callable[[], object], says: str) -> None:

@@ -9,8 +9,8 @@ import importlib
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from vfn.data.images import (
     read_image,
     reading,
 )
-from vfn.data.tiff_metadata import micrometres, seconds
-from vfn.data.tiff_stacks import TiffPlane, is_stack, tiff_stack
+from vfn.data.tiff_metadata import micrometres, seconds, whole_names
+from vfn.data.tiff_stacks import ContainerPlane, TiffPlane, is_stack, tiff_stack
 from vfn.data.walk import walk
 from vfn.data.zarr_chunks import open_metadata, read_json
 from vfn.errors import UserError
@@ -64,7 +64,7 @@ class Stack:
     """
 
     channels: tuple[str, ...]
-    planes: tuple[tuple["ContainerPlane", ...], ...]
+    planes: tuple[tuple[ContainerPlane, ...], ...]
     z_step: float | None
     time_step: float | None = None
 
@@ -75,7 +75,7 @@ class Stack:
         return (", ".join(self.channels) or unnamed) + f" in {planes} z planes" * (planes > 1)
 
     def depths(self, zero: float | None = None, step: float | None = None) -> tuple[float, ...]:
-        """Where each z plane lies, in micrometres from the focal plane, which is at 0.
+        """Return the micrometres of each z plane from the focal plane, which is at 0.
 
         Args:
             zero: number of the focal plane, from 0; None takes the middle one (of an even number,
@@ -91,7 +91,7 @@ class Stack:
         return tuple(round((z - zero) * step, 6) for z in range(count))
 
     @property
-    def focal(self) -> tuple["ContainerPlane", ...]:
+    def focal(self) -> tuple[ContainerPlane, ...]:
         """The focal plane of every channel."""
         z = self.depths().index(0.0)
         return tuple(planes[z] for planes in self.planes)
@@ -115,7 +115,7 @@ class Scene:
 
 
 def scenes(path: Path) -> list[Scene]:
-    """The fields in a container, or in a TIFF stack.
+    """Return the fields in a container, or in a TIFF stack.
 
     Raises:
         UserError: a package is missing; damaged, or no such container by its metadata.
@@ -137,41 +137,46 @@ def scenes(path: Path) -> list[Scene]:
 
 
 def _stacks(
-    names: tuple[str, ...],
-    counts: Sequence[int],
-    plane: Callable[[int, int, int], "ContainerPlane"],
+    plane: Callable[..., ContainerPlane],
+    sizes: Mapping[str, int],
+    names: Sequence[Any],
+    pixel_size: float | None,
     z_step: float | None,
     time_step: float | None,
 ) -> list[Stack]:
-    """Return a stack for each time point, of the planes at (time, channel, z).
+    """Return a stack for each time point.
 
     Args:
-        counts: how many time points, channels and z planes there are.
+        plane: makes a plane from its channel, its z, the size of its pixels and its time.
+        sizes: numbers of time points (t), channels (c) and z planes (z).
+        names: of the channels, as far as the container gives them.
     """
-    times, channels, depths = map(range, counts)
+    times, channels, depths = (range(sizes[axis]) for axis in "tcz")
+    known = whole_names(names, len(channels))
     return [
         Stack(
-            names, tuple(tuple(plane(t, c, z) for z in depths) for c in channels), z_step, time_step
+            known, tuple(tuple(plane(c, z, pixel_size, t) for z in depths) for c in channels),
+            z_step, time_step,
         )
         for t in times
-    ]
+    ]  # fmt: skip
 
 
 def _tiff_stacks(path: Path) -> list[Stack]:
     told = tiff_stack(path)
     return _stacks(
-        told.channels, [told.sizes[axis] for axis in "TCZ"],
-        lambda t, c, z: TiffPlane(path, t, c, z, told.pixel_size), told.z_step, told.time_step,
+        partial(TiffPlane, path), {axis.lower(): n for axis, n in told.sizes.items()},
+        told.channels, told.pixel_size, told.z_step, told.time_step,
     )  # fmt: skip
 
 
 def count_times(path: Path) -> int:
-    """How many time points an image file holds."""
+    """Return the number of time points in an image file."""
     return tiff_stack(path).sizes["T"] if is_stack(path) else 1
 
 
 def read_at(path: Path, time: int | None) -> Image:
-    """An image file at one of its time points, in focus where it is a stack.
+    """Read an image file at one of its time points, in focus where it is a stack.
 
     Args:
         time: from 0; None where the file must hold no other.
@@ -195,7 +200,7 @@ def read_at(path: Path, time: int | None) -> Image:
 
 
 def _attributes(group: Path) -> dict[str, Any]:
-    """The NGFF metadata of a group: zarr v3 (NGFF 0.5) or v2 (0.4 and before)."""
+    """Return the NGFF metadata of a group: zarr v3 (NGFF 0.5) or v2 (0.4 and before)."""
     if not group.is_dir():
         raise UserError(
             f"{group}: is no folder, so no OME-Zarr; copy it anew or correct what names it"
@@ -270,11 +275,8 @@ def _zarr_stacks(path: Path) -> list[Stack]:
         lengths = {a: _length(s, u) for a, s, u in zip(axes, steps, units, strict=True)}
         labels = [c.get("label", "") for c in attributes.get("omero", {}).get("channels", ())]
         times = dict(zip(axes, zip(steps, units, strict=True), strict=True)).get("t", (0.0, None))
-        return _stacks(
-            _names(labels, sizes["c"]), [sizes[axis] for axis in "tcz"],
-            lambda t, c, z: ZarrPlane(path, level["path"], axes, c, z, lengths["x"], t),
-            lengths.get("z"), seconds(*times),
-        )  # fmt: skip
+        plane = partial(ZarrPlane, path, array=level["path"], axes=axes)
+        return _stacks(plane, sizes, labels, lengths["x"], lengths.get("z"), seconds(*times))
 
 
 def _length(step: float, unit: str | None) -> float | None:
@@ -311,31 +313,17 @@ def _checked_sizes(where: object, axes: str, shape: Sequence[int]) -> dict[str, 
     return {"t": 1, "c": 1, "z": 1, **sizes}
 
 
-def _names(labels: list[Any], count: int) -> tuple[str, ...]:
-    names = tuple(str(label).strip() for label in labels)
-    whole = len(names) == count and all(names) and len({n.casefold() for n in names}) == count
-    return names if whole else ()
-
-
 @dataclass(frozen=True)
-class ZarrPlane:
-    """One channel at one z of an OME-Zarr image.
+class ZarrPlane(ContainerPlane):
+    """One channel at one z and time of an OME-Zarr image.
 
     Attributes:
-        path: folder of the image.
         array: of full resolution, relative to `path`.
         axes: of the array, a letter each, y and x last.
-        channel, z, time: positions, from 0.
-        pixel_size: micrometres a pixel, if the image states it.
     """
 
-    path: Path
-    array: str
-    axes: str
-    channel: int
-    z: int
-    pixel_size: float | None
-    time: int = 0
+    array: str = field(kw_only=True)
+    axes: str = field(kw_only=True)
 
     def read(self) -> np.ndarray:
         """Pixels (H, W). Only the chunks of this plane are read.
@@ -374,13 +362,8 @@ class ZarrPlane:
             stats = [os.stat(file) for file in files if file.exists()]
             stats += [os.stat(file) for file in walk(array)]
         size, newest = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
-        where = f"{self.array}:{self.channel},{self.z}" + f",{self.time}" * (self.time > 0)
+        where = f"{self.array}:{self.at}"
         return f"{self.path.absolute()}|{size}|{newest}|zarr {READER_VERSION}|{where}"
-
-    def __str__(self) -> str:
-        z = f", z plane {self.z}" if "z" in self.axes else ""
-        time = f", time point {self.time + 1}" if self.time else ""
-        return f"{self.path} (channel {self.channel}{z}{time})"
 
 
 # --- bioio ---
@@ -388,8 +371,7 @@ class ZarrPlane:
 
 def _bioio_scenes(path: Path) -> list[Scene]:
     with reading(path), _one_at_a_time:
-        reader = _new_reader(path)
-        found = []
+        reader, found = _new_reader(path), []
         for scene in range(count := len(reader.scenes)):
             reader.set_scene(scene)
             # Not every reader knows wells, nor does every file.
@@ -412,7 +394,7 @@ def _cached_reader(path: Path, scene: int, _mtime: int, _process: int) -> Any:
 
 
 def _reader(path: Path, scene: int) -> Any:
-    """A reader that stays at one scene; a changed file and a forked process get their own."""
+    """Return a reader that stays at one scene; a changed file and a forked process get their own."""
     return _cached_reader(path, scene, path.stat().st_mtime_ns, os.getpid())
 
 
@@ -423,27 +405,20 @@ def _bioio_stacks(path: Path, scene: int) -> list[Stack]:
         sizes = _checked_sizes(where, reader.dims.order.lower(), reader.dims.shape)
         spacing = reader.physical_pixel_sizes
         pixel_size, z_step = (
-            micrometres(length, "um") if length else None
-            for length in (getattr(spacing, "X", None), getattr(spacing, "Z", None))
+            micrometres(getattr(spacing, axis, None) or 0, "um") for axis in ("X", "Z")
         )
         between = getattr(reader, "time_interval", None)  # not every reader, nor every file, knows
         return _stacks(
-            _names(reader.channel_names or [], sizes["c"]), [sizes[axis] for axis in "tcz"],
-            lambda t, c, z: BioioPlane(path, scene, c, z, pixel_size, t),
-            z_step, between.total_seconds() if between else None,
+            partial(BioioPlane, path, scene=scene), sizes, reader.channel_names or [],
+            pixel_size, z_step, between.total_seconds() if between else None,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class BioioPlane:
-    """One channel at one z of one scene of a file that bioio reads; positions from 0."""
+class BioioPlane(ContainerPlane):
+    """One channel at one z and time of one scene of a file that bioio reads."""
 
-    path: Path
-    scene: int
-    channel: int
-    z: int
-    pixel_size: float | None
-    time: int = 0
+    scene: int = field(kw_only=True)
 
     def read(self) -> np.ndarray:
         """Pixels (H, W).
@@ -465,12 +440,8 @@ class BioioPlane:
         """
         with reading(self.path):
             stat = self.path.stat()
-        where = f"{self.scene}:{self.channel},{self.z}" + f",{self.time}" * (self.time > 0)
+        where = f"{self.scene}:{self.at}"
         return f"{self.path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|bioio {READER_VERSION}|{where}"
 
     def __str__(self) -> str:
-        time = f", time point {self.time + 1}" if self.time else ""
-        return f"{self.path} (scene {self.scene}, channel {self.channel}, z plane {self.z}{time})"
-
-
-ContainerPlane = ZarrPlane | BioioPlane | TiffPlane
+        return super().__str__().replace("(channel", f"(scene {self.scene}, channel")

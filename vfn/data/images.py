@@ -19,7 +19,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from vfn.data.tiff_metadata import Ome, channel_names, pixel_size
+from vfn.data.tiff_metadata import Ome, channel_names, pixel_size, whole_names
 from vfn.errors import UserError
 
 # Of TIFFs: as a rule, of BigTIFFs, of MetaMorph's and of Zeiss LSM.
@@ -32,15 +32,14 @@ DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "float32")
 EXACT = 2**24  # whole numbers up to here float32, which networks compute with, holds exactly
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # + is BigTIFF
-PNG_GREY, PNG_PALETTE = 0, 3
-PNG_SAMPLES = {
-    PNG_GREY: 1,
-    2: 3,
-    PNG_PALETTE: 4,
-    4: 2,
-    6: 4,
-}  # by colour type; a palette gives RGBA at most
+TIFF_FORMATS = {
+    b"II*\0": tifffile.TIFF.CLASSIC_LE, b"MM\0*": tifffile.TIFF.CLASSIC_BE,
+    b"II+\0": tifffile.TIFF.BIG_LE, b"MM\0+": tifffile.TIFF.BIG_BE,
+}  # fmt: skip
+TIFF_SIGNATURES = tuple(TIFF_FORMATS)
+PNG_PALETTE = 3
+# Samples of a pixel by colour type; a palette gives RGBA at most.
+PNG_SAMPLES = {0: 1, 2: 3, PNG_PALETTE: 4, 4: 2, 6: 4}
 COLOURS = ("red", "green", "blue")
 # "White is zero", "black is zero", palette indices; stored values are taken as they are in all
 # three. In microscopy "white is zero" comes from an inverted display table in ImageJ, which writes
@@ -150,7 +149,8 @@ def file_status(path: Path) -> os.stat_result:
     Raises:
         UserError: there is none, but perhaps a folder or a pipe.
     """
-    status = _stat(path)
+    with reading(path):
+        status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path}: is a folder named like an image; give an image, or rename it")
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
@@ -158,16 +158,9 @@ def file_status(path: Path) -> os.stat_result:
     return status
 
 
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as exc:
-        raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
-
-
 @contextmanager
 def reading(path: Path, what: str = "") -> Iterator[None]:
-    """Whatever goes wrong with bytes from outside becomes one line that names `path`.
+    """Turn whatever goes wrong with bytes from outside into one line that names `path`.
 
     Args:
         what: it is read for, in words.
@@ -177,19 +170,25 @@ def reading(path: Path, what: str = "") -> Iterator[None]:
     except UserError:
         raise
     except Exception as exc:  # decoders and readers raise whatever they like on damaged bytes
-        raise UserError(
-            f"{path}: cannot be read{what} ({type(exc).__name__}: {exc}); "
-            "copy it anew from the microscope or leave it out"
-        ) from exc
+        if isinstance(exc, OSError) and exc.strerror:
+            raise UserError(
+                f"{path}: cannot be read ({exc.strerror}); check path and rights"
+            ) from exc
+        raise damaged(path, f"cannot be read{what} ({type(exc).__name__}: {exc})") from exc
+
+
+def damaged(path: Path, what: str) -> UserError:
+    """Return the error for a file of which something is missing or wrong."""
+    return UserError(f"{path}: {what}; copy it anew from the microscope or leave it out")
 
 
 def content_key(path: Path) -> str:
-    """Changes where what `read_image` gives for `path` may change.
+    """Return a text that changes where the pixels in the file may have changed.
 
     Raises:
         UserError: no such file.
     """
-    status = _stat(path)
+    status = file_status(path)
     return f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|reader {READER_VERSION}"
 
 
@@ -221,11 +220,8 @@ def _reader(path: Path) -> Callable[[Path], Image]:
 
 
 def _head(path: Path, size: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(size)
-    except OSError as exc:
-        raise UserError(f"{path}: cannot be read ({exc.strerror}); check path and rights") from exc
+    with reading(path), path.open("rb") as file:
+        return file.read(size)
 
 
 def as_pixels(what: Path | str, array: np.ndarray) -> np.ndarray:
@@ -314,15 +310,10 @@ def _check_chunks(path: Path, data: bytes) -> None:
             length, kind = struct.unpack_from(">I4s", data, at)
             (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
         except struct.error as exc:
-            raise UserError(
-                f"{path}: is truncated ({len(data)} bytes, its chunk at byte {at} ends later); "
-                "copy it anew from the microscope or leave it out"
-            ) from exc
+            what = f"is truncated ({len(data)} bytes, its chunk at byte {at} ends later)"
+            raise damaged(path, what) from exc
         if zlib.crc32(memoryview(data)[at + 4 : at + 8 + length]) != checksum:
-            raise UserError(
-                f"{path}: is damaged (wrong checksum of its chunk at byte {at}); "
-                "copy it anew from the microscope or leave it out"
-            )
+            raise damaged(path, f"is damaged (wrong checksum of its chunk at byte {at})")
         at += 12 + length
 
 
@@ -332,11 +323,8 @@ def _read_tiff(path: Path) -> Image:
             # Of an LSM tifffile has mended the lengths of strips, which a page read anew has not.
             check_page(path, number, each if tif.is_lsm else each.aspage())
         array, ome = _pixels(path, tif, series), Ome(tif)
-        names = channel_names(tif, ome)
-        image = Image(
-            array, names if len(names) == len(array) else None, pixel_size(tif, ome),
-            acquisition=ome.acquisition(),
-        )  # fmt: skip
+        names = whole_names(channel_names(tif, ome), len(array)) or None
+        image = Image(array, names, pixel_size(tif, ome), acquisition=ome.acquisition())
         return _without_colour(path, image) if _is_colour(tif) else image
 
 
@@ -441,19 +429,16 @@ def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
     pages: dict[int, int] = {}  # offset -> number
     kinds: set[bytes] = set()
     described = 0
-    file.seek(form.offsetsize)  # the header ends with the first link
     try:
-        while offset := struct.unpack(form.offsetformat, file.read(form.offsetsize))[0]:
+        offset = first_page(file, form)
+        while offset:
             if offset in pages:
-                raise UserError(
-                    f"{path}: is damaged (its page {len(pages)} is followed by page "
-                    f"{pages[offset]}); copy it anew from the microscope or leave it out"
+                raise damaged(
+                    path,
+                    f"is damaged (its page {len(pages)} is followed by page {pages[offset]})",
                 )
-            file.seek(offset)
-            count = struct.unpack(form.tagnoformat, file.read(form.tagnosize))[0]
-            tags = _tags(file.read(min(count, MAX_TAGS) * form.tagsize), form)
-            file.seek(offset + form.tagnosize + count * form.tagsize)
-            pages[offset] = len(pages) + 1
+            tags, following = read_page(file, form, offset)
+            pages[offset], offset = len(pages) + 1, following
             kinds.add(b"".join(tags[code] for code in sorted(KIND_TAGS & tags.keys())))
             described += DESCRIPTION in tags
             several = max(len(kinds), _count(tags.get(SUB_IFDS), form), described * tif.is_shaped)
@@ -463,19 +448,39 @@ def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
                     "file of its own, or channels as one stack"
                 )
     except struct.error as exc:  # the end of the file
-        raise UserError(
-            f"{path}: is truncated ({file.size} bytes, of its pages only {len(pages)} can be "
-            "read); copy it anew from the microscope or leave it out"
-        ) from exc
+        what = f"is truncated ({file.size} bytes, of its pages only {len(pages)} can be read)"
+        raise damaged(path, what) from exc
     if not pages:
         raise UserError(f"{path}: is a TIFF without images; export it anew")
 
 
-def _tags(data: bytes, form: Any) -> dict[int, bytes]:
-    """The entries of a page by the code of their tag, as they are stored."""
-    entries = (data[at : at + form.tagsize] for at in range(0, len(data), form.tagsize))
-    code = struct.Struct(form.byteorder + "H")
-    return {code.unpack_from(entry)[0]: entry for entry in entries if len(entry) == form.tagsize}
+def first_page(file: Any, form: Any) -> int:
+    """Return the offset of a TIFF's first page, with which the header ends."""
+    file.seek(form.offsetsize)
+    return int(struct.unpack(form.offsetformat, file.read(form.offsetsize))[0])
+
+
+def read_page(file: Any, form: Any, offset: int) -> tuple[dict[int, bytes], int]:
+    """Read the page of a TIFF at `offset`.
+
+    Args:
+        form: one of `TIFF_FORMATS`.
+
+    Returns:
+        Its entries by the code of their tag, as they are stored, and the offset of the next page, 0 for none.
+
+    Raises:
+        struct.error: the file ends before.
+    """
+    file.seek(offset)
+    (count,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    data = file.read(min(count, MAX_TAGS) * form.tagsize)
+    file.seek(offset + form.tagnosize + count * form.tagsize)
+    (following,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    entries = [data[at : at + form.tagsize] for at in range(0, len(data), form.tagsize)]
+    return {
+        struct.unpack_from(form.byteorder + "H", entry)[0]: entry for entry in entries
+    }, following
 
 
 def _count(entry: bytes | None, form: Any) -> int:
@@ -509,33 +514,28 @@ def _check_pieces(
 ) -> None:
     """Refuse strips or tiles of which a part is missing."""
     file = frame.parent.filehandle
-    size = file.size
-    remedy = "copy it anew from the microscope or leave it out"
     pieces = list(zip(frame.dataoffsets, frame.databytecounts, strict=False))
     there = sum(offset > 0 and count > 0 for offset, count in pieces)
     if there < math.prod(page.chunked):
-        raise UserError(
-            f"{path}: is damaged (of the {math.prod(page.chunked)} strips or tiles of page {number} "
-            f"{there} are there); {remedy}"
+        raise damaged(
+            path,
+            f"is damaged (of the {math.prod(page.chunked)} strips or tiles of page {number} {there} are there)",
         )
     end = max(offset + count for offset, count in pieces)
-    if end > size:
-        raise UserError(
-            f"{path}: is truncated ({size} bytes, its pixels end at byte {end}); {remedy}"
-        )
+    if end > file.size:
+        raise damaged(path, f"is truncated ({file.size} bytes, its pixels end at byte {end})")
     stored, needed = sum(frame.databytecounts), page.size * page.bitspersample // 8
     if page.compression == UNCOMPRESSED and stored < needed:
-        raise UserError(
-            f"{path}: is damaged (page {number} has {stored} bytes of pixels, {page.shape} of "
-            f"{page.bitspersample} bits need {needed}); {remedy}"
+        raise damaged(
+            path,
+            f"is damaged (page {number} has {stored} bytes of pixels, {page.shape} of "
+            f"{page.bitspersample} bits need {needed})",
         )
     if page.compression == JPEG:
         for offset, count in pieces:
             file.seek(max(offset, offset + count - 16))
             if JPEG_END not in file.read(min(count, 16)):  # padding may follow it
-                raise UserError(
-                    f"{path}: is damaged (a JPEG strip of page {number} lacks its end); {remedy}"
-                )
+                raise damaged(path, f"is damaged (a JPEG strip of page {number} lacks its end)")
 
 
 def check_promise(path: Path, promised: int, size: int) -> None:
@@ -549,9 +549,9 @@ def check_promise(path: Path, promised: int, size: int) -> None:
         UserError: it does.
     """
     if promised > max(MAX_BLANK, MAX_EXPANSION * size):
-        raise UserError(
-            f"{path}: is damaged (its header promises {promised:,} bytes of pixels from a file of "
-            f"{size:,}); copy it anew from the microscope or leave it out"
+        raise damaged(
+            path,
+            f"is damaged (its header promises {promised:,} bytes of pixels from a file of {size:,})",
         )
 
 

@@ -1,8 +1,8 @@
-"""What a TIFF says of its planes: names, pixel size, steps, and the acquisition they belong to."""
+"""Metadata of a TIFF: names of its planes, pixel size, steps, and the acquisition they belong to."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -21,10 +21,7 @@ SECONDS = {
     "s": 1.0, "sec": 1.0, "second": 1.0, "ms": 1e-3, "millisecond": 1e-3, "µs": 1e-6,
     "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "hr": 3600.0, "d": 86400.0, "day": 86400.0,
 }  # fmt: skip
-UNITS = {
-    2: 25_400.0,
-    3: 10_000.0,
-}  # of the TIFF tag ResolutionUnit, in micrometres: inch, centimetre
+UNITS = {2: 25_400.0, 3: 10_000.0}  # um of the TIFF tag ResolutionUnit: inch, centimetre
 # From this size on a resolution is one of print or screen, which programs state by default: 72 dpi is
 # 353 um, 600 dpi 42 um. No microscope's pixel is that large.
 PRINTED = 20.0
@@ -57,6 +54,11 @@ class Ome:
         ]
         self.names_others = any(e is not None and not self._is_here(e) for e in elements)
         self._samples = tif.pages.first.samplesperpixel
+
+    def stated(self, name: str, unit: str) -> "Quantity":
+        """Return an attribute of the first image with its unit, which is `unit` where none is given."""
+        pixels = self.images[0].attrib if self.images else {}
+        return pixels.get(name), pixels.get(f"{name}Unit", unit)
 
     def _is_here(self, uuid: Element) -> bool:
         if self._uuid is not None:
@@ -153,67 +155,71 @@ def _size(pixels: Element, axis: str) -> int:
     return int(pixels.get(f"Size{axis}", 1))
 
 
-def channel_names(tif: tifffile.TiffFile, ome: Ome) -> tuple[str, ...]:
-    """Names from OME or ImageJ metadata; none where one is missing, or there twice."""
-    names = ome.channel_names()
+def channel_names(tif: tifffile.TiffFile, ome: Ome) -> list[str]:
+    """Return the names that OME or ImageJ metadata state; see `whole_names`."""
     if not ome.images and tif.is_imagej and tif.imagej_metadata:
-        names = [str(label) for label in tif.imagej_metadata.get("Labels", [])]
-    return tuple(names) if all(names) and len(set(names)) == len(names) else ()
+        return list(tif.imagej_metadata.get("Labels", []))
+    return ome.channel_names()
+
+
+def whole_names(names: Sequence[Any], count: int) -> tuple[str, ...]:
+    """Return the names of `count` channels; none where one is missing, or there twice."""
+    stripped = tuple(str(name).strip() for name in names)
+    different = {name.casefold() for name in stripped if name}
+    return stripped if len(different) == len(stripped) == count else ()
 
 
 def pixel_size(tif: tifffile.TiffFile, ome: Ome) -> float | None:
-    """Micrometres a pixel along x: from OME, ImageJ, MetaMorph or LSM metadata, else from TIFF's own
-    tags."""
-    stated = ome.images[0].get("PhysicalSizeX") if ome.images else None
-    if stated is not None:
-        return micrometres(stated, ome.images[0].get("PhysicalSizeXUnit", "µm"))
-    if tif.is_imagej and tif.imagej_metadata and "unit" in tif.imagej_metadata:
-        tag = tif.pages.first.tags.get("XResolution")
-        if tag is not None and tag.value[0]:
-            return micrometres(tag.value[1] / tag.value[0], tif.imagej_metadata["unit"])
-    description = tif.pages.first.description
-    found = re.search(r'id="spatial-calibration-x"[^>]*value="([0-9.eE+-]+)"', description)
-    units = re.search(r'id="spatial-calibration-units"[^>]*value="(\w+)"', description)
-    if found and units:
-        return micrometres(found[1], units[1])
-    if tif.is_lsm and tif.lsm_metadata:
-        return micrometres(tif.lsm_metadata.get("VoxelSizeX", 0), "m")
-    return _resolution(tif.pages.first)
-
-
-def _resolution(page: tifffile.TiffPage) -> float | None:
-    """Micrometres a pixel by the tags XResolution and ResolutionUnit; None where they speak of print."""
+    """Return micrometres a pixel along x: from OME, ImageJ, MetaMorph or LSM metadata, else from TIFF's own
+    tags, unless these speak of print."""
+    page, imagej = tif.pages.first, tif.imagej_metadata or {}
     tag, unit = page.tags.get("XResolution"), page.tags.get("ResolutionUnit")
-    if tag is None or unit is None or not tag.value[0]:
+    size = tag.value[1] / tag.value[0] if tag is not None and tag.value[0] else None
+    metamorph = re.search(r'id="spatial-calibration-x"[^>]*value="([0-9.eE+-]+)"', page.description)
+    units = re.search(r'id="spatial-calibration-units"[^>]*value="(\w+)"', page.description)
+    stated = [
+        ome.stated("PhysicalSizeX", "µm"),
+        (size if "unit" in imagej else None, imagej.get("unit")),
+        (metamorph[1], units[1]) if metamorph and units else (None, None),
+        _lsm(tif, "VoxelSizeX", "m"),
+    ]
+    if any(value is not None for value, _ in stated):
+        return _first(MICROMETRES, *stated)
+    if size is None or unit is None:
         return None
-    size = UNITS.get(int(unit.value), math.nan) * tag.value[1] / tag.value[0]
+    size *= UNITS.get(int(unit.value), math.nan)
     return size if 0 < size < PRINTED else None
 
 
 def z_step(tif: tifffile.TiffFile, ome: Ome) -> float | None:
-    """Micrometres from one plane to the next, from OME, ImageJ or LSM metadata."""
-    stated = ome.images[0].get("PhysicalSizeZ") if ome.images else None
-    if stated is not None:
-        return micrometres(stated, ome.images[0].get("PhysicalSizeZUnit", "µm"))
+    """Return micrometres from one plane to the next, from OME, ImageJ or LSM metadata."""
     imagej = tif.imagej_metadata or {}
-    if "spacing" in imagej and "unit" in imagej:
-        return micrometres(imagej["spacing"], imagej["unit"])
-    if tif.is_lsm and tif.lsm_metadata:
-        return micrometres(tif.lsm_metadata.get("VoxelSizeZ", 0), "m")
-    return None
+    spacing = (imagej.get("spacing"), imagej.get("unit"))
+    return _first(
+        MICROMETRES, ome.stated("PhysicalSizeZ", "µm"), spacing, _lsm(tif, "VoxelSizeZ", "m")
+    )
 
 
 def time_step(tif: tifffile.TiffFile, ome: Ome) -> float | None:
-    """Seconds from one time point to the next, from OME, ImageJ or LSM metadata."""
-    stated = ome.images[0].get("TimeIncrement") if ome.images else None
-    if stated is not None:
-        return seconds(stated, ome.images[0].get("TimeIncrementUnit", "s"))
+    """Return seconds from one time point to the next, from OME, ImageJ or LSM metadata."""
     imagej = tif.imagej_metadata or {}
-    if "finterval" in imagej:
-        return seconds(imagej["finterval"], imagej.get("tunit", "s"))
-    if tif.is_lsm and tif.lsm_metadata:
-        return seconds(tif.lsm_metadata.get("TimeIntervall", 0), "s")
-    return None
+    interval = (imagej.get("finterval"), imagej.get("tunit", "s"))
+    return _first(
+        SECONDS, ome.stated("TimeIncrement", "s"), interval, _lsm(tif, "TimeIntervall", "s")
+    )
+
+
+Quantity = tuple[Any, str | None]  # value, unit
+
+
+def _lsm(tif: tifffile.TiffFile, key: str, unit: str) -> Quantity:
+    return (tif.lsm_metadata or {}).get(key) if tif.is_lsm else None, unit
+
+
+def _first(factors: Mapping[str, float], *stated: Quantity) -> float | None:
+    """Return the first of the quantities that has a value."""
+    value, unit = next((one for one in stated if one[0] is not None), (math.nan, None))
+    return _quantity(value, unit, factors)
 
 
 def seconds(value: Any, unit: str | None) -> float | None:

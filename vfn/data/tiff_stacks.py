@@ -15,19 +15,28 @@ import tifffile
 from vfn.data.images import (
     ALONE,
     MAPPED,
-    TIFF_SIGNATURES,
+    TIFF_FORMATS,
     as_pixels,
     check_page,
     check_promise,
     content_key,
+    damaged,
     file_status,
+    first_page,
     open_tiff,
+    read_page,
     reading,
 )
-from vfn.data.tiff_metadata import Ome, channel_names, pixel_size, time_step, z_step
+from vfn.data.tiff_metadata import (
+    Ome,
+    channel_names,
+    pixel_size,
+    time_step,
+    whole_names,
+    z_step,
+)
 from vfn.errors import UserError
 
-MANY_TAGS = 4096  # more than any writer puts on a page
 DESCRIPTION, UIC2 = 270, 33629  # TIFF tags; the second is MetaMorph's, of a stack behind one page
 # How a description begins that tells of planes behind one page (tifffile's, ImageJ's).
 SEVERAL = re.compile(rb'\{"shape": \[(\d+, ){2,}\d+\]|ImageJ=[^\n]*\nimages=')
@@ -35,7 +44,7 @@ SEVERAL = re.compile(rb'\{"shape": \[(\d+, ){2,}\d+\]|ImageJ=[^\n]*\nimages=')
 
 @dataclass(frozen=True)
 class TiffStack:
-    """What a TIFF says of its planes.
+    """Planes of a TIFF, as it describes them.
 
     Attributes:
         sizes: how many time points (T), channels (C) and z planes (Z) there are.
@@ -60,7 +69,7 @@ class TiffStack:
     dtype: np.dtype
 
     def number(self, time: int, channel: int, z: int) -> int:
-        """Which plane of the file this is, from 0."""
+        """Return the number of a plane in the file, from 0."""
         at = {"T": time, "C": channel, "Z": z}
         return int(
             np.ravel_multi_index([at[a] for a in self.order], [self.sizes[a] for a in self.order])
@@ -68,7 +77,7 @@ class TiffStack:
 
 
 def is_stack(path: Path) -> bool:
-    """Whether the file is a TIFF that names a time or z axis of two planes or more.
+    """Return True if the file is a TIFF that names a time or z axis of two planes or more.
 
     Of most files the first page alone is looked at. What is damaged is none: reading it as an image
     says what is wrong.
@@ -86,35 +95,24 @@ def is_stack(path: Path) -> bool:
 
 def _may_be_stack(file: IO[bytes]) -> bool:
     """Whether a second page follows the first, or the first speaks of planes behind it."""
-    head = file.read(16)
-    if not head.startswith(TIFF_SIGNATURES):
+    form = TIFF_FORMATS.get(file.read(4))
+    if form is None:
         return False
-    order, big = "<" if head[:1] == b"I" else ">", head[2:4] in (b"+\0", b"\0+")
-    link, many, size = ("Q", "Q", 20) if big else ("I", "H", 12)
     try:
-        file.seek(struct.unpack_from(order + link, head, 8 if big else 4)[0])
-        (count,) = struct.unpack(order + many, file.read(struct.calcsize(many)))
-        tags = file.read(min(count, MANY_TAGS) * size)
-        (following,) = struct.unpack(order + link, file.read(struct.calcsize(link)))
-        codes = {
-            struct.unpack_from(order + "H", tags, at)[0]: at for at in range(0, len(tags), size)
-        }
-        if following or UIC2 in codes:
+        tags, following = read_page(file, form, first_page(file, form))
+        if following or UIC2 in tags:
             return True
-        if DESCRIPTION not in codes:
+        if DESCRIPTION not in tags:
             return False
-        file.seek(
-            struct.unpack_from(
-                order + link, tags, codes[DESCRIPTION] + size - struct.calcsize(link)
-            )[0]
-        )
+        place = tags[DESCRIPTION][-form.offsetsize :]
+        file.seek(struct.unpack(form.offsetformat, place)[0])
     except (struct.error, ValueError, OverflowError):  # ends before that
         return False
     return bool(SEVERAL.match(file.read(256)))
 
 
 def tiff_stack(path: Path) -> TiffStack:
-    """What the TIFF at `path` says of its planes; no pixel is read.
+    """Return what the TIFF at `path` says of its planes; no pixel is read.
 
     Raises:
         UserError: no TIFF, damaged, colour, several images, or axes that are not read.
@@ -136,14 +134,13 @@ def _described(path: Path, _mtime: int, _size: int) -> TiffStack:
         order = "".join(axis if axis in "TZ" else "C" for axis in axes[:-2])
         sizes = {"T": 1, "C": 1, "Z": 1, **dict(zip(order, shape, strict=False))}
         ome = Ome(tif)
-        names = list(channel_names(tif, ome))
+        names = channel_names(tif, ome)
         pages, offset = _places(path, tif, series)
         if pages and (part := ome.part()):
             sizes, numbers, names = part
             order, pages = "TCZ", tuple(pages[number] for number in numbers)
-        known = all(names) and len(set(names)) == sizes["C"] == len(names)
         return TiffStack(
-            sizes, order, tuple(names) if known else (),
+            sizes, order, whole_names(names, sizes["C"]),
             pixel_size(tif, ome), z_step(tif, ome), time_step(tif, ome), pages, offset, shape[-2:],
             np.dtype(series.dtype).newbyteorder(tif.byteorder),
         )  # fmt: skip
@@ -163,22 +160,43 @@ def _places(
     if len(pages) == planes:
         return pages, int(offset or 0)
     if offset is None or offset + series.nbytes > tif.filehandle.size:
-        raise UserError(
-            f"{path}: is truncated (its metadata state {planes} planes, they are not all there); "
-            "copy it anew from the microscope or leave it out"
+        raise damaged(
+            path,
+            f"is truncated (its metadata state {planes} planes, they are not all there)",
         )
     return (), int(offset)
 
 
 @dataclass(frozen=True)
-class TiffPlane:
-    """One channel at one time and z of a TIFF; positions from 0."""
+class ContainerPlane:
+    """One channel at one z and time of a container or stack.
+
+    Attributes:
+        path: of the container.
+        channel, z, time: positions, from 0.
+        pixel_size: micrometres a pixel, if the container states it.
+    """
 
     path: Path
-    time: int
     channel: int
     z: int
     pixel_size: float | None
+    time: int = 0
+
+    @property
+    def at(self) -> str:
+        """Position of the plane in its container, for its key."""
+        return f"{self.channel},{self.z}" + f",{self.time}" * (self.time > 0)
+
+    def __str__(self) -> str:
+        z = f", z plane {self.z}" if self.z else ""
+        time = f", time point {self.time + 1}" if self.time else ""
+        return f"{self.path} (channel {self.channel}{z}{time})"
+
+
+@dataclass(frozen=True)
+class TiffPlane(ContainerPlane):
+    """One channel at one z and time of a TIFF."""
 
     def read(self) -> np.ndarray:
         """Pixels (H, W). Only this plane is decoded.
@@ -198,10 +216,6 @@ class TiffPlane:
             UserError: the file is not there.
         """
         return f"{content_key(self.path)}|{self.time},{self.channel},{self.z}"
-
-    def __str__(self) -> str:
-        time = f", time point {self.time + 1}" if self.time else ""
-        return f"{self.path} (channel {self.channel}, z plane {self.z}{time})"
 
 
 @lru_cache(maxsize=4)  # the size of a field is asked for before its pixels
