@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import logging
 import sys
 import time
@@ -195,8 +196,8 @@ def planes(cache: Path) -> list[str]:
     found = {}
     for index in cache.rglob("*.json"):
         raw = index.with_suffix(".planes").read_bytes()
-        for key, offset, height, width, dtype, _ in json.loads(text(index))["planes"]:
-            size = height * width * np.dtype(dtype).itemsize
+        for key, offset, shape, dtype, _ in json.loads(text(index).partition("\n")[2])["planes"]:
+            size = math.prod(shape) * np.dtype(dtype).itemsize
             found[key] = hashlib.sha256(raw[offset : offset + size]).hexdigest()
     return sorted(found.values())
 

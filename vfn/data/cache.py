@@ -5,7 +5,7 @@ says which plane lies where; the index is written last and under its final name 
 are whole, so a shard that was interrupted is never read. Planes are known by what they were decoded
 from (path, size, time of change, reader version): a changed or moved file is simply not in the store.
 
-The index holds a checksum for each MiB of a plane. Every process checks a MiB when it reads from it first,
+The index begins with a checksum of itself, and holds one for each MiB of a plane. Every process checks a MiB when it reads from it first,
 so a start does not read the whole store, and bytes that changed on the disk are never used.
 """
 
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,7 +28,6 @@ import numpy as np
 from filelock import FileLock
 
 from vfn.data.discovery import ImageSource
-from vfn.data.images import DTYPES
 from vfn.errors import UserError
 from vfn.system.files import clear_leftovers, make_folder, replacing, write_text
 from vfn.system.progress import progress
@@ -37,7 +36,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 SHARD_BYTES = 256 * 2**20  # small enough that an interrupted decoding loses little
 ALIGNMENT = 64  # bytes: every plane starts on a cache line
-FORMAT = 2  # of the index; a shard with another is not read
+FORMAT = 3  # of the index; a shard with another is not read
 BLOCK = 2**20  # bytes of a plane that share a checksum
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ log = logging.getLogger(__name__)
 def in_parallel(
     work: Callable[[T], R], items: Iterable[T], label: str, count: int, ahead: int = 4
 ) -> Iterator[R]:
-    """`work` of each item, in order, by as many threads as there are cores; with a progress bar.
+    """Yield `work` of each item, in order, by as many threads as there are cores; with a progress bar.
 
     Args:
         items: taken one by one by the thread that asks for results.
@@ -71,10 +70,9 @@ def in_parallel(
 
 
 def cache_folder(chosen: str | None) -> Path:
-    """Where stores lie: `chosen`, else $VFN_CACHE, else the user's cache folder."""
-    if chosen or os.environ.get("VFN_CACHE"):
-        return Path(chosen or os.environ["VFN_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vfn"
+    """Return the folder of the stores: `chosen`, else $VFN_CACHE, else the user's cache folder."""
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vfn"
+    return Path(chosen or os.environ.get("VFN_CACHE") or users)
 
 
 def store_name(root: Path) -> str:
@@ -84,7 +82,7 @@ def store_name(root: Path) -> str:
 
 
 class Place(NamedTuple):
-    """Where a plane lies: its shard, first byte, shape, dtype, and the CRC-32 of each of its blocks."""
+    """Place of a plane: its shard, first byte, shape, dtype, and the CRC-32 of each of its blocks."""
 
     shard: Path
     offset: int
@@ -111,7 +109,7 @@ class ImageCache:
         return {**self.__dict__, "_maps": {}}
 
     def read(self, plane: ImageSource) -> np.ndarray:
-        """Pixels (H, W) of `plane`, read-only where they are memory-mapped.
+        """Return the pixels (H, W) of `plane`, read-only where they are memory-mapped.
 
         Raises:
             UserError: as the plane itself, if it is decoded.
@@ -119,7 +117,7 @@ class ImageCache:
         return self.checked(plane, self.peek(plane))
 
     def peek(self, plane: ImageSource) -> np.ndarray:
-        """`read` before its bytes are checked: for shape and dtype, or to be `checked` where it is used.
+        """Do `read` before its bytes are checked: for shape and dtype, or to be `checked` where it is used.
 
         Raises:
             UserError: as the plane itself, if it is decoded.
@@ -138,7 +136,7 @@ class ImageCache:
     def checked(
         self, plane: ImageSource, array: np.ndarray, rows: slice = slice(None)
     ) -> np.ndarray:
-        """`array`, which `peek` gave for `plane`, if its bytes are those that were written; else the
+        """Return `array`, which `peek` gave for `plane`, if its bytes are those that were written; else the
         plane, decoded anew.
 
         Args:
@@ -206,14 +204,7 @@ class ImageCache:
         for index in sorted(self.folder.glob("*.json")):
             try:
                 known.update(_places(index))
-            except (
-                OSError,
-                ValueError,
-                LookupError,
-                TypeError,
-                AttributeError,
-                RecursionError,
-            ) as exc:
+            except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
                 log.info("data.cache: %s is not read (%s: %s)", index, type(exc).__name__, exc)
         return known
 
@@ -228,33 +219,30 @@ class ImageCache:
 
     def _decode(self, planes: Sequence[ImageSource], keys: dict[ImageSource, str]) -> None:
         assert self.folder is not None
-        decoded = zip(
-            planes, in_parallel(_read, planes, "decoding images", len(planes)), strict=True
-        )
-        number = 1 + max(
-            (int(p.stem) for p in self.folder.iterdir() if p.stem.isdecimal()), default=-1
-        )
+        arrays = in_parallel(_read, planes, "decoding images", len(planes))
+        decoded = zip(planes, arrays, strict=True)
+        taken = [int(path.stem) for path in self.folder.iterdir() if path.stem.isdecimal()]
         first, done = next(decoded), 0
         self._check_space(first[1].nbytes * len(planes))
         rest = chain([first], decoded)
-        while done < len(planes):
+        for number in count(max(taken, default=-1) + 1):
             shard = self.folder / f"{number:06d}.planes"
             entries: list[list[Any]] = []
             with replacing(shard) as temporary, temporary.open("wb") as file:
                 for plane, array in rest:
                     pixels = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
                     file.write(bytes(-file.tell() % ALIGNMENT))
-                    entry = [keys[plane], file.tell(), *array.shape, array.dtype.name]
+                    entry = [keys[plane], file.tell(), array.shape, array.dtype.name]
                     entries.append([*entry, _checksums(pixels)])
                     file.write(pixels.data)
                     if file.tell() >= SHARD_BYTES:
                         break
                 size = file.tell()
-            write_text(
-                shard.with_suffix(".json"),
-                json.dumps({"format": FORMAT, "bytes": size, "planes": entries}),
-            )
-            done, number = done + len(entries), number + 1
+            text = json.dumps({"format": FORMAT, "bytes": size, "planes": entries})
+            write_text(shard.with_suffix(".json"), f"{zlib.crc32(text.encode())}\n{text}")
+            done += len(entries)
+            if done == len(planes):
+                return
 
     def _check_space(self, needed: int) -> None:
         assert self.folder is not None
@@ -273,37 +261,28 @@ def _checksums(pixels: np.ndarray) -> list[int]:
 
 
 def _places(index: Path) -> dict[str, Place]:
-    """Key -> place of the planes in one shard.
+    """Map the key of each plane in a shard to its place.
 
     Raises:
-        ValueError: the shard is not what the index describes; so do other errors of damaged data.
+        ValueError: the index or the shard is not what was written; so do other errors of damaged data.
     """
     shard = index.with_suffix(".planes")
-    described = json.loads(index.read_text(encoding="utf-8"))
-    if described.get("format") != FORMAT:
-        raise ValueError(f"format {described.get('format')}, this version reads {FORMAT}")
+    checksum, _, text = index.read_text(encoding="utf-8").partition("\n")
+    if int(checksum) != zlib.crc32(text.encode()):
+        raise ValueError("it has changed since it was written")
+    described = json.loads(text)
+    if described["format"] != FORMAT:
+        raise ValueError(f"format {described['format']}, this version reads {FORMAT}")
     if not shard.is_file() or shard.stat().st_size != described["bytes"]:
         raise ValueError("the shard is gone or has another size")
     return {
-        str(key): _place(shard, described["bytes"], offset, (height, width), dtype, checksums)
-        for key, offset, height, width, dtype, checksums in described["planes"]
+        key: Place(shard, offset, tuple(shape), dtype, tuple(checksums))
+        for key, offset, shape, dtype, checksums in described["planes"]
     }
 
 
-def _place(
-    shard: Path, size: int, offset: int, shape: tuple[int, int], dtype: str, checksums: list[int]
-) -> Place:
-    numbers = [offset, *shape, *checksums]
-    if dtype not in DTYPES or any(type(n) is not int or n < 0 for n in numbers) or 0 in shape:
-        raise ValueError(f"no plane: {shape} {dtype} at {offset}")
-    needed = math.prod(shape) * np.dtype(dtype).itemsize
-    if offset % ALIGNMENT or offset + needed > size or len(checksums) != -(-needed // BLOCK):
-        raise ValueError(f"a plane of {needed} bytes at {offset} in a shard of {size}")
-    return Place(shard, offset, shape, dtype, tuple(checksums))
-
-
 def hashed(key: str) -> str:
-    """A short name of what a plane was decoded from."""
+    """Return a short name of what a plane was decoded from."""
     return hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 

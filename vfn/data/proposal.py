@@ -6,8 +6,8 @@ Positions count the tokens of a path from its front up to the channel's word, an
 
 import itertools
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ _WELL = re.compile(r"(?:[A-Pa-p]|A[A-F])\d{1,2}|r\d\dc\d\d")
 _NUMBERED = re.compile(r"([A-Za-z]+)(\d+)")
 MAX_DROPPED = 2  # positions beside those that follow the channel which may count otherwise
 MAX_POSITIONS = 12  # that are tried one by one
+ANYTHING = r"(?:.*[\W_])?"  # where some paths have more tokens than others
 PAIRED = 0.5  # share of the fields that a proposal must complete
 Position = int  # 0, 1, ... in front of the channel's word; -1, -2, ... behind it, from the end
 
@@ -41,7 +42,7 @@ class Proposal:
 
     @property
     def setting(self) -> str:
-        """As it is typed, quoted for Hydra and a shell."""
+        """The pattern as it is typed, quoted for Hydra and a shell."""
         return f"'data.pattern=\"{self.pattern}\"'"
 
 
@@ -60,13 +61,18 @@ class _Name:
         return self.text[slice(*self.spans[position])]
 
     def gap(self, position: Position) -> str:
-        """What stands between a token and the next."""
+        """Return the text between a token and the next."""
         at = position % len(self.spans)
         return self.text[self.spans[at][1] : self.spans[at + 1][0]]
 
     @property
     def word(self) -> str:
         return self.text[self.spans[self.at][0] : self.spans[self.stop - 1][1]]
+
+    @property
+    def behind(self) -> int:
+        """Number of tokens behind the channel's word."""
+        return len(self.spans) - self.stop
 
 
 def propose_pattern(fields: Sequence[Field], root: Path, layout: Layout) -> Proposal | None:
@@ -96,24 +102,24 @@ def propose(files: Mapping[str, str], words: Callable[[str], Sequence[str]]) -> 
     Returns:
         None where the channels' words are not found or nothing pairs at least half of the fields.
     """
-    names = [_split(path, channel, words(channel)) for path, channel in sorted(files.items())]
-    split = [name for name in names if name is not None]
-    if len(split) < len(names) or len(set(files.values())) < 2:
+    names = []
+    for path, channel in sorted(files.items()):
+        name = _split(path, channel, words(channel))
+        # "far red" may stand as "Far-red" in the paths: a pattern would not find it.
+        if name is None or name.word.casefold() not in map(str.casefold, words(channel)):
+            return None
+        names.append(name)
+    if len(set(files.values())) < 2:
         return None
-    if any(n.word.casefold() not in map(str.casefold, words(n.channel)) for n in split):
-        return None  # "far red" stands as "Far-red" in the paths: a pattern would not find it
-    front = min(name.at for name in split)
-    back = min(len(name.spans) - name.stop for name in split)
-    positions = [*range(front), *range(-back, 0)]
-    varying = [p for p in positions if len({name.token(p) for name in split}) > 1]
-    bound = [p for p in varying if _follows(split, p)]
-    for keys in _candidates([p for p in varying if p not in bound], positions, split):
-        pattern = _pattern(split, keys, positions)
-        if pattern is None:
-            continue
-        complete = _complete(pattern, split)
-        if complete:
-            return Proposal(pattern, _reason(split, bound, keys, varying), complete)
+    positions = [*range(min(n.at for n in names)), *range(-min(n.behind for n in names), 0)]
+    varying = [p for p in positions if len(_tokens(names, p)) > 1]
+    bound = {p for p in varying if _follows(names, p)}
+    for keys in _candidates([p for p in varying if p not in bound], positions, names):
+        pattern = _pattern(names, keys, positions)
+        complete = _complete(pattern, names) if pattern else 0
+        if pattern and complete:
+            parts = [p for p in varying if p in bound or p not in keys]
+            return Proposal(pattern, _reason(names, parts), complete)
     return None
 
 
@@ -128,8 +134,12 @@ def _split(path: str, channel: str, words: Sequence[str]) -> _Name | None:
     return None
 
 
+def _tokens(names: Sequence[_Name], position: Position) -> set[str]:
+    return {name.token(position) for name in names}
+
+
 def _follows(names: Sequence[_Name], position: Position) -> bool:
-    """Whether the token at `position` is one for each channel, and not the same for all."""
+    """Return True if the token at `position` is one for each channel, and not the same for all."""
     seen = defaultdict(set)
     for name in names:
         seen[name.channel].add(name.token(position))
@@ -138,86 +148,84 @@ def _follows(names: Sequence[_Name], position: Position) -> bool:
 
 def _candidates(
     free: Sequence[Position], positions: Sequence[Position], names: Sequence[_Name]
-) -> Iterable[tuple[Position, ...]]:
-    """Positions that may name the field, the most first; of a single field any that is always the same."""
+) -> Iterator[Sequence[Position]]:
+    """Yield positions that may name the field, the most first; of a single field any that is always the same."""
     if not free:
-        yield from ((p,) for p in sorted(positions, key=lambda p: not _is_well(names, p)))
+        yield from ([p] for p in sorted(positions, key=lambda p: not _is_well(names, p)))
         return
-    for count in range(min(MAX_DROPPED, len(free) - 1) + 1 if len(free) <= MAX_POSITIONS else 1):
+    most = min(MAX_DROPPED, len(free) - 1) if len(free) <= MAX_POSITIONS else 0
+    for count in range(most + 1):
         for dropped in itertools.combinations(reversed(free), count):
-            yield tuple(p for p in free if p not in dropped)
+            yield [p for p in free if p not in dropped]
 
 
 def _is_well(names: Sequence[_Name], position: Position) -> bool:
-    return all(_WELL.fullmatch(name.token(position)) for name in names)
+    return all(map(_WELL.fullmatch, _tokens(names, position)))
 
 
 def _pattern(
     names: Sequence[_Name], keys: Sequence[Position], positions: Sequence[Position]
 ) -> str | None:
-    """The regular expression that takes `keys` for the field; None where groups cannot hold them."""
+    """Return the regular expression that takes `keys` for the field; None where groups cannot hold them."""
     groups = _groups(names, keys)
     if groups is None:
         return None
     fronts, backs = [p for p in positions if p >= 0], [p for p in positions if p < 0]
     words = sorted({re.escape(name.word) for name in names}, key=lambda word: (-len(word), word))
-    text = "^"
-    for p in fronts:
-        text += _token(names, p, groups) + _gap(names, p)
-    if {name.at for name in names} != {len(fronts)}:  # more tokens here and there
-        text += "(?:.*[\\W_])?"
+    text = "^" + "".join(_token(names, p, groups) + _gap(names, p) for p in fronts)
+    if {name.at for name in names} != {len(fronts)}:
+        text += ANYTHING
     text += f"(?P<channel>{'|'.join(words)})"
-    behind = [p for p in backs if p <= max((k for k in keys if k < 0), default=-len(names[0].path))]
-    if not behind:
-        return text + "[\\W_]"
-    text += _gap(names, None)
-    aligned = {len(name.spans) - name.stop for name in names} == {len(backs)}
-    if not aligned:
-        text, behind = text + "(?:.*[\\W_])?", backs
-    for p in behind:
-        text += _token(names, p, groups) + (_gap(names, p) if p < behind[-1] else "")
-    return text + ("[\\W_]" if aligned else r"\.\w+$")
+    if all(key >= 0 for key in keys):
+        return text + r"[\W_]"
+    text, end = text + _gap(names, None), r"[\W_]"
+    if {name.behind for name in names} == {len(backs)}:
+        backs = [p for p in backs if p <= max(k for k in keys if k < 0)]
+    else:
+        text, end = text + ANYTHING, r"\.\w+$"
+    parts = [_token(names, p, groups) + _gap(names, p) for p in backs[:-1]]
+    return text + "".join(parts) + _token(names, backs[-1], groups) + end
 
 
 def _groups(names: Sequence[_Name], keys: Sequence[Position]) -> dict[str, list[Position]] | None:
-    """Group of a pattern -> the positions that it spans."""
-    fixed = {p for p in range(min(n.at for n in names)) if len({n.token(p) for n in names}) == 1}
-    runs: list[list[Position]] = []
+    """Map each group of a pattern to the positions that it spans; None where there are too few groups."""
     # Of P1_B02 the second is the well, though P1 may be one.
     wells = [p for p in keys if _is_well(names, p)]
-    letters = {p: {name.token(p)[0] for name in names} for p in wells}
-    well = max(wells, key=lambda p: letters[p] != {"P"}, default=None)
+    well = max(wells, key=lambda p: {t[0] for t in _tokens(names, p)} != {"P"}, default=None)
+    runs: list[list[Position]] = []
     for p in keys:
-        between = range(runs[-1][-1] + 1, p) if runs else range(0)
-        joined = runs and (p >= 0) == (runs[-1][-1] >= 0) and all(q in fixed for q in between)
-        if joined and well not in (p, runs[-1][-1]):
-            runs[-1] += [*between, p]
+        last = runs[-1][-1] if runs else None
+        if last is not None and well not in (p, last) and _joined(names, last, p):
+            runs[-1] += range(last + 1, p + 1)
         else:
             runs.append([p])
     if well is None:
-        if len(runs) > 2:
-            return None
-        return {"field": runs[0]} if len(runs) == 1 else {"well": runs[0], "site": runs[1]}
-    at = runs.index([well])
-    before, after = runs[:at], runs[at + 1 :]
-    if len(before) > 1 or len(after) > 1:
-        return None
-    found = {"plate": before, "well": [[well]], "site": after}
-    return {group: some[0] for group, some in found.items() if some}
+        groups = ["field"] if len(runs) == 1 else ["well", "site"]
+    else:
+        groups = ["plate", "well", "site"][1 - runs.index([well]) :]
+    return dict(zip(groups, runs, strict=False)) if len(runs) <= len(groups) else None
+
+
+def _joined(names: Sequence[_Name], last: Position, position: Position) -> bool:
+    """Return True if one group may span both: only tokens that are the same in all paths lie between."""
+    if (position >= 0) != (last >= 0):
+        return False
+    between = range(last + 1, position)
+    return all(p >= 0 and len(_tokens(names, p)) == 1 for p in between)
 
 
 def _prefix(names: Sequence[_Name], run: Sequence[Position]) -> str:
-    """Letters before the number of a site, as the s of s1; empty where there are none in common."""
+    """Return the letters before the number of a site, as the s of s1; "" where there are none in common."""
     if len(run) > 1:
         return ""
-    told = [_NUMBERED.fullmatch(name.token(run[0])) for name in names]
+    told = map(_NUMBERED.fullmatch, _tokens(names, run[0]))
     letters = {match[1] if match else "" for match in told}
     return letters.pop() if len(letters) == 1 else ""
 
 
 def _token(names: Sequence[_Name], position: Position, groups: Mapping[str, list[Position]]) -> str:
-    """What matches the tokens at `position`, with the groups that begin or end there."""
-    tokens = {name.token(position) for name in names}
+    """Return what matches the tokens at `position`, with the groups that begin or end there."""
+    tokens = _tokens(names, position)
     starts = next((group for group, run in groups.items() if run[0] == position), None)
     ends = any(run[-1] == position for run in groups.values())
     prefix = _prefix(names, groups["site"]) if starts == "site" else ""
@@ -231,50 +239,41 @@ def _token(names: Sequence[_Name], position: Position, groups: Mapping[str, list
 
 
 def _gap(names: Sequence[_Name], position: Position | None) -> str:
-    """What matches what stands behind the tokens at `position`; None: behind the channel's word."""
+    """Return what matches the text behind the tokens at `position`; None: behind the channel's word."""
     found = {name.gap(name.stop - 1 if position is None else position) for name in names}
     one = found.pop() if len(found) == 1 else ""
     return one if one in ("_", "-", "/") else r"[\W_]+"
 
 
 def _complete(pattern: str, names: Sequence[_Name]) -> int:
-    """How many fields have each channel once; 0 where that is less than `PAIRED` of them, where a file is
-    not matched, or where two are taken for one."""
+    """Count the fields that have each channel once.
+
+    Returns:
+        0 where that is less than `PAIRED` of them, a file is not matched, or two are taken for one.
+    """
     compiled = re.compile(pattern)
-    found: Counter[tuple[str, ...]] = Counter()
-    seen = set()
+    found = defaultdict(set)
     for name in names:
         match = compiled.search(name.path)
         if match is None or match["channel"] != name.word:
             return 0
         groups = match.groupdict()
         key = tuple(v for k, v in sorted(groups.items()) if k != "channel")
-        if (key, name.channel) in seen or any("/" in v for k, v in groups.items() if k != "field"):
+        if name.channel in found[key] or any("/" in v for k, v in groups.items() if k != "field"):
             return 0
-        seen.add((key, name.channel))
-        found[key] += 1
-    whole = sum(count == len({name.channel for name in names}) for count in found.values())
+        found[key].add(name.channel)
+    channels = {name.channel for name in names}
+    whole = sum(there == channels for there in found.values())
     return whole if whole >= PAIRED * len(found) else 0
 
 
-def _reason(
-    names: Sequence[_Name],
-    bound: Sequence[Position],
-    keys: Sequence[Position],
-    varying: Sequence[Position],
-) -> str:
-    """Which parts of the names are none of the field."""
-    example: dict[str, _Name] = {}
-    for name in names:
-        example.setdefault(name.channel, name)
-    one, other = list(example.values())[:2]
+def _reason(names: Sequence[_Name], positions: Sequence[Position]) -> str:
+    """Describe the parts of the names at `positions`, which are none of the field."""
+    if not positions:
+        return "the paths differ in more than the channel"
+    one = names[0]
+    other = next(name for name in names if name.channel != one.channel)
     parts = [
-        f"{one.token(p)} with {one.word}, {other.token(p)} with {other.word}"
-        for p in varying
-        if p in bound or p not in keys
+        f"{one.token(p)} with {one.word}, {other.token(p)} with {other.word}" for p in positions
     ]
-    return (
-        f"part of the name changes with the channel ({'; '.join(parts)})"
-        if parts
-        else ("the paths differ in more than the channel")
-    )
+    return f"part of the name changes with the channel ({'; '.join(parts)})"

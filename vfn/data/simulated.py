@@ -25,8 +25,8 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +43,6 @@ CHANNELS: tuple[str, ...] = (
 )  # fmt: skip
 PIXEL_SIZE = 0.65
 """Micrometres a pixel: a 20x objective on a camera with 13 um pixels, or 6.5 um binned 2x2."""
-DTYPES: tuple[str, ...] = ("uint8", "uint16")
 TREATMENTS: tuple[str, ...] = ("none", "mito_collapse")
 Z_LIMIT = 50.0  # um; beyond it a field is a grey wash
 
@@ -59,9 +58,7 @@ HAZE_SIGMA, HAZE_PART = 8.0, 0.18  # um, part of the fluorescent light that come
 # Specimen, in um; refractive indices relative to the medium
 MARGIN = 24.0  # drawn around the field and cut off, so that halos and blur know their surroundings
 CELL_DENSITY = 2.2e-4  # cells a um^2
-CELL_SPACING = (
-    33.0  # smallest distance of two cell centres: nuclei of 11 um, 4 um off centre, keep apart
-)
+CELL_SPACING = 33.0  # least between cell centres: nuclei of 11 um, 4 um off centre, keep apart
 CELL_RADIUS = (17.0, 26.0)
 CELL_REACH = 48.0  # no cell is longer than this from its centre
 NUCLEUS_RADIUS = (8.5, 11.0)  # the longer half axis
@@ -70,8 +67,8 @@ CYTOPLASM_INDEX, NUCLEUS_INDEX, NUCLEOLUS_INDEX, VESICLE_INDEX = 0.014, -0.006, 
 # Camera
 READ_NOISE = 3.0  # electrons
 PHASE_ELECTRONS = 2100.0  # collected where the field is empty
-OFFSET_16, GAIN_16 = 200.0, 4.0  # 16 bit: a 12-bit-like signal of 4096 electrons fills 200..16584
-OFFSET_8, GAIN_8 = 4.0, 1 / 16  # 8 bit: the same electrons fill 4..255
+# Offset and gain: a 12-bit-like signal of 4096 electrons fills 200..16584 of 16 bit, or 4..255 of 8 bit.
+CAMERA = {"uint8": (4.0, 1 / 16), "uint16": (200.0, 4.0)}
 VIGNETTING = 0.1  # loss of light at the corners
 
 _ANGLES = 720  # entries of the outline tables, half a degree each
@@ -106,14 +103,8 @@ class _Maps(NamedTuple):
     perinuclear: Float  # 1 at the nucleus, fading over 9 um; 0 outside of cells
 
 
-class _Fibres(NamedTuple):
-    path: Points  # (F, 6, 2) um, from end to end
-    strength: Points  # (F,) 0..1
-
-
-@dataclass(frozen=True)
-class _Stain:
-    """How a stain is imaged."""
+class _Stain(NamedTuple):
+    """A stain and its light."""
 
     draw: Callable[["Specimen"], Float]  # its density, about 1 where it is bright
     wavelength: float  # um, of emission
@@ -153,25 +144,18 @@ class Specimen:
         if not 0 <= treated <= 1:
             raise UserError(f"treated={treated}: give a share of the cells, 0 to 1")
         if seed < 0:
-            raise UserError(f"seed {seed}: a seed cannot be negative; give 0 or more")
+            raise UserError(f"seed {seed}: give 0 or more")
         if min(shape) < 1:
-            raise UserError(
-                f"field of {shape[0]}x{shape[1]} pixels: there is nothing to draw; give a height "
-                f"and a width of at least 1"
-            )
+            raise UserError(f"field of {shape[0]}x{shape[1]} pixels: give 1 or more a side")
         if not 0.05 <= pixel_size <= 5:
-            raise UserError(
-                f"pixel size {pixel_size} um: cells cannot be drawn at it; give 0.05 to 5 um"
-            )
+            raise UserError(f"pixel size {pixel_size} um: give 0.05 to 5 um")
         self.seed, self.shape, self.pixel_size = seed, shape, pixel_size
         self.treatment, self.treated = treatment, treated
         self._margin = math.ceil(MARGIN / pixel_size)
         self._canvas = (shape[0] + 2 * self._margin, shape[1] + 2 * self._margin)
 
-    def render(
-        self, channel: str, z: float = 0.0, dtype: npt.DTypeLike = "uint16"
-    ) -> npt.NDArray[Any]:
-        """Image of one channel, (H, W), as the camera gives it.
+    def render(self, channel: str, z: float = 0.0, dtype: str = "uint16") -> npt.NDArray[Any]:
+        """Render one channel, (H, W), as the camera gives it.
 
         Args:
             channel: one of `CHANNELS`.
@@ -193,15 +177,15 @@ class Specimen:
             stain = _STAINS[channel]
             density = self._stain_blur(stain.draw(self), stain.wavelength, z)
             electrons = stain.electrons * (density + stain.background)
-        return self._expose(self._crop(electrons), channel, z, np.dtype(dtype))
+        return self._expose(self._crop(electrons), channel, z, dtype)
 
     def treated_cells(self) -> npt.NDArray[np.bool_]:
-        """Where the cells are that the treatment reached, (H, W)."""
-        return np.asarray(self._crop(self._treated.astype(np.float32)) > 0)
+        """Return the mask of the cells that the treatment reached, (H, W)."""
+        return self._crop(self._treated)
 
     @cached_property
     def _treated(self) -> npt.NDArray[np.bool_]:
-        """On the canvas. Drawn by a generator of its own: the same cells whatever is treated."""
+        """The same on the canvas. Drawn by a generator of its own: the same cells whatever is treated."""
         reached = self._rng("treatment").random(len(self._cells.centre) + 1) < self.treated
         reached[-1] = False
         return np.asarray(reached[self._maps.owner] & (self.treatment != "none"))
@@ -209,7 +193,7 @@ class Specimen:
     # --- geometry -----------------------------------------------------------------------------
 
     def _rng(self, *key: str | int) -> np.random.Generator:
-        """A generator for one purpose: what is drawn does not depend on what was drawn before."""
+        """Generator for one purpose: nothing depends on what was drawn before."""
         words = [k if isinstance(k, int) else int.from_bytes(k.encode(), "big") for k in key]
         return np.random.default_rng([self.seed, *words])
 
@@ -288,7 +272,7 @@ class Specimen:
         return window, np.hypot(yy, xx), outline.astype(np.float32)[turn.astype(int) % _ANGLES]
 
     def _per_cell(self, stain: str, spread: float = 0.2) -> Float:
-        """How strongly each cell takes up a stain: log-normal around 1; 0 outside of cells."""
+        """Uptake of a stain by each cell: log-normal around 1; 0 outside of cells."""
         levels = self._rng("level", stain).lognormal(0, spread, len(self._cells.centre) + 1)
         levels[-1] = 0
         return levels.astype(np.float32)[self._maps.owner]
@@ -348,13 +332,8 @@ class Specimen:
         reach = cells.nucleus_outline[which, (angle * _ANGLES / (2 * np.pi)).astype(int)]
         at = cells.nucleus[which] + _vector(angle, reach * rng.uniform(0.1, 0.65, len(which)))
         size = rng.uniform(0.7, 1.7, len(which))
-        return self._blobs(
-            at,
-            size,
-            np.ones(len(which)),
-            rng.uniform(0, np.pi, len(which)),
-            rng.uniform(1, 1.6, len(which)),
-        )
+        turn, stretch = rng.uniform(0, np.pi, len(which)), rng.uniform(1, 1.6, len(which))
+        return self._blobs(at, size, np.ones(len(which)), turn, stretch)
 
     @cached_property
     def _reticulum(self) -> Float:
@@ -388,18 +367,18 @@ class Specimen:
         )
         where = cells.nucleus[:, None] + _vector(side, reach + rng.gamma(2, 1.1, (n, stacks)) - 0.5)
         at = where.reshape(-1, 2)
-        dots = self._blobs(
-            at,
-            rng.uniform(0.3, 0.7, len(at)),
-            rng.uniform(0.3, 1, len(at)),
-            side.ravel() + np.pi / 2,  # the stacks lie along the envelope
-            rng.uniform(1, 3, len(at)),
-        )
+        size, light = rng.uniform(0.3, 0.7, len(at)), rng.uniform(0.3, 1, len(at))
+        along = side.ravel() + np.pi / 2  # the envelope
+        dots = self._blobs(at, size, light, along, rng.uniform(1, 3, len(at)))
         return dots * self._maps.inside
 
     @cached_property
-    def _fibres(self) -> _Fibres:
-        """Stress fibres: near-parallel chords of the cell, bowed a little, in bundles."""
+    def _fibres(self) -> tuple[Points, Points]:
+        """Stress fibres: near-parallel chords of the cell, bowed a little, in bundles.
+
+        Returns:
+            path (F, 6, 2) in um from end to end, strength (F,) 0..1.
+        """
         rng, cells, px = self._rng("fibres"), self._cells, self.pixel_size
         which = np.repeat(np.arange(len(cells.centre)), rng.integers(14, 32, len(cells.centre)))
         n = len(which)
@@ -430,21 +409,22 @@ class Specimen:
         bow = (4 * s * (1 - s)) * (rng.normal(0, 0.03, n) * length)[:, None, None]
         path = ends[0][:, None] * (1 - s) + ends[1][:, None] * s + bow * across[:, None]
         strength = 0.2 + 0.8 * rng.beta(1, 1.6, n)
-        return _Fibres(path[length > 8], strength[length > 8])
+        return path[length > 8], strength[length > 8]
 
     @cached_property
     def _stress_fibres(self) -> Float:
-        order = self._fibres.strength.argsort()  # the bright ones over the dim ones
-        return self._lines(self._fibres.path[order], self._fibres.strength[order], 0.7)
+        path, strength = self._fibres
+        order = strength.argsort()  # the bright ones over the dim ones
+        return self._lines(path[order], strength[order], 0.7)
 
     @cached_property
     def _adhesions(self) -> Float:
         """Focal adhesions: short bars at both ends of the stress fibres, along them."""
-        rng, path = self._rng("adhesions"), self._fibres.path
+        rng, (path, strength) = self._rng("adhesions"), self._fibres
         tip = np.concatenate([path[:, 0], path[:, -1]])
         inward = np.concatenate([path[:, 1] - path[:, 0], path[:, -2] - path[:, -1]])
         inward /= np.hypot(*inward.T)[:, None]
-        strength = np.tile(self._fibres.strength, 2)
+        strength = np.tile(strength, 2)
         length = (1.5 + 3 * strength) * rng.uniform(0.7, 1.3, len(tip))
         light = (0.2 + 0.8 * strength) * rng.uniform(0.7, 1, len(tip))
         width = rng.uniform(0.4, 0.6, len(tip))
@@ -476,10 +456,8 @@ class Specimen:
         n = len(which)
         away = NUCLEUS_RADIUS[0] + np.abs(rng.normal(0, 5, n))
         at = cells.nucleus[which] + _vector(rng.uniform(0, 2 * np.pi, n), away)
-        area = self._canvas[0] * self._canvas[1] * self.pixel_size**2
-        debris = rng.uniform(
-            0, np.array(self._canvas) * self.pixel_size, (rng.poisson(area / 7e3), 2)
-        )
+        area, sides = self._canvas[0] * self._canvas[1] * self.pixel_size**2, np.array(self._canvas)
+        debris = rng.uniform(0, sides * self.pixel_size, (rng.poisson(area / 7e3), 2))
         return self._blobs(
             np.concatenate([at, debris]),
             np.concatenate([rng.uniform(0.3, 0.8, n), rng.uniform(0.6, 2.2, len(debris))]),
@@ -533,13 +511,11 @@ class Specimen:
         haze = _blur(image, HAZE_SIGMA / self.pixel_size)
         return (1 - HAZE_PART) * image + HAZE_PART * haze
 
-    def _crop(self, canvas: Float) -> Float:
+    def _crop(self, canvas: npt.NDArray[Any]) -> npt.NDArray[Any]:
         m = self._margin
         return canvas[m : m + self.shape[0], m : m + self.shape[1]]
 
-    def _expose(
-        self, electrons: Float, channel: str, z: float, dtype: np.dtype[Any]
-    ) -> npt.NDArray[Any]:
+    def _expose(self, electrons: Float, channel: str, z: float, dtype: str) -> npt.NDArray[Any]:
         rng = self._rng("camera", channel, round((z + Z_LIMIT) * 1000))
         height, width = self.shape
         # The lamp's centre is a little off; it stays for all planes of a channel.
@@ -548,9 +524,8 @@ class Specimen:
         light = 1 - VIGNETTING * (y[:, None] ** 2 + x**2) / 2
         caught = rng.poisson(electrons * light).astype(np.float32)
         caught += READ_NOISE * rng.standard_normal(self.shape, np.float32)
-        wide = dtype == np.uint16
-        grey = caught * (GAIN_16 if wide else GAIN_8) + (OFFSET_16 if wide else OFFSET_8)
-        return np.asarray(np.clip(np.rint(grey), 0, np.iinfo(dtype).max), dtype)
+        offset, gain = CAMERA[dtype]
+        return np.asarray(np.clip(np.rint(caught * gain + offset), 0, np.iinfo(dtype).max), dtype)
 
 
 # --- stains: density on the canvas, about 1 where bright ------------------------------------------
@@ -634,34 +609,20 @@ def _ellipse(theta: Points, a: Points, b: Points) -> Points:
 
 def _blur(image: Float, sigma: float) -> Float:
     """Gaussian filter; `sigma` in pixels. Wide ones work on a smaller image, which is as good."""
+    height, width = image.shape
     if sigma > 6:
         step = int(sigma / 3)
-        height, width = image.shape
-        small = cv2.resize(
-            image, (-(-width // step), -(-height // step)), interpolation=cv2.INTER_AREA
-        )
-        small = cv2.GaussianBlur(small, (0, 0), sigma / step, borderType=cv2.BORDER_REFLECT)
-        return np.asarray(cv2.resize(small, (width, height)), np.float32)
-    return np.asarray(
-        cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT), np.float32
-    )
+        small = (-(-width // step), -(-height // step))
+        blurred = _blur(cv2.resize(image, small, interpolation=cv2.INTER_AREA), sigma / step)
+        return np.asarray(cv2.resize(blurred, (width, height)), np.float32)
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(blurred, np.float32)
 
 
-def _check(channel: str, dtype: npt.DTypeLike, z: float) -> None:
-    if channel not in CHANNELS:
-        raise UserError(
-            f"channel {channel!r}: the simulated specimen has no such channel; choose from "
-            f"{', '.join(CHANNELS)}"
-        )
-    try:
-        known = np.dtype(dtype).name in DTYPES
-    except TypeError:
-        known = False
-    if not known:
-        raise UserError(
-            f"dtype {str(dtype)!r}: the simulated camera does not give it; choose from "
-            f"{', '.join(DTYPES)}"
-        )
+def _check(channel: str, dtype: str, z: float) -> None:
+    for what, given, known in (("channel", channel, CHANNELS), ("dtype", dtype, CAMERA)):
+        if given not in known:
+            raise UserError(f"{what} {given!r}: is not simulated; choose from {', '.join(known)}")
     if not abs(z) <= Z_LIMIT:  # also refuses NaN
         raise UserError(f"z = {z} um: too far out of focus; give -{Z_LIMIT:g} to {Z_LIMIT:g} um")
 
@@ -670,13 +631,12 @@ def simulate_field(
     seed: int,
     shape: tuple[int, int] = (520, 696),
     channels: Sequence[str] = CHANNELS,
-    z: float = 0.0,
-    dtype: npt.DTypeLike = "uint16",
+    dtype: str = "uint16",
     pixel_size: float = PIXEL_SIZE,
 ) -> npt.NDArray[Any]:
-    """One plane of a `Specimen`, (C, H, W) in the order of `channels`. Raises as it does."""
+    """Render a `Specimen` in focus, (C, H, W) in the order of `channels`. Raises as it does."""
     specimen = Specimen(seed, shape, pixel_size)
-    return np.stack([specimen.render(channel, z, dtype) for channel in channels])
+    return np.stack([specimen.render(channel, 0.0, dtype) for channel in channels])
 
 
 def write_fields(
@@ -685,8 +645,7 @@ def write_fields(
     channels: Sequence[str] = CHANNELS,
     shape: tuple[int, int] = (520, 696),
     z: Sequence[float] = (0.0,),
-    dtype: npt.DTypeLike = "uint16",
-    pixel_size: float = PIXEL_SIZE,
+    dtype: str = "uint16",
 ) -> list[Path]:
     """Write one TIFF a field, plane and channel: `sim0003_phase.tif`.
 
@@ -696,26 +655,20 @@ def write_fields(
     Raises:
         UserError: as `Specimen` does, before anything is written, or `output` cannot be written.
     """
-    for channel in channels:
-        for plane in z:
-            _check(channel, dtype, plane)
-    specimens = [Specimen(seed, shape, pixel_size) for seed in seeds]  # lazy: checks the arguments
+    for plane, channel in product(z, channels):
+        _check(channel, dtype, plane)
+    specimens = [Specimen(seed, shape) for seed in seeds]  # lazy: checks the arguments
     make_folder(output)
     written = []
-    for specimen in specimens:
-        for plane in z:
-            where = f"_z{plane:g}" if len(z) > 1 else ""
-            for channel in channels:
-                path = output / f"sim{specimen.seed:04d}{where}_{channel}.tif"
-                with replacing(path) as temporary:
-                    tifffile.imwrite(
-                        temporary,
-                        specimen.render(channel, plane, dtype),
-                        imagej=True,
-                        resolution=(1 / pixel_size, 1 / pixel_size),
-                        metadata={"unit": "um", "axes": "YX"},
-                    )
-                written.append(path)
+    for specimen, plane, channel in product(specimens, z, channels):
+        where = f"_z{plane:g}" if len(z) > 1 else ""
+        path = output / f"sim{specimen.seed:04d}{where}_{channel}.tif"
+        with replacing(path) as temporary:
+            tifffile.imwrite(
+                temporary, specimen.render(channel, plane, dtype), imagej=True,
+                resolution=(1 / PIXEL_SIZE, 1 / PIXEL_SIZE), metadata={"unit": "um", "axes": "YX"},
+            )  # fmt: skip
+        written.append(path)
     return written
 
 
