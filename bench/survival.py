@@ -4,8 +4,8 @@ import csv
 import hashlib
 import io
 import json
-import math
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -19,6 +19,7 @@ import numpy as np
 
 from vfn.data.images import (
     MAX_BLANK,
+    READER_VERSION,
     Image,
     as_pixels,
     check_promise,
@@ -34,7 +35,6 @@ from vfn.errors import UserError
 
 READERS = {".nd2": "bioio_nd2", ".czi": "bioio_czi", ".lif": "bioio_lif"}
 MAX_PLANES = 2**17  # of all channels, depths and times
-READER_VERSION = 1  # raised whenever the planes below give other pixels for the same bytes
 _one_at_a_time = threading.Lock()  # bioio's readers promise nothing about threads
 
 
@@ -326,11 +326,7 @@ class ZarrPlane(ContainerPlane):
     axes: str = field(kw_only=True)
 
     def read(self) -> np.ndarray:
-        """Pixels (H, W). Only the chunks of this plane are read.
-
-        Raises:
-            UserError: damaged, or a dtype that is not read.
-        """
+        """Return the pixels (H, W); only the chunks of this plane are read."""
         zarr = need("zarr", self.path, "ome-zarr")
         at = {"t": self.time, "c": self.channel, "z": self.z}
         with reading(self.path):
@@ -351,19 +347,15 @@ class ZarrPlane(ContainerPlane):
 
     @property
     def key(self) -> str:
-        """Path, size and newest change of metadata and chunks at full resolution, reader, position.
-
-        Raises:
-            UserError: it is not there.
-        """
+        """Path, size and newest change of metadata and chunks at full resolution, reader, position."""
         with reading(self.path):
             array = self.path / self.array
             files = [self.path / name for name in ("zarr.json", ".zattrs")]
             stats = [os.stat(file) for file in files if file.exists()]
             stats += [os.stat(file) for file in walk(array)]
         size, newest = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
-        where = f"{self.array}:{self.at}"
-        return f"{self.path.absolute()}|{size}|{newest}|zarr {READER_VERSION}|{where}"
+        where = f"{self.array}:{self.channel},{self.z},{self.time}"
+        return f"{self.path.absolute()}|{size}|{newest}|reader {READER_VERSION}|{where}"
 
 
 # --- bioio ---
@@ -421,11 +413,7 @@ class BioioPlane(ContainerPlane):
     scene: int = field(kw_only=True)
 
     def read(self) -> np.ndarray:
-        """Pixels (H, W).
-
-        Raises:
-            UserError: damaged, or a dtype that is not read.
-        """
+        """Return the pixels (H, W)."""
         with reading(self.path), _one_at_a_time:
             reader = _reader(self.path, self.scene)
             plane = reader.get_image_data("YX", T=self.time, C=self.channel, Z=self.z)
@@ -433,15 +421,8 @@ class BioioPlane(ContainerPlane):
 
     @property
     def key(self) -> str:
-        """Path, size and change of the file, reader, position.
-
-        Raises:
-            UserError: it is not there.
-        """
-        with reading(self.path):
-            stat = self.path.stat()
-        where = f"{self.scene}:{self.at}"
-        return f"{self.path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|bioio {READER_VERSION}|{where}"
+        """See `ContainerPlane.key`; with the scene."""
+        return f"{super().key},{self.scene}"
 
     def __str__(self) -> str:
         return super().__str__().replace("(channel", f"(scene {self.scene}, channel")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfn.data.discovery import Field, FilePlane, Layout
-from vfn.data.formats import ContainerPlane
 from vfn.data.images import strip_suffix
+from vfn.data.tiff_stacks import ContainerPlane
 from vfn.data.walk import tokenize
 
 _TOKEN = re.compile(r"[^\W_]+")
@@ -252,7 +252,7 @@ def _complete(pattern: str, names: Sequence[_Name]) -> int:
         0 where that is less than `PAIRED` of them, a file is not matched, or two are taken for one.
     """
     compiled = re.compile(pattern)
-    found = defaultdict(set)
+    found: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for name in names:
         match = compiled.search(name.path)
         if match is None or match["channel"] != name.word:

@@ -613,8 +613,8 @@ def _blur(image: Float, sigma: float) -> Float:
     if sigma > 6:
         step = int(sigma / 3)
         small = (-(-width // step), -(-height // step))
-        blurred = _blur(cv2.resize(image, small, interpolation=cv2.INTER_AREA), sigma / step)
-        return np.asarray(cv2.resize(blurred, (width, height)), np.float32)
+        coarse: Float = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA))
+        return np.asarray(cv2.resize(_blur(coarse, sigma / step), (width, height)), np.float32)
     blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     return np.asarray(blurred, np.float32)
 

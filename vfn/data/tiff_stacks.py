@@ -2,6 +2,7 @@
 
 import re
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -168,7 +169,7 @@ def _places(
 
 
 @dataclass(frozen=True)
-class ContainerPlane:
+class ContainerPlane(ABC):
     """One channel at one z and time of a container or stack.
 
     Attributes:
@@ -183,10 +184,22 @@ class ContainerPlane:
     pixel_size: float | None
     time: int = 0
 
+    @abstractmethod
+    def read(self) -> np.ndarray:
+        """Return the pixels (H, W); nothing but this plane is decoded.
+
+        Raises:
+            UserError: damaged, or a dtype that is not read.
+        """
+
     @property
-    def at(self) -> str:
-        """Position of the plane in its container, for its key."""
-        return f"{self.channel},{self.z}" + f",{self.time}" * (self.time > 0)
+    def key(self) -> str:
+        """Path, size and time of change of the file, version of the reader, position in the file.
+
+        Raises:
+            UserError: the file is not there.
+        """
+        return f"{content_key(self.path)}|{self.channel},{self.z},{self.time}"
 
     def __str__(self) -> str:
         z = f", z plane {self.z}" if self.z else ""
@@ -199,23 +212,10 @@ class TiffPlane(ContainerPlane):
     """One channel at one z and time of a TIFF."""
 
     def read(self) -> np.ndarray:
-        """Pixels (H, W). Only this plane is decoded.
-
-        Raises:
-            UserError: damaged, or a dtype that is not read.
-        """
+        """Return the pixels (H, W)."""
         status = file_status(self.path)
         number = tiff_stack(self.path).number(self.time, self.channel, self.z)
         return _plane(self.path, number, status.st_mtime_ns, status.st_size)
-
-    @property
-    def key(self) -> str:
-        """Path, size and time of change of the file, position in it, version of the reader.
-
-        Raises:
-            UserError: the file is not there.
-        """
-        return f"{content_key(self.path)}|{self.time},{self.channel},{self.z}"
 
 
 @lru_cache(maxsize=4)  # the size of a field is asked for before its pixels

@@ -6,8 +6,8 @@ from pathlib import Path
 from vfn.data.discovery.fields import FilePlane, ImageSource
 from vfn.data.discovery.layout import Layout
 from vfn.data.discovery.naming import Found, Where, at_time, by_name, collecting, nth, scene_place
-from vfn.data.formats import ContainerPlane, Scene, Stack, scenes
-from vfn.data.tiff_stacks import is_stack
+from vfn.data.formats import Scene, Stack, scenes
+from vfn.data.tiff_stacks import ContainerPlane, is_stack
 from vfn.errors import UserError
 
 

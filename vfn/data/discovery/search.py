@@ -11,9 +11,9 @@ from vfn.data.discovery.manifest import from_manifest
 from vfn.data.discovery.naming import Found, path_below
 from vfn.data.discovery.pattern import from_pattern
 from vfn.data.discovery.tokens import TokenSearch
-from vfn.data.formats import ContainerPlane, scenes
+from vfn.data.formats import scenes
 from vfn.data.images import is_container
-from vfn.data.tiff_stacks import is_stack
+from vfn.data.tiff_stacks import ContainerPlane, is_stack
 from vfn.data.walk import find_sources, path_tokens
 from vfn.errors import UserError
 

@@ -7,9 +7,9 @@ from vfn.data.discovery.fields import Field, FilePlane, NothingMatches
 from vfn.data.discovery.layout import Layout, split_plane
 from vfn.data.discovery.naming import Where, at_time, field_name, path_below, scene_place
 from vfn.data.discovery.search import report_stacks
-from vfn.data.formats import ContainerPlane, Stack, scenes
+from vfn.data.formats import Stack, scenes
 from vfn.data.images import is_container, read_image
-from vfn.data.tiff_stacks import is_stack
+from vfn.data.tiff_stacks import ContainerPlane, is_stack
 from vfn.data.walk import find_sources
 from vfn.errors import UserError
 
