@@ -81,7 +81,7 @@ def score(data: StainData, found: dict[tuple[str, str], list[float]]) -> None:
         low, high = np.percentile(np.concatenate([t[i].ravel() for _, t in truths]), [0.1, 99.9])
         psnr = defaultdict(list)
         for inputs, truth in truths:
-            images = data.baselines.predict(inputs, [t.dtype.name for t in truth])
+            images = data.measured.baselines.predict(inputs, [t.dtype.name for t in truth])
             images["quadratic"] = (weights @ products(inputs)).reshape(-1, *truth[0].shape)
             for name, image in images.items():
                 error = np.mean((image[i].astype(float) - truth[i]) ** 2)

@@ -42,6 +42,7 @@ from sections import Tee, machine, write_section
 
 from vfn.cli.entry import plain, trainable_task
 from vfn.data.augment import Augmentation
+from vfn.data.baselines import target_level
 from vfn.data.batch import RawBatch
 from vfn.data.loading import as_it_is
 from vfn.data.patches import RandomPatches, d4
@@ -86,7 +87,7 @@ class Reference:
         self.objective = LossWeights(**weights)
         g, d = make_networks(config, task, self.objective, self.data)
         self.data.setup()
-        g.start_at(self.data.target_level())
+        g.start_at(target_level(self.data))
         assert d is not None
         self.g, self.d, self.device = plain_layers(g).to(device), d.to(device), device
         adam = config.model.adam

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from vfn.data import describe
 from vfn.data.base import DataConfig
 from vfn.data.samples import Task
 from vfn.data.sets import FolderData
@@ -14,7 +15,7 @@ def remarks(tmp_path: Path, **options: object) -> list[str]:
     config = DataConfig("folder", str(tmp_path), patch_size=16, cache="off", **options)  # type: ignore[arg-type]
     data = FolderData(Task("t", ("rna",), ("ph3",)), config)
     data.setup()
-    return data.remarks()
+    return describe.remarks(data)
 
 
 def test_training_says_that_the_top_of_a_rare_bright_target_is_cut_off(tmp_path: Path) -> None:

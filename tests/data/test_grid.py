@@ -6,6 +6,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vfn.data import describe
 from vfn.data.base import DataConfig
 from vfn.data.discovery import FilePlane
 from vfn.data.grid import Binning, Regridded, over_true_pixels, relative_size
@@ -95,8 +96,8 @@ def test_a_data_set_comes_onto_the_grid_of_its_first_input(tmp_path: Path) -> No
     data = FolderData(Task("t", ("rna", "er"), ("dna",)), config)
     data.setup()
     assert data.registration.binning == Binning((1.0, 0.5), (2.0,))
-    assert "on the grid of rna: er averaged 2x2, dna repeated 2x2" in data.summary()
-    assert data.recipe()["binning"] == {"inputs": [1.0, 0.5], "targets": [2.0]}
+    assert "on the grid of rna: er averaged 2x2, dna repeated 2x2" in describe.summary(data)
+    assert describe.recipe(data)["binning"] == {"inputs": [1.0, 0.5], "targets": [2.0]}
     assert data.split is not None
     for sample in data.split.train:
         fine, finest, coarse = fields[sample.name]

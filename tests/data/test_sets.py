@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from vfn.data import describe
 from vfn.data.base import DataConfig, StainData, overlap
 from vfn.data.discovery import Layout
 from vfn.data.samples import Sample, Task
@@ -220,8 +221,8 @@ def test_set_up_and_draw(tmp_path: Path, split: str) -> None:
     data.setup()
     assert data.split is not None
     assert data.split.by == ("spatial" if split == "spatial" else "field")
-    assert data.baselines.weights == pytest.approx(np.array([[-1.0]]))
-    assert data.baselines.offset == pytest.approx(np.array([5000.0]))
+    assert data.measured.baselines.weights == pytest.approx(np.array([[-1.0]]))
+    assert data.measured.baselines.offset == pytest.approx(np.array([5000.0]))
     batches = list(data.train_dataloader())
     assert len(batches) == 3
     for raw in [*batches, *data.val_dataloader()]:
@@ -231,7 +232,7 @@ def test_set_up_and_draw(tmp_path: Path, split: str) -> None:
         inside = (abs(batch.input) < 1) & (abs(batch.target) < 1)
         assert inside.float().mean() > 0.5
         assert abs(grey[0] + grey[1] - 5000)[inside.numpy()].max() <= 2
-    recipe = data.recipe()
+    recipe = describe.recipe(data)
     assert recipe["pixel_size"] is None
     parts = recipe["split"]
     assert not overlap(data.split.test, [*parts["train"], *parts["val"]])
@@ -314,7 +315,7 @@ def test_a_data_set_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.Monke
     data = make_data(DAPI, config)
     data.setup()
     assert [field.name for field in data.find()] == ["f1", "f2", "f3", "f4"]
-    stored = data.recipe()["data"]
+    stored = describe.recipe(data)["data"]
     assert stored["_target_"] == "one_own_set.Mine"
     assert DataConfig.from_dict(stored) == config
     assert "_target_" not in DataConfig("folder").to_dict()

@@ -7,6 +7,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfn.data import describe
 from vfn.data.base import DataConfig
 from vfn.data.discovery import Field
 from vfn.data.samples import Sample, Task
@@ -135,4 +136,4 @@ def test_a_folder_is_split_by_the_wells_of_its_names_and_says_so(tmp_path: Path)
     assert data.split is not None
     assert (len(data.split.train), len(data.split.val), len(data.split.test)) == (6, 2, 2)
     assert len({sample.well for sample in data.split.test}) == 1
-    assert "split by well (A01, B02, C03, D04, ...);" in data.summary()
+    assert "split by well (A01, B02, C03, D04, ...);" in describe.summary(data)

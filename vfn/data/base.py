@@ -3,22 +3,13 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import lightning as L
 import numpy as np
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vfn.data import describe
 from vfn.data.augment import Augmentation
-from vfn.data.baselines import (
-    Linear,
-    baseline_errors,
-    linear_start,
-    simple_predictors,
-    target_level,
-)
 from vfn.data.batch import BATCHED, Batch, Normaliser, RawBatch
 from vfn.data.cache import ImageCache, cache_folder, store_name
 from vfn.data.config import DataConfig, check_config
@@ -29,13 +20,15 @@ from vfn.data.loading import PatchLoader, loader_options
 from vfn.data.normalise import fit_normalisers
 from vfn.data.patches import GridPatches, PatchReader, RandomPatches
 from vfn.data.pixels import sample_shape
-from vfn.data.proposal import Proposal, propose_pattern
 from vfn.data.samples import NothingPairs, Sample, Task, make_samples
 from vfn.data.splits import Split, overlap, split_samples, split_spatial
-from vfn.data.statistics import Baselines, survey
+from vfn.data.statistics import survey
 from vfn.data.steps import FlatFields, Registration, Step
 from vfn.data.wells import with_wells
 from vfn.errors import UserError
+
+if TYPE_CHECKING:
+    from vfn.data.proposal import Proposal
 
 MIN_PATCHES = 400  # in an epoch of a small data set
 
@@ -153,8 +146,10 @@ class StainData(L.LightningDataModule):
                 f"{found}; {proposal.reason}: {proposal.setting} pairs {proposal.complete} fields"
             ) from exc
 
-    def proposal(self, fields: Sequence[Field]) -> Proposal | None:
+    def proposal(self, fields: Sequence[Field]) -> "Proposal | None":
         """Propose a `data.pattern` that pairs the files of `fields`; None if the user says how they pair."""
+        from vfn.data.proposal import propose_pattern  # needed where names pair nothing alone
+
         return None if self.root is None else propose_pattern(fields, self.root, self.layout)
 
     # --- prepare ---
@@ -290,44 +285,6 @@ class StainData(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue after the batches that were drawn."""
         self._drawn = int(state_dict["drawn"])
-
-    # --- describe ---
-
-    @property
-    def baselines(self) -> Baselines:
-        """The simple predictions that `setup` fitted."""
-        return self.measured.baselines
-
-    def target_level(self) -> Tensor:
-        """See `vfn.data.baselines.target_level`."""
-        return target_level(self.targets, self.baselines)
-
-    def linear_start(self) -> Linear | None:
-        """See `vfn.data.baselines.linear_start`."""
-        return linear_start(self.inputs, self.targets, self.flats, self.baselines)
-
-    def baseline_errors(self) -> dict[str, float]:
-        """See `vfn.data.baselines.baseline_errors`, over the validation patches."""
-        predictors = simple_predictors(self.inputs, self.targets, self.flats, self.baselines)
-        return baseline_errors(
-            self.val_patches(), self.normaliser, predictors, self.config.batch_size
-        )
-
-    def summary(self) -> str:
-        """See `vfn.data.describe.summary`."""
-        return describe.summary(self)
-
-    def remarks(self) -> list[str]:
-        """See `vfn.data.describe.remarks`."""
-        return describe.remarks(self)
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """See `vfn.data.describe.counts`."""
-        return describe.counts(self)
-
-    def recipe(self) -> dict[str, Any]:
-        """See `vfn.data.describe.recipe`."""
-        return describe.recipe(self)
 
     def record(self, folder: Path) -> None:
         """Write the steps' own files into the run folder."""

@@ -1,46 +1,39 @@
 """Baselines in the network's range [-1, 1], which any network must beat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vfn.data.batch import Normaliser
-from vfn.data.illumination import FlatField
+from vfn.data.base import StainData
 from vfn.data.intensity import IntensityNormaliser
-from vfn.data.patches import GridPatches
-from vfn.data.statistics import Baselines
 
 Linear = tuple[Tensor, Tensor]  # weight (Ct, Ci) or (Ct, Ci, 7, 7), bias (Ct,)
 
 
-def target_level(targets: Sequence[IntensityNormaliser], baselines: Baselines) -> Tensor:
+def target_level(data: StainData) -> Tensor:
     """Return the mean of each target over the training pixels, (Ct,) in (-1, 1)."""
-    return _levels(targets, baselines.mean).clamp(-0.99, 0.99)
+    return _levels(data, data.measured.baselines.mean).clamp(-0.99, 0.99)
 
 
-def _levels(targets: Sequence[IntensityNormaliser], grey: np.ndarray) -> Tensor:
-    pairs = zip(targets, grey, strict=True)
+def _levels(data: StainData, grey: np.ndarray) -> Tensor:
+    pairs = zip(data.targets, grey, strict=True)
     return torch.tensor([float(fitted.normalise(np.array([level]))[0]) for fitted, level in pairs])
 
 
-def linear_start(
-    inputs: Sequence[IntensityNormaliser],
-    targets: Sequence[IntensityNormaliser],
-    flats: Sequence[FlatField | None],
-    baselines: Baselines,
-) -> Linear | None:
+def linear_start(data: StainData) -> Linear | None:
     """Return the linear map of the baselines between images in [-1, 1]: weight (Ct, Ci), bias (Ct,).
 
     It was fitted on grey values as they are on disk, so there is none if the network sees others: equalised, or
     corrected for illumination. Pixels beyond a channel's range count as its end.
     """
-    maps = [*inputs, *targets]
-    if any(m.knots is not None for m in maps) or any(flat is not None for flat in flats):
+    maps = [*data.inputs, *data.targets]
+    if any(m.knots is not None for m in maps) or any(flat is not None for flat in data.flats):
         return None
-    return _scaled(baselines.weights, baselines.offset, maps)
+    fitted = data.measured.baselines
+    return _scaled(fitted.weights, fitted.offset, maps)
 
 
 def _scaled(weights: np.ndarray, offset: np.ndarray, maps: Sequence[IntensityNormaliser]) -> Linear:
@@ -55,37 +48,29 @@ def _scaled(weights: np.ndarray, offset: np.ndarray, maps: Sequence[IntensityNor
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
 
-def simple_predictors(
-    inputs: Sequence[IntensityNormaliser],
-    targets: Sequence[IntensityNormaliser],
-    flats: Sequence[FlatField | None],
-    baselines: Baselines,
-) -> dict[str, Linear]:
+def _predictors(data: StainData) -> dict[str, Linear]:
     """Return every baseline as a filter of images in [-1, 1]; the linear ones only where `linear_start` has one."""
-    none = torch.zeros(len(targets), len(inputs))
-    found = {"mean": (none, target_level(targets, baselines))}
-    if baselines.median is not None:
-        found["median"] = (none, _levels(targets, baselines.median))
-    linear = linear_start(inputs, targets, flats, baselines)
+    fitted = data.measured.baselines
+    none = torch.zeros(len(data.targets), len(data.inputs))
+    found = {"mean": (none, target_level(data))}
+    if fitted.median is not None:
+        found["median"] = (none, _levels(data, fitted.median))
+    linear = linear_start(data)
     if linear is not None:
         found["linear"] = linear
-        if baselines.filter is not None:
-            fitted = baselines.filter
-            found["filter"] = _scaled(fitted.kernels, fitted.offset, [*inputs, *targets])
+        if fitted.filter is not None:
+            maps = [*data.inputs, *data.targets]
+            found["filter"] = _scaled(fitted.filter.kernels, fitted.filter.offset, maps)
     return found
 
 
-def baseline_errors(
-    patches: GridPatches,
-    normaliser: Normaliser,
-    predictors: Mapping[str, Linear],
-    batch_size: int,
-) -> dict[str, float]:
-    """Return the MAE of each of `predictors` over patches, in [-1, 1]. A filter mirrors a patch at its border."""
+def baseline_errors(data: StainData) -> dict[str, float]:
+    """Return the MAE of each baseline over the validation patches, in [-1, 1]. A filter mirrors a patch at its border."""
+    patches, size, predictors = data.val_patches(), data.config.batch_size, _predictors(data)
     sums, pixels = dict.fromkeys(predictors, 0.0), 0
-    for start in range(0, len(patches), batch_size):
-        stop = min(start + batch_size, len(patches))
-        batch = normaliser(patches.__getitems__(range(start, stop)))
+    for start in range(0, len(patches), size):
+        stop = min(start + size, len(patches))
+        batch = data.normaliser(patches.__getitems__(range(start, stop)))
         pixels += int(batch.valid.sum())
         for name, (weight, bias) in predictors.items():
             kernel = weight if weight.ndim == 4 else weight[..., None, None]

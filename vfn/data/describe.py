@@ -1,20 +1,18 @@
 """A prepared data set in words for the user, and as plain data for the checkpoint."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vfn.data.base import StainData
 from vfn.data.images import EXACT
 from vfn.data.samples import Sample
 from vfn.data.splits import stored_region
-
-if TYPE_CHECKING:
-    from vfn.data.base import StainData
 
 SHOWN_WELLS = 4  # in the summary
 PARTS = ("train", "val", "test")
 
 
-def summary(data: "StainData") -> str:
+def summary(data: StainData) -> str:
     """Return one line: the number of samples in each part, the grey values that become -1 and 1, the steps."""
     assert data.split is not None
     counts = ", ".join(f"{len(getattr(data.split, part))} {part}" for part in PARTS)
@@ -31,7 +29,7 @@ def summary(data: "StainData") -> str:
     return "; ".join(filter(None, parts))
 
 
-def _split_by(data: "StainData") -> str:
+def _split_by(data: StainData) -> str:
     """Return the unit that the split keeps together; wells by name if only names tell them."""
     assert data.split is not None
     samples = [*data.split.train, *data.split.val, *data.split.test]
@@ -42,7 +40,7 @@ def _split_by(data: "StainData") -> str:
     return f"well ({shown})"
 
 
-def remarks(data: "StainData") -> list[str]:
+def remarks(data: StainData) -> list[str]:
     """Return one line for each channel whose grey values the network sees rounded or cut off."""
     said = []
     channels = zip(
@@ -65,7 +63,7 @@ def remarks(data: "StainData") -> list[str]:
     return said
 
 
-def counts(data: "StainData") -> dict[str, dict[str, int]]:
+def counts(data: StainData) -> dict[str, dict[str, int]]:
     """Return the number of samples, fields, wells and plates (0 if unknown) in each part."""
     assert data.split is not None
     return {part: count(getattr(data.split, part)) for part in PARTS}
@@ -81,7 +79,7 @@ def count(samples: Sequence[Sample]) -> dict[str, int]:
     }
 
 
-def recipe(data: "StainData") -> dict[str, Any]:
+def recipe(data: StainData) -> dict[str, Any]:
     """Return what prediction and evaluation need of the data, as plain data."""
     assert data.split is not None
     found: dict[str, Any] = {
@@ -91,7 +89,7 @@ def recipe(data: "StainData") -> dict[str, Any]:
         "inputs": [m.to_dict() for m in data.inputs],
         "targets": [m.to_dict() for m in data.targets],
         "envelopes": [seen.to_dict() for seen in data.measured.envelopes],
-        "baselines": data.baselines.to_dict(),
+        "baselines": data.measured.baselines.to_dict(),
         "pixel_size": data.measured.pixel_size,
         "split": {
             "by": data.split.by,

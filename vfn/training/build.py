@@ -13,8 +13,10 @@ from torch import nn
 from vfn import __version__
 from vfn.cli.entry import known_tasks, plain
 from vfn.cli.paths import is_path
+from vfn.data import describe
 from vfn.data.augment import make_augmentation
 from vfn.data.base import DataConfig, StainData
+from vfn.data.baselines import linear_start, target_level
 from vfn.data.samples import Task
 from vfn.data.sets import make_data
 from vfn.errors import UserError
@@ -198,7 +200,7 @@ def _starts_linear(data: StainData, generator: nn.Module) -> bool:
     share = float(np.mean(data.measured.explained))
     linear = (
         share >= MOST
-        and data.linear_start() is not None
+        and linear_start(data) is not None
         and not getattr(generator, "residual", False)
     )
     log.info(
@@ -213,13 +215,13 @@ def _start(generator: nn.Module, data: StainData) -> None:
     start_at = getattr(generator, "start_at", None)
     if start_at is None:
         return
-    linear = data.linear_start()
+    linear = linear_start(data)
     if getattr(generator, "start", None) == "linear" and linear is None:
         log.info(
             "model.generator.start=linear: equalised or corrected images have no linear map yet; "
             "starting at the mean of each target"
         )
-    start_at(data.target_level(), linear)
+    start_at(target_level(data), linear)
 
 
 def _recipe(config: DictConfig, data: StainData, about: About) -> dict[str, Any]:
@@ -232,9 +234,9 @@ def _recipe(config: DictConfig, data: StainData, about: About) -> dict[str, Any]
         "adam": plain(config.model.adam),
         "discriminator": plain(config.model.discriminator) if config.loss.adversarial else None,
         "seed": config.seed,
-        **data.recipe(),
+        **describe.recipe(data),
     }
-    return {**recipe, "card": make_card(recipe, about, data.counts())}
+    return {**recipe, "card": make_card(recipe, about, describe.counts(data))}
 
 
 def _initialise(

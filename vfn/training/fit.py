@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from vfn.cli.entry import plain, set_up_logging, trainable_task
+from vfn.data import describe
 from vfn.data.base import StainData
 from vfn.errors import UserError
 from vfn.models.checkpoint_io import BEST, LAST
@@ -131,14 +132,14 @@ def _set_up(
     with new_parts(folder) if is_first() else nullcontext():
         data.setup()
     if before is not None:
-        check_fields(before[RECIPE], data.recipe(), folder)
+        check_fields(before[RECIPE], describe.recipe(data), folder)
     set_up_logging(folder / "log.txt" if is_first() else None, quiet or not is_first())
     if resumed is not None and resumed.name != LAST:
         log.warning(
             "%s is damaged; going on from %s, the one before it", resumed.with_name(LAST), resumed
         )
-    log.info(data.summary())
-    for remark in data.remarks():
+    log.info(describe.summary(data))
+    for remark in describe.remarks(data):
         log.warning(remark)
 
 

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from vfn.data.base import StainData
+from vfn.data.baselines import baseline_errors
 from vfn.models.card import updated
 from vfn.models.gan import VirtualStain
 from vfn.models.words import counted
@@ -32,7 +33,7 @@ class ModelCard(Callback):
         data = _data(trainer)
         self.start, self.patches = time.monotonic(), len(data.val_patches())
         if trainer.is_global_zero:
-            self.baselines = data.baseline_errors()
+            self.baselines = baseline_errors(data)
         self._update(trainer, pl_module)
 
     def on_save_checkpoint(
