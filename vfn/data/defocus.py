@@ -92,15 +92,13 @@ def otf(optics: Optics, frequency: NDArray[Any], z: float) -> Float:
     reach = np.sqrt(np.maximum(1 - y**2, 0)) - half
     x = np.maximum(reach, 0) * node[None, None, :]
     area = (weight[:, None] * weight) * np.sqrt(1 - half**2) / 2 * np.maximum(reach, 0)
-    difference = _phase(optics, (x + half) ** 2 + y**2, z) - _phase(
-        optics, (x - half) ** 2 + y**2, z
-    )
+    right, left = (_phase(optics, (x + side) ** 2 + y**2, z) for side in (half, -half))
     # Upper and lower half are alike; the imaginary part is odd in x and cancels.
-    return np.asarray(2 * (area * np.cos(difference)).sum((1, 2)) / math.pi)
+    return np.asarray(2 * (area * np.cos(right - left)).sum((1, 2)) / math.pi)
 
 
 def _phase(optics: Optics, radius2: Float, z: float) -> Float:
-    """Of the pupil at a squared radius in pupil radii, against its centre."""
+    """Phase of the pupil at a squared radius in pupil radii, against its centre."""
     sine2 = np.clip(radius2, 0, 1) * (optics.na / optics.index) ** 2
     wave = 2 * math.pi * optics.index / optics.wavelength
     return np.asarray(wave * z * (np.sqrt(1 - sine2) - 1))
@@ -119,7 +117,7 @@ def _ratio(optics: Optics, z: float) -> tuple[Float, Float]:
 def defocus(
     image: NDArray[np.generic], optics: Optics, z: float, seed: int | None = None
 ) -> NDArray[Any]:
-    """A sharp image as it would be `z` um out of focus.
+    """Blur a sharp image as it would be `z` um out of focus.
 
     Args:
         image: (H, W) grey values, of whole numbers or float32.
@@ -152,14 +150,13 @@ def defocus(
         twice[0] = 1
         kept = float((transfer**2 * twice).sum() / (size[0] * size[1]))  # share of white noise
         variance = np.maximum(gain * blurred + floor, 0) * max(0.0, 1 - kept)
-        blurred = blurred + np.sqrt(variance) * np.random.default_rng(seed).standard_normal(
-            image.shape
-        )
+        noise = np.random.default_rng(seed).standard_normal(image.shape)
+        blurred = blurred + np.sqrt(variance) * noise
     return to_dtype(blurred, image.dtype.name)
 
 
 def noise_of(image: NDArray[np.generic]) -> tuple[float, float]:
-    """Variance of the camera's noise as (gain, floor): gain * grey value + floor, in grey values.
+    """Estimate the variance of the camera's noise as (gain, floor): gain * grey value + floor.
 
     Noise is what a filter finds that sees neither planes nor edges along the axes (Immerkaer 1996, Comput.
     Vis. Image Underst. 64, 300); in each of some bins of local grey value its median, which few fine

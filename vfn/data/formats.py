@@ -69,7 +69,7 @@ class Stack:
     time_step: float | None = None
 
     def __str__(self) -> str:
-        """What it holds, in words, without its other time points."""
+        """Describe the stack, without its other time points."""
         channels, planes = len(self.planes), len(self.planes[0])
         unnamed = "channels without names" if channels > 1 else "a channel without name"
         return (", ".join(self.channels) or unnamed) + f" in {planes} z planes" * (planes > 1)
@@ -237,7 +237,7 @@ def _zarr_scenes(path: Path) -> list[Scene]:
 
 
 def _below(folder: Path, name: str) -> Path:
-    """What metadata name within `folder`.
+    """Return the path that metadata name within `folder`.
 
     Raises:
         UserError: it lies outside.
@@ -280,13 +280,13 @@ def _zarr_stacks(path: Path) -> list[Stack]:
 
 
 def _length(step: float, unit: str | None) -> float | None:
-    """A step in micrometres. Without a unit 1 is what writers put who know nothing; any other
+    """Return a step in micrometres. Without a unit 1 is what writers put who know nothing; any other
     number is taken as micrometres, as viewers do."""
     return micrometres(step, unit or "micrometer") if unit or step != 1.0 else None
 
 
 def _checked_sizes(where: object, axes: str, shape: Sequence[int]) -> dict[str, int]:
-    """Lengths of the axes, t, c and z among them, if a plane is what is left without these.
+    """Return the lengths of the axes, t, c and z among them, if a plane is left without these.
 
     Args:
         axes: a letter each: t, c, z, y, x; s and m for bioio's samples and mosaic tiles.

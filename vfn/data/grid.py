@@ -58,7 +58,7 @@ class Regridded:
 
     @property
     def key(self) -> str:
-        """What the pixels are decoded from, and their size."""
+        """Identity of the pixels: that of the plane, and their size."""
         return f"{self.plane.key}|pixels of {self.size:g}"
 
     def __str__(self) -> str:
@@ -78,20 +78,17 @@ class Binning:
 
     @classmethod
     def measure(cls, samples: Sequence[Sample], store: ImageCache) -> "Binning":
-        """By the first sample that has each channel; sizes without an integral ratio count as alike,
+        """Measure the first sample that has each channel; sizes without an integral ratio count as alike,
         and are refused where they are read together."""
         inputs, targets = len(samples[0].inputs), len(samples[0].targets)
         sizes = [1.0] * (inputs + targets)
         for channel in range(1, inputs + targets):
-            sample = next(
-                (v for v in samples if (*v.inputs, *v.targets)[channel] is not None), None
-            )
-            if sample is not None:
+            for sample in samples:
                 plane = (*sample.inputs, *sample.targets)[channel]
-                assert plane is not None
-                sizes[channel] = relative_size(
-                    store.peek(sample.inputs[0]).shape, store.peek(plane).shape
-                )
+                if plane is not None:
+                    grid = store.peek(sample.inputs[0]).shape
+                    sizes[channel] = relative_size(grid, store.peek(plane).shape)
+                    break
         return cls(tuple(sizes[:inputs]), tuple(sizes[inputs:]))
 
     def apply(self, sample: Sample) -> Sample:
@@ -124,7 +121,7 @@ class Binning:
         return found
 
     def summary(self, channels: Sequence[str]) -> str:
-        """What was done, in words; empty for nothing."""
+        """Describe what was done; empty for nothing."""
         done = []
         for channel, size in zip(channels, self.inputs + self.targets, strict=True):
             count = round(max(size, 1 / size))
@@ -139,7 +136,7 @@ def _on_grid(plane: ImageSource, size: float) -> ImageSource:
 
 
 def relative_size(grid: tuple[int, ...], shape: tuple[int, ...]) -> float:
-    """Size of an image's pixels in those of the grid; 1 where the two have no integral ratio."""
+    """Return the size of an image's pixels in those of the grid; 1 where the two have no integral ratio."""
     for first, second, up in ((grid, shape, True), (shape, grid, False)):
         count, rest = divmod(first[0], second[0])
         if 1 < count <= MOST and not rest and first == tuple(count * side for side in second):
@@ -148,7 +145,7 @@ def relative_size(grid: tuple[int, ...], shape: tuple[int, ...]) -> float:
 
 
 def over_true_pixels(image: np.ndarray, size: float, start: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Means of an image (..., H, W) over the pixels of a repeated target, repeated as these are.
+    """Return means of an image (..., H, W) over the pixels of a repeated target, repeated as these are.
 
     Args:
         size: of the target's pixels, see `Binning`; 1 and less leave the image as it is.

@@ -111,7 +111,7 @@ class MeanImage:
 
 @dataclass(frozen=True, eq=False)
 class FlatField:
-    """How much of the light each place of a field gets: corrected = (x - dark) / flat + dark.
+    """Share of the light that each place of a field gets: corrected = (x - dark) / flat + dark.
 
     Attributes:
         dark: grey value where no light falls.

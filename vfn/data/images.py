@@ -329,7 +329,7 @@ def _read_tiff(path: Path) -> Image:
 
 
 def _is_colour(tif: tifffile.TiffFile) -> bool:
-    """Whether a pixel's samples are colours; the channels of an LSM are marked so, and are none."""
+    """Return True if a pixel's samples are colours; the channels of an LSM are marked so, and are none."""
     return not tif.is_lsm and int(tif.pages.first.photometric) in COLOUR_PHOTOMETRICS
 
 
@@ -409,7 +409,7 @@ def _pixels(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries)
 
 
 def _is_display_table(colormap: np.ndarray) -> bool:
-    """Whether a palette shows measured values in colours: neighbours among its colours are alike. A
+    """Return True if a palette shows measured values in colours: neighbours among its colours are alike. A
     picture that was reduced to a few colours has them in any order.
 
     Args:

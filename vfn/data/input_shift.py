@@ -32,7 +32,7 @@ SIZES_DIFFER = 0.1  # of the pixel size, beyond which it is said
 
 @dataclass(frozen=True)
 class _Statistic:
-    """How one number is compared and put into words.
+    """Comparison of one number, and its words.
 
     Attributes:
         scale: "level" for grey values, "ratio" for what gain or blur multiplies, "share" for small
@@ -93,7 +93,7 @@ STATISTICS = {
 
 
 def field_statistics(array: np.ndarray) -> dict[str, float]:
-    """What a field (H, W) of grey values looks like, in numbers.
+    """Measure the look of a field (H, W) of grey values.
 
     Returns:
         background, mean, bright: 1st percentile, mean, 99.5th percentile, in grey values.
@@ -151,7 +151,7 @@ def _band(image: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class TrainingDistribution:
-    """What the training fields of one channel look like.
+    """Look of the training fields of one channel.
 
     Attributes:
         seen: statistic -> least and greatest value over the training fields.

@@ -66,7 +66,7 @@ def read_sample(
 
 
 def target_dtype(sample: Sample, target: int, array: np.ndarray, store: ImageCache) -> np.dtype:
-    """Of the file behind `array`, which `read_sample` gave for the target of that number."""
+    """Return the dtype of the file behind `array`, which `read_sample` gave for the target of that number."""
     plane = sample.targets[target]
     assert plane is not None
     moved = sample.offsets and any(offset % 1 for offset in sample.offsets[target])
@@ -115,7 +115,7 @@ def _settled(shift: float) -> float:
 
 
 def _reach(offset: float) -> tuple[int, int]:
-    """How far before and behind a pixel lie the pixels that its value is taken from."""
+    """Return the first and last pixel that a value is taken from, relative to its own."""
     whole = int(np.floor(offset))
     return (whole, whole) if offset == whole else (whole + TAPS[0], whole + TAPS[-1])
 
@@ -127,7 +127,7 @@ def _rows(region: Region, dy: float) -> slice:
 
 
 def _moved(array: np.ndarray, region: Region, dy: float, dx: float) -> np.ndarray:
-    """What lies at `region` moved by (dy, dx): whole pixels as they are, parts by cubic convolution
+    """Return the pixels at `region` moved by (dy, dx): whole pixels as they are, parts by cubic convolution
     (Keys 1981, a = -0.5), which is exact for quadratic surfaces."""
     for axis, offset in enumerate((dy, dx)):
         whole = int(np.floor(offset))

@@ -1,4 +1,4 @@
-"""How far two channels of one field are shifted against each other, where transmitted light is one.
+"""Shift between two channels of one field, of which one may be transmitted light.
 
 Plain correlation fails there: in phase contrast a nucleus is bright, dark or only an outline. What two
 channels share is where structures lie. Each plane is therefore shown in two ways, both evened out
@@ -61,7 +61,7 @@ class Shift:
 
     @property
     def sure(self) -> bool:
-        """Whether the shift may be reported; a shift that is not sure is no verdict."""
+        """True if the shift may be reported; a shift that is not sure is no verdict."""
         return self.confidence >= SURE
 
 
@@ -70,7 +70,7 @@ NO_VERDICT = Shift(0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Features:
-    """What is computed once of a plane; see `features`.
+    """Spectra of a plane, which are computed once; see `features`.
 
     Attributes:
         shape: (H, W) of the plane.

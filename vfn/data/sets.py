@@ -203,7 +203,7 @@ class Simulated(StainData):
         return self._kept(fields)
 
     def _off_focus(self, seed: int, channel: str) -> float:
-        """How far (um) a channel of a field lies out of focus by accident."""
+        """Return the um by which a channel of a field lies out of focus by accident."""
         extra = {**PLAIN, **self.config.extra}
         inputs = set(self.task.inputs) - set(self.task.targets)
         if channel not in inputs or channel not in listed(extra["blurred_channels"]):

@@ -16,7 +16,7 @@ Offset = tuple[float, float]  # dy, dx (px)
 
 @dataclass(frozen=True)
 class Shifts:
-    """Where targets lie against the first input.
+    """Places of the targets against the first input.
 
     Attributes:
         by_sample: name of a sample -> (dy, dx) of each target; None where nothing sure could be measured,
@@ -47,7 +47,7 @@ class Shifts:
         return registered(sample, (height, width), offsets)
 
     def summary(self, targets: Sequence[str]) -> str:
-        """What was corrected, in words."""
+        """Describe what was corrected."""
         parts = []
         for i, (target, (dy, dx)) in enumerate(zip(targets, self.usual, strict=True)):
             sure = sum(offsets[i] is not None for offsets in self.by_sample.values())

@@ -28,7 +28,7 @@ PRINTED = 20.0
 
 
 class Position(NamedTuple):
-    """Where a page lies within an image that OME metadata describe."""
+    """Place of a page within an image that OME metadata describe."""
 
     image: int
     c: int
@@ -67,7 +67,7 @@ class Ome:
 
     @property
     def is_of_this_file(self) -> bool:
-        """Whether they describe exactly the planes in this file; some state a wrong number."""
+        """True if they describe exactly the planes in this file; some state a wrong number."""
         stated = sum(math.prod(_size(each, axis) for axis in "CZT") for each in self.images)
         counts = (
             int(d.get("PlaneCount", 0)) for e in self.images for d in e.findall("{*}TiffData")
@@ -76,7 +76,7 @@ class Ome:
         return whole and not self.names_others and max(counts, default=0) <= self._pages
 
     def positions(self) -> list[Position] | None:
-        """Where each page of this file lies; None where the metadata do not say it of every page."""
+        """Return the place of each page of this file; None where the metadata do not say it of every page."""
         found: dict[int, Position] = {}
         told = 0
         for number, pixels in enumerate(self.images):
@@ -102,7 +102,7 @@ class Ome:
         return [found[page] for page in range(self._pages)] if len(found) == self._pages else None
 
     def channel_names(self) -> list[str]:
-        """Of the planes in this file, where they are channels of one place and time."""
+        """Return the names of the planes in this file, if they are channels of one place and time."""
         if not self.images:
             return []
         names = [c.get("Name", "") for c in self.images[0].findall("{*}Channel")]
@@ -117,7 +117,7 @@ class Ome:
         return [names[p.c] for p in held] if max(p.c for p in held) < len(names) else []
 
     def part(self) -> tuple[dict[str, int], list[int], list[str]] | None:
-        """What this file holds of an acquisition that lies in several files: lengths of T, C and Z, its
+        """Return the part of an acquisition that this file holds, if it lies in several files: lengths of T, C and Z, its
         pages in this order, names of the channels; None where that is no part of one image, whole in
         itself, with several time points or z planes."""
         held = None if self.is_of_this_file else self.positions()

@@ -95,7 +95,7 @@ def is_stack(path: Path) -> bool:
 
 
 def _may_be_stack(file: IO[bytes]) -> bool:
-    """Whether a second page follows the first, or the first speaks of planes behind it."""
+    """Return True if a second page follows the first, or the first speaks of planes behind it."""
     form = TIFF_FORMATS.get(file.read(4))
     if form is None:
         return False

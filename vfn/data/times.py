@@ -18,7 +18,7 @@ Cut = Callable[[str], tuple[str, str]]
 
 
 def time_points(relative_paths: Iterable[str]) -> Cut:
-    """What parts a path (or a word of one) from its time point.
+    """Find how to part a path (or a word of one) from its time point.
 
     A part of the paths is one only where it takes several values: a single `TimePoint_1` folder is no
     time lapse.

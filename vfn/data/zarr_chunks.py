@@ -1,4 +1,4 @@
-"""What zarr is going to decode, checked first: metadata and chunks of an array from anywhere.
+"""Checks of what zarr is going to decode: metadata and chunks of an array from anywhere.
 
 zarr opens pipes, decodes by any codec that is installed (numcodecs has some that run code) and lets a chunk
 unpack to any size. Only the codecs that image writers use pass here, and a chunk gives what its shape says.
@@ -20,7 +20,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from vfn.data.images import check_promise
+from vfn.data.images import check_promise, damaged
 from vfn.errors import UserError
 
 MAX_JSON = 2**25  # bytes: plates of thousands of fields with consolidated metadata have some 20 MB
@@ -29,24 +29,36 @@ METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")  # what 
 MAX_MEMBERS = 100  # gzip streams one after the other in a chunk
 SLACK = 64  # bytes that a chunk may have more, for checksums within
 COMPRESSORS = ("blosc", "gzip", "lz4", "zlib", "zstd")
+# Where these say in their headers to how many bytes they unpack; their decoders hold them to it.
+SIZE_AT = {"blosc": 4, "lz4": 0}
 PLAIN = ("bytes", "crc32c", "endian", "transpose")  # change no more than the order
 DTYPE = re.compile(r"[<>|]?[uif][1248]|u?int(?:8|16|32|64)|float(?:16|32|64)")
 INDEX_CODECS = ["bytes", "crc32c"]
 
 
+def _size_of(file: Path) -> int:
+    """Return the bytes in a file.
+
+    Raises:
+        UserError: a pipe, a device or a folder.
+    """
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+        raise UserError(f"{file}: is a pipe, a device or a folder, no file; copy it anew, whole")
+    return status.st_size
+
+
 def read_json(path: Path) -> Any:
-    """What a metadata file holds.
+    """Read a metadata file.
 
     Raises:
         UserError: a pipe or a device, or too large.
         ValueError: no JSON.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-        raise UserError(f"{path}: is a pipe, a device or a folder, no file; copy it anew, whole")
-    if status.st_size > MAX_JSON:
+    size = _size_of(path)
+    if size > MAX_JSON:
         raise UserError(
-            f"{path}: has {status.st_size:,} bytes, metadata up to {MAX_JSON:,} are read; export it anew"
+            f"{path}: has {size:,} bytes, metadata up to {MAX_JSON:,} are read; export it anew"
         )
     return json.loads(path.read_bytes())
 
@@ -97,25 +109,15 @@ class ZarrArray:
                 self._check_file(file)
 
     def _check_file(self, file: Path) -> None:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise UserError(
-                f"{file}: is a pipe, a device or a folder, no file; copy it anew, whole"
-            )
-        check_promise(file, self._bytes(self.chunks), file.stat().st_size)
-        data = file.read_bytes()
-        allowed = self._bytes(self.inner) + SLACK
-        for packed in self._within(file, data):
-            if not _fits(packed, self.compressor, allowed):
-                raise UserError(
-                    f"{file}: is damaged (a chunk unpacks to more than the {allowed - SLACK:,} bytes of its "
-                    "shape); copy it anew from the microscope or leave it out"
-                )
-
-    def _bytes(self, shape: Sequence[int]) -> int:
-        return math.prod(shape) * self.itemsize
+        check_promise(file, math.prod(self.chunks) * self.itemsize, _size_of(file))
+        size = math.prod(self.inner) * self.itemsize
+        for packed in self._within(file, file.read_bytes()):
+            if not _fits(packed, self.compressor, size + SLACK):
+                what = f"a chunk unpacks to more than the {size:,} bytes of its shape"
+                raise damaged(file, f"is damaged ({what})")
 
     def _within(self, file: Path, data: bytes) -> Iterator[bytes]:
-        """The inner chunks of a shard, or the one chunk that `data` is."""
+        """Yield the inner chunks of a shard, or the one chunk that `data` is."""
         if self.inner == self.chunks:
             yield data
             return
@@ -130,14 +132,11 @@ class ZarrArray:
 
 
 def _fits(packed: bytes, compressor: str | None, allowed: int) -> bool:
-    """Whether a chunk unpacks to `allowed` bytes at most. Damage of another kind is left to the decoder."""
+    """Return True if a chunk unpacks to `allowed` bytes at most. Damage of another kind is left to the decoder."""
     if compressor is None:
         return len(packed) <= allowed
-    if compressor in (
-        "blosc",
-        "lz4",
-    ):  # say it in their headers, and are held to it by their decoders
-        at = {"blosc": 4, "lz4": 0}[compressor]
+    if compressor in SIZE_AT:
+        at = SIZE_AT[compressor]
         return len(packed) < at + 4 or struct.unpack_from("<I", packed, at)[0] <= allowed
     if compressor == "zstd":  # may say it, but need not
         try:
@@ -163,7 +162,7 @@ def _inflates(packed: bytes, allowed: int) -> bool:
 
 
 def open_metadata(folder: Path) -> ZarrArray:
-    """The array in `folder`.
+    """Read the metadata of the array in `folder`.
 
     Raises:
         UserError: codecs or pixels that are not read, files that are none.
@@ -171,8 +170,10 @@ def open_metadata(folder: Path) -> ZarrArray:
     """
     there = [name for name in METADATA if os.path.lexists(folder / name)]
     documents = {name: read_json(folder / name) for name in there}
-    array = _version_3(folder, documents["zarr.json"]) if "zarr.json" in there else None
-    array = array or _version_2(folder, documents[".zarray"])
+    if "zarr.json" in there:
+        array = _version_3(folder, documents["zarr.json"])
+    else:
+        array = _version_2(folder, documents[".zarray"])
     sides = (array.shape, array.chunks, array.inner)
     if array.separator not in ("/", "."):
         raise ValueError(f"separator {array.separator!r}")
