@@ -4,12 +4,11 @@ There are three ways, chosen by the `Layout`: a CSV manifest, a regular expressi
 words of the path (the default, which needs no configuration).
 """
 
+from vfn.data.discovery.explicit import check_root
 from vfn.data.discovery.fields import Field, FilePlane, ImageSource, NothingMatches, Time, left_out
 from vfn.data.discovery.layout import Layout, Words, check_channels, check_z, is_number, split_plane
-from vfn.data.discovery.manifest import check_root
-from vfn.data.discovery.search import discover
+from vfn.data.discovery.search import discover, whole_field, whole_images
 from vfn.data.discovery.tokens import split_token
-from vfn.data.discovery.whole import whole_field, whole_images
 
 __all__ = [
     "Field",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from vfn.data.discovery.fields import ImageSource, Time
 from vfn.data.discovery.layout import Layout
 from vfn.data.formats import Scene, Stack
+from vfn.data.tiff_stacks import ContainerPlane
 from vfn.data.walk import path_tokens, tokenize
 from vfn.errors import UserError
 
@@ -91,6 +92,14 @@ def nth(stack: Stack, planes: Sequence[T], index: int, layout: Layout, what: str
             f"{layout.prefix}channels"
         )
     return planes[index]
+
+
+def along(
+    stack: Stack, column: Sequence[ContainerPlane], layout: Layout
+) -> Iterator[tuple[float, ContainerPlane]]:
+    """Yield the planes of one channel, each with its depth (um); one plane alone is in focus."""
+    depths = stack.depths(layout.z_zero, layout.z_step) if len(column) > 1 else (0.0,)
+    yield from zip(depths, column, strict=True)
 
 
 def by_name(

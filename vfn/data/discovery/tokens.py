@@ -1,14 +1,26 @@
 """Find channels by words of the path, or by names inside files."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from vfn.data.discovery.containers import from_container
 from vfn.data.discovery.fields import FilePlane
 from vfn.data.discovery.layout import Layout, split_plane
-from vfn.data.discovery.naming import Found, by_name, collecting, field_name, path_below, timed
+from vfn.data.discovery.naming import (
+    Found,
+    along,
+    at_time,
+    by_name,
+    collecting,
+    field_name,
+    nth,
+    path_below,
+    scene_place,
+    timed,
+)
+from vfn.data.formats import Scene, Stack, scenes
 from vfn.data.images import is_container, may_name_channels, read_image
-from vfn.data.tiff_stacks import is_stack
+from vfn.data.tiff_stacks import ContainerPlane, is_stack
 from vfn.data.times import time_points
 from vfn.data.walk import find_sources, path_tokens, tokenize
 from vfn.errors import UserError
@@ -124,9 +136,44 @@ class TokenSearch:
     def _in_container(
         self, path: Path, stem: tuple[str, str], hits: Mapping[str, str]
     ) -> Iterable[Found]:
-        return from_container(
-            path, stem, self.layout, self.positions, self.tokens, hits, self.damaged
-        )
+        """Yield the planes of the fields in a container; one damaged field leaves the others.
+
+        Args:
+            stem: name and time point from the path.
+            hits: channels that the path names, and the name without them.
+        """
+        with collecting(self.damaged):
+            for scene in scenes(path):
+                with collecting(self.damaged):
+                    yield from self._in_scene(scene, stem, hits)
+
+    def _in_scene(
+        self, scene: Scene, stem: tuple[str, str], hits: Mapping[str, str]
+    ) -> Iterable[Found]:
+        stacks = scene.load()
+        for number, stack in enumerate(stacks):
+            planes = self._columns(stack)
+            # A single unnamed channel is the one that the path names.
+            if len(hits) == len(stack.planes) == 1 and {c for c, _ in planes} <= set(hits):
+                ((channel, name),) = hits.items()
+                stem, planes = (name, stem[1]), {(channel, 0.0): stack.planes[0]}
+            name, where = at_time(*scene_place(scene, *stem), number, stacks)
+            for (channel, z), column in planes.items():
+                for depth, plane in along(stack, column, self.layout):
+                    yield name, channel, z + depth, plane, where
+
+    def _columns(self, stack: Stack) -> dict[tuple[str, float], tuple[ContainerPlane, ...]]:
+        """Return the planes of each channel: by position, where several positions for one channel are z
+        planes of a single-channel stack, or by name."""
+        counts = Counter(channel for channel, _ in self.positions)
+        found: dict[tuple[str, float], tuple[ContainerPlane, ...]] = {}
+        for (channel, z), index in self.positions.items():
+            if counts[channel] > 1 and len(stack.planes) == 1:
+                found[channel, z] = (nth(stack, stack.planes[0], index, self.layout, "z plane"),)
+            else:
+                found[channel, z] = nth(stack, stack.planes, index, self.layout)
+        named = by_name(stack.planes[0][0].path, stack.channels, self.tokens, self.layout)
+        return found | {key: stack.planes[index] for key, index in named.items()}
 
 
 def _hits(relative_path: str, tokens: Mapping[str, Sequence[str]]) -> dict[str, str]:
