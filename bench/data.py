@@ -31,12 +31,11 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, not installed
 
-from vfn.data.augment import TURNS, Augmentation
 from vfn.data.batch import RawBatch
 from vfn.data.cache import ImageCache
 from vfn.data.discovery import Layout, discover
 from vfn.data.loading import as_it_is, share_by_name
-from vfn.data.patches import PatchReader, RandomPatches, d4
+from vfn.data.patches import TURNS, Augmentation, PatchReader, RandomPatches
 from vfn.data.samples import Sample, Task, make_samples
 from vfn.data.simulated import Specimen
 
@@ -63,7 +62,7 @@ class InMemory(Dataset[torch.Tensor]):
         turn = TURNS[rng.integers(len(TURNS))]
         out = np.empty((channels, SIDE, SIDE), patch.dtype)
         for channel in range(channels):
-            out[channel] = d4(patch[channel], turn)
+            out[channel] = turn(patch[channel])
         return torch.from_numpy(out)
 
 

@@ -41,11 +41,10 @@ from real_images import call
 from sections import Tee, machine, write_section
 
 from vfn.cli.entry import plain, trainable_task
-from vfn.data.augment import Augmentation
 from vfn.data.baselines import target_level
 from vfn.data.batch import RawBatch
 from vfn.data.loading import as_it_is
-from vfn.data.patches import RandomPatches, d4
+from vfn.data.patches import Augmentation, RandomPatches, Turn
 from vfn.data.pixels import sample_shape
 from vfn.data.samples import Sample
 from vfn.models.losses import LossWeights
@@ -64,7 +63,7 @@ class Decoding:
     def batch(
         self,
         corners: Sequence[tuple[Sample, int, int]],
-        turns: Sequence[str],
+        turns: Sequence[Turn],
         jitter: object = None,
     ) -> RawBatch:
         """One patch for each (sample, top, left)."""
@@ -72,7 +71,7 @@ class Decoding:
         for (sample, top, left), turn in zip(corners, turns, strict=True):
             images = [tifffile.imread(plane.path) for plane in sample.planes]
             window = (slice(top, top + self.size), slice(left, left + self.size))
-            patches.append(np.stack([d4(image[window], turn) for image in images]))
+            patches.append(np.stack([turn(image[window]) for image in images]))
         return RawBatch(torch.from_numpy(np.stack(patches)))
 
 

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 
 from tests.planes import make_sample
 from vfn.cli.help import CONF, choices
-from vfn.data.augment import Augmentation, InputJitter, PatchTransform, make_augmentation
+from vfn.data.augment import InputJitter, PatchTransform, make_augmentation
 from vfn.data.batch import RawBatch
 from vfn.data.cache import ImageCache
 from vfn.data.loading import PatchLoader, as_it_is
-from vfn.data.patches import PatchReader, RandomPatches
+from vfn.data.patches import Augmentation, PatchReader, RandomPatches
 from vfn.errors import UserError
 
 SIZE = 32

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.planes import make_sample
-from vfn.data.augment import Augmentation
 from vfn.data.batch import Normaliser, RawBatch
 from vfn.data.cache import ImageCache
 from vfn.data.intensity import IntensityNormaliser
 from vfn.data.loading import PatchLoader, as_it_is
-from vfn.data.patches import GridPatches, PatchReader, RandomPatches
+from vfn.data.patches import Augmentation, GridPatches, PatchReader, RandomPatches
 from vfn.data.samples import Sample
 
 

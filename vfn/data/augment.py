@@ -3,19 +3,15 @@
 import random
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import albumentations as A
 import cv2
 import numpy as np
 
+from vfn.data.patches import Augmentation
 from vfn.errors import UserError
 from vfn.system.dotted import TARGET, build
-
-# The eight symmetries of the square: they move pixels and never resample them, so grey values and
-# co-registration stay exact (paper, sec. 2.3: "augmented with rotation and flipping").
-TURNS = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
 
 
 class InputJitter(A.ImageOnlyTransform):
@@ -76,26 +72,9 @@ class PatchTransform:
         self.compose.set_random_state(rng, random.Random(int(rng.integers(2**32))))
         mask = np.concatenate([targets, valid.astype(np.float32)])
         done = self.compose(image=_channels_last(inputs), mask=_channels_last(mask))
-        image, mask = (_channels_first(done[key]) for key in ("image", "mask"))
-        _check(image, inputs.shape)
-        _check(mask, (2 * len(targets), *targets.shape[1:]))
+        image = _channels_first(done["image"], inputs.shape)
+        mask = _channels_first(done["mask"], mask.shape)
         return image, mask[: len(targets)], mask[len(targets) :] > 0.999
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of training patches.
-
-    Attributes:
-        d4: turn and flip each patch to one of the eight symmetries of the square.
-        jitter: gain within 1 +- jitter and offset within +- jitter of each input channel, in [-1, 1]; see
-            `InputJitter`. Applied on the device of the network.
-        transform: replaces both.
-    """
-
-    d4: bool = True
-    jitter: float = 0.0
-    transform: PatchTransform | None = None
 
 
 def make_augmentation(
@@ -127,9 +106,7 @@ def make_augmentation(
             )
         return Augmentation(False, jitter)
     transform = _built(spec)
-    if (
-        type(transform) is A.D4 and transform.p == 1
-    ):  # copied while patches are cut, which is faster
+    if type(transform) is A.D4 and transform.p == 1:  # done while patches are cut, which is faster
         return Augmentation(True, jitter)
     if jitter:
         raise UserError(
@@ -162,13 +139,11 @@ def _channels_last(planes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
-def _channels_first(image: np.ndarray) -> np.ndarray:
-    return image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
-
-
-def _check(planes: np.ndarray, shape: tuple[int, ...]) -> None:
+def _channels_first(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    planes = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
     if planes.shape != shape or planes.dtype != np.float32:
         raise UserError(
             f"augment: a patch of {shape} float32 came back as {planes.shape} {planes.dtype}; a transform must "
             "keep shape and dtype"
         )
+    return planes

@@ -9,7 +9,6 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
-from vfn.data.augment import Augmentation
 from vfn.data.batch import BATCHED, Batch, Normaliser, RawBatch
 from vfn.data.cache import ImageCache, cache_folder, store_name
 from vfn.data.config import DataConfig, check_config
@@ -18,7 +17,7 @@ from vfn.data.illumination import FlatField
 from vfn.data.intensity import IntensityNormaliser
 from vfn.data.loading import PatchLoader, loader_options
 from vfn.data.normalise import fit_normalisers
-from vfn.data.patches import GridPatches, PatchReader, RandomPatches
+from vfn.data.patches import Augmentation, GridPatches, PatchReader, RandomPatches
 from vfn.data.pixels import sample_shape
 from vfn.data.samples import NothingPairs, Sample, Task, make_samples
 from vfn.data.splits import Split, overlap, split_samples, split_spatial

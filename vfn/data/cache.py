@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -284,6 +285,12 @@ def _places(index: Path) -> dict[str, Place]:
 def hashed(key: str) -> str:
     """Return a short name of what a plane was decoded from."""
     return hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+@cache
+def code_digest(file: str) -> str:
+    """Return a digest of the code in `file`, for the keys of planes that it computes."""
+    return hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
 
 
 def _read(plane: ImageSource) -> np.ndarray:

@@ -35,7 +35,7 @@ class DataConfig:
         patches_per_epoch: None covers the training area once, with 400 at least.
         val_patches: maximum number of validation patches, spread over the validation samples.
         augment: False switches the `augment` group off, see `vfn.data.augment`.
-        input_jitter: see `vfn.data.augment.Augmentation`; 0 is off, as in the paper.
+        input_jitter: see `vfn.data.patches.Augmentation`; 0 is off, as in the paper.
         num_workers: processes that cut patches; 0 cuts them in the training process.
         cache: "disk" decodes every image once into a memory-mapped store, "off" at every reading.
         cache_dir: folder of the stores; see `vfn.data.cache.cache_folder`.

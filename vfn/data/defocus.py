@@ -25,7 +25,6 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -33,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from vfn.data.cache import code_digest
 from vfn.data.discovery import ImageSource
 from vfn.data.intensity import to_dtype
 from vfn.errors import UserError
@@ -212,12 +212,7 @@ class DefocusedPlane:
     @property
     def key(self) -> str:
         """Everything that the pixels depend on, this module included."""
-        return f"{self.sharp.key} z {self.z:g} {self.optics} {self.noise} {_digest()}"
+        return f"{self.sharp.key} z {self.z:g} {self.optics} {self.noise} {code_digest(__file__)}"
 
     def __str__(self) -> str:
         return f"{self.sharp} at {self.z:g} um"
-
-
-@lru_cache(maxsize=1)
-def _digest() -> str:
-    return hashlib.blake2b(Path(__file__).read_bytes(), digest_size=8).hexdigest()

@@ -259,23 +259,19 @@ def may_name_channels(path: Path) -> bool:
 
 
 def _without_colour(path: Path, image: Image) -> Image:
-    """Samples of a pixel: grey where its colours are all alike, transparency left out where all is
-    opaque."""
+    """Return an image of colours: grey where they are all alike, without transparency where all is opaque."""
     array = image.array
     if len(array) not in (2, 3, 4) or array.dtype.kind != "u":
         raise UserError(
             f"{path}: has {len(array)} colours of {array.dtype}; export each as a grey image"
         )
     if len(array) != len(COLOURS):
-        *_, alpha = array
-        if alpha.min() != np.iinfo(alpha.dtype).max:
+        if array[-1].min() != np.iinfo(array.dtype).max:
             raise UserError(f"{path}: has transparency, none is expected; save it without")
         array = array[:-1]
-    grey = all(np.array_equal(array[0], other) for other in array[1:])
-    return replace(
-        image, array=array[:1] if grey else array, colour=not grey,
-        channels=None if grey else COLOURS,
-    )  # fmt: skip
+    if all(np.array_equal(array[0], other) for other in array[1:]):
+        return replace(image, array=array[:1], channels=None)
+    return replace(image, array=array, colour=True, channels=COLOURS)
 
 
 def _read_png(path: Path) -> Image:
@@ -378,15 +374,11 @@ def open_tiff(path: Path) -> Iterator[tuple[tifffile.TiffFile, tifffile.TiffPage
 
 def _pixels(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> np.ndarray:
     """(C, H, W) of the one image in the file."""
-    if set("TZ") & set(series.axes):
-        raise UserError(
-            f"{path}: has axes {series.axes} {series.shape}: one image is expected, and what a file calls "
-            "time (T) or z is no channel; split time points and z planes into files"
-        )
-    if len(series.shape) > 3 or "X" not in series.axes or "Y" not in series.axes:
+    if len(series.shape) > 3 or {*"XYTZ"} & {*series.axes} != {*"XY"}:
         raise UserError(
             f"{path}: has axes {series.axes} {series.shape}; one plane, or one axis of channels "
-            "beside Y and X, is read: split time points and z planes into files"
+            "beside Y and X, is read, and what a file calls time (T) or z is no channel: split time points "
+            "and z planes into files"
         )
     # ImageJ writes large stacks behind a single page; of one cut short, that page may be whole.
     stated = (tif.imagej_metadata or {}).get("images", 1)
@@ -441,8 +433,12 @@ def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
             pages[offset], offset = len(pages) + 1, following
             kinds.add(b"".join(tags[code] for code in sorted(KIND_TAGS & tags.keys())))
             described += DESCRIPTION in tags
-            several = max(len(kinds), _count(tags.get(SUB_IFDS), form), described * tif.is_shaped)
-            if several > MAX_KINDS:
+            parts = (
+                struct.unpack_from(form.offsetformat, tags[SUB_IFDS], 4)[0]
+                if SUB_IFDS in tags
+                else 0
+            )
+            if max(len(kinds), parts, described * tif.is_shaped) > MAX_KINDS:
                 raise UserError(
                     f"{path}: holds more than {MAX_KINDS} images of several kinds; save each one as a "
                     "file of its own, or channels as one stack"
@@ -481,11 +477,6 @@ def read_page(file: Any, form: Any, offset: int) -> tuple[dict[int, bytes], int]
     return {
         struct.unpack_from(form.byteorder + "H", entry)[0]: entry for entry in entries
     }, following
-
-
-def _count(entry: bytes | None, form: Any) -> int:
-    """How many values an entry has."""
-    return 0 if entry is None else struct.unpack_from(form.offsetformat, entry, 4)[0]
 
 
 def check_page(path: Path, number: int, frame: tifffile.TiffPage | tifffile.TiffFrame) -> None:

@@ -81,9 +81,7 @@ class PatchLoader(DataLoader[RawBatch]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue after `state["drawn"]` batches."""
-        self.drawn = int(state["drawn"])
-        whole = self.drawn // self.batches * self.batches  # earlier versions took whole epochs
-        self.begun = int(state.get("begun", whole))
+        self.drawn, self.begun = int(state["drawn"]), int(state["begun"])
 
 
 def leave_signals(_worker: int) -> None:

@@ -4,19 +4,53 @@ Grey values become [-1, 1] on the device of the network, a batch at once (`vfn.d
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from albumentations.augmentations.geometric.functional import d4
 from torch.utils.data import Dataset
 
-from vfn.data.augment import TURNS, Augmentation
 from vfn.data.batch import BATCHED, RawBatch
 from vfn.data.cache import ImageCache
 from vfn.data.illumination import FlatField
 from vfn.data.pixels import read_sample
-from vfn.data.samples import Region, Sample, within
+from vfn.data.samples import Sample, within
+
+if TYPE_CHECKING:
+    from vfn.data.augment import PatchTransform
+
+# The eight symmetries of the square, in the order of `albumentations.D4`. They move pixels and never
+# resample them, so grey values and co-registration stay exact (paper, sec. 2.3: "augmented with rotation
+# and flipping").
+Turn = Callable[[np.ndarray], np.ndarray]
+TURNS: tuple[Turn, ...] = (
+    lambda image: image,
+    np.rot90,
+    lambda image: np.rot90(image, 2),
+    lambda image: np.rot90(image, 3),
+    np.flipud,
+    lambda image: np.rot90(image, 2).T,
+    np.fliplr,
+    np.transpose,
+)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training patches.
+
+    Attributes:
+        d4: turn and flip each patch to one of the eight symmetries of the square.
+        jitter: gain within 1 +- jitter and offset within +- jitter of each input channel, in [-1, 1]; see
+            `vfn.data.augment.InputJitter`. Applied on the device of the network.
+        transform: replaces both.
+    """
+
+    d4: bool = True
+    jitter: float = 0.0
+    transform: "PatchTransform | None" = None
 
 
 class PatchReader:
@@ -43,7 +77,7 @@ class PatchReader:
     def batch(
         self,
         corners: Sequence[tuple[Sample, int, int]],
-        turns: Sequence[str],
+        turns: Sequence[Turn],
         jitter: np.ndarray | None = None,
     ) -> RawBatch:
         """Cut one patch per (sample, top, left), turned by its entry of `TURNS`.
@@ -64,7 +98,7 @@ class PatchReader:
         )
 
     def _cut(
-        self, sample: Sample, top: int, left: int, turn: str, planes: np.ndarray, valid: np.ndarray
+        self, sample: Sample, top: int, left: int, turn: Turn, planes: np.ndarray, valid: np.ndarray
     ) -> bool:
         """Fill `planes` (C, size, size) and `valid` (Ct, size, size), which is True throughout.
 
@@ -79,23 +113,19 @@ class PatchReader:
                 planes[channel] = 0
                 valid[channel - self.inputs] = whole = False
                 continue
-            if flat is not None:
-                crop = flat.correct(crop, _place(sample, top, left, crop.shape))
             height, width = crop.shape
+            if flat is not None:
+                part = (slice(top, top + height), slice(left, left + width))
+                crop = flat.correct(crop, within(sample.region, part))
             if crop.shape != (size, size):
                 crop = np.pad(crop, ((0, size - height), (0, size - width)), mode="symmetric")
                 if channel >= self.inputs:
                     there = np.zeros((size, size), bool)
                     there[:height, :width] = True
                     whole = False
-                    valid[channel - self.inputs] = d4(there, turn)  # type: ignore[arg-type]
-            planes[channel] = d4(crop, turn)  # type: ignore[arg-type]
+                    valid[channel - self.inputs] = turn(there)
+            planes[channel] = turn(crop)
         return whole
-
-
-def _place(sample: Sample, top: int, left: int, shape: tuple[int, ...]) -> Region:
-    """Return the rows and columns of the field in a crop."""
-    return within(sample.region, (slice(top, top + shape[0]), slice(left, left + shape[1])))
 
 
 class RandomPatches(Dataset[RawBatch]):

@@ -163,7 +163,9 @@ def _samples_of(entry: Field, task: Task, targets: bool, prefix: str) -> list[Sa
     depths = _depths(entry, task, targets, prefix)
     truths = [(c, 0.0) for c in task.targets] if targets else []
     for z in depths:
-        wanted = [_place(channel, z) for channel in task.inputs]
+        # An input's own plane if it names one, else the sample's.
+        named = map(split_plane, task.inputs)
+        wanted = [(channel, z if plane is None else plane) for channel, plane in named]
         missing = [key for key in wanted if key not in entry.planes]
         if not any(key in entry.planes for key in truths):
             missing += truths
@@ -239,12 +241,6 @@ def _present(entry: Field) -> str:
     if not any(z for _, z in entry.planes):
         return ", ".join(channels)
     return ", ".join(f"{channel} at {_listed(depths)} um" for channel, depths in channels.items())
-
-
-def _place(channel: str, z: float) -> tuple[str, float]:
-    """Return the key of an input's plane in a field: its own plane if it names one, else the sample's."""
-    name, plane = split_plane(channel)
-    return name, z if plane is None else plane
 
 
 def within(outer: Region | None, inner: Region) -> Region:

@@ -1,20 +1,19 @@
 """The data sets: each a few facts over `StainData`."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from vfn.data import simulated
-from vfn.data.augment import Augmentation
 from vfn.data.base import StainData
+from vfn.data.cache import code_digest
 from vfn.data.config import DataConfig, listed
 from vfn.data.defocus import DefocusedPlane, Optics
 from vfn.data.discovery import Field, ImageSource, Layout
+from vfn.data.patches import Augmentation
 from vfn.data.samples import Task
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen
 from vfn.data.steps import Step
@@ -40,16 +39,15 @@ class Defocused(StainData):
     OWN = ("na", "wavelength", "index", "pixel_size", "noise")
 
     def find(self, damaged: list[UserError] | None = None) -> list[Field]:
-        """The fields of the folder, with the planes that the task names beside the sharp ones."""
+        """Find the fields of the folder, with the planes that the task names beside the sharp ones."""
         fields = super().find(damaged)
         missing = [d for d in self.task.depths if d]
         return [replace(one, planes=self._with_depths(one, missing)) for one in fields]
 
     def _with_depths(self, one: Field, depths: list[float]) -> dict[tuple[str, float], ImageSource]:
-        sharp = {channel: plane for (channel, z), plane in one.planes.items() if z == 0}
-        planes: dict[tuple[str, float], ImageSource] = {(c, 0.0): p for c, p in sharp.items()}
+        planes = {key: plane for key, plane in one.planes.items() if key[1] == 0}
         noise = bool(self.config.extra["noise"])
-        for channel, plane in sharp.items():
+        for (channel, _), plane in list(planes.items()):
             optics = self._optics(plane)
             planes |= {(channel, z): DefocusedPlane(plane, z, optics, noise) for z in depths}
         return planes
@@ -62,8 +60,7 @@ class Defocused(StainData):
                 f"{plane}: does not say how large a pixel is; give data.pixel_size=UM, "
                 "as 0.65 for a 20x objective on 13 um pixels"
             )
-        keys = ("na", "wavelength", "index")
-        na, wavelength, index = (float(extra[key]) for key in keys)
+        na, wavelength, index = (float(extra[key]) for key in ("na", "wavelength", "index"))
         return Optics(na, wavelength, float(pixel_size), index)
 
 
@@ -74,10 +71,7 @@ class MDAMB231(StainData):
     """
 
     CHANNELS: ClassVar[Mapping[str, str]] = {
-        "phase": "phase",
-        "dapi": "dapi",
-        "actin": "actin",
-        "vinculin": "vinculin",
+        channel: channel for channel in ("phase", "dapi", "actin", "vinculin")
     }
 
 
@@ -102,12 +96,8 @@ class U2OSCPS(StainData):
     """
 
     CHANNELS: ClassVar[Mapping[str, str]] = {
-        "dna": "1",
-        "er": "2",
-        "rna": "3",
-        "golgi_actin": "4",
-        "mito": "5",
-    }
+        "dna": "1", "er": "2", "rna": "3", "golgi_actin": "4", "mito": "5",
+    }  # fmt: skip
     PATTERN = (
         # Anchored, or the search would be content with a match that leaves the plate out.
         r"(?i)^(?:(?:.*\D)?(?P<plate>\d{5})(?:w\d)?/)?.*"
@@ -146,7 +136,7 @@ class SimulatedPlane:
     @property
     def key(self) -> str:
         """Everything that the pixels depend on, the model of the specimen included."""
-        return f"{self!r} {_model_digest()}"
+        return f"{self!r} {code_digest(simulated.__file__)}"
 
     def __str__(self) -> str:
         return f"simulated field {self.seed} {self.channel}"
@@ -155,11 +145,6 @@ class SimulatedPlane:
 @lru_cache(maxsize=8)  # the planes of one field are asked for together
 def _specimen(seed: int, shape: tuple[int, int], treatment: str, treated: float) -> Specimen:
     return Specimen(seed, shape, PIXEL_SIZE, treatment, treated)
-
-
-@lru_cache(maxsize=1)
-def _model_digest() -> str:
-    return hashlib.blake2b(Path(simulated.__file__).read_bytes(), digest_size=8).hexdigest()
 
 
 class Simulated(StainData):

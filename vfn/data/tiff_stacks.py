@@ -15,6 +15,7 @@ import tifffile
 
 from vfn.data.images import (
     ALONE,
+    DESCRIPTION,
     MAPPED,
     TIFF_FORMATS,
     as_pixels,
@@ -38,7 +39,7 @@ from vfn.data.tiff_metadata import (
 )
 from vfn.errors import UserError
 
-DESCRIPTION, UIC2 = 270, 33629  # TIFF tags; the second is MetaMorph's, of a stack behind one page
+UIC2 = 33629  # TIFF tag of MetaMorph, of a stack behind one page
 # How a description begins that tells of planes behind one page (tifffile's, ImageJ's).
 SEVERAL = re.compile(rb'\{"shape": \[(\d+, ){2,}\d+\]|ImageJ=[^\n]*\nimages=')
 
