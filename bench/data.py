@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a cl
 
 from vfn.data.batch import RawBatch
 from vfn.data.cache import ImageCache
-from vfn.data.discovery import Layout, discover
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 from vfn.data.loading import as_it_is, share_by_name
 from vfn.data.patches import TURNS, Augmentation, PatchReader, RandomPatches
 from vfn.data.samples import Sample, Task, make_samples

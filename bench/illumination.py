@@ -75,7 +75,7 @@ def error(
                 # The camera's offset is not lit.
                 lit = OFFSET_16 + (fields[i] - OFFSET_16) * light
                 mean.add(np.clip(lit, 0, 65535).astype(np.uint16))
-            surface = FlatField.fit(mean).surface()
+            surface = FlatField.fit(mean).surface
             found.append(float(np.sqrt(np.mean((surface / surface.mean() / light - 1) ** 2))))
     return statistics.mean(found)
 

@@ -18,7 +18,8 @@ import yaml
 
 from tests.cli import ROOT, Result, run
 from tests.conftest import AF_WELLS, HEIGHT, WIDTH, write, write_tokens, write_zarr_plate
-from vfn.data.discovery import Layout, discover
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 
 TASKS = sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml"))
 TINY = [

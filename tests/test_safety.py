@@ -30,7 +30,7 @@ from tests.cli import run
 from tests.conftest import HEIGHT, WIDTH, make_image, write, write_tokens, write_zarr_image
 from vfn.commands.download.unpack import DamagedError, unpack
 from vfn.data import images
-from vfn.data.discovery import Layout
+from vfn.data.discovery.layout import Layout
 from vfn.data.formats import scenes
 from vfn.data.images import check_promise, read_image
 from vfn.errors import UserError

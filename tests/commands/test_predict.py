@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from vfn.cli.help import CONF
 from vfn.commands.predict import given_layout
-from vfn.data.discovery import Layout
+from vfn.data.discovery.layout import Layout
 from vfn.errors import UserError
 
 

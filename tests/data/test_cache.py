@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.planes import Memory, make_sample
 from vfn.data import cache as store_module
 from vfn.data.cache import ImageCache, cache_folder, in_parallel, store_name
-from vfn.data.discovery import FilePlane
+from vfn.data.discovery.fields import FilePlane
 from vfn.data.pixels import read_sample, registered, sample_shape
 from vfn.errors import UserError
 
@@ -211,7 +211,7 @@ def described(index: Path) -> list[list[Any]]:
 
 
 INDEX = [
-    ("format", 1), ("format", None), ("bytes", 10**30), ("bytes", "many"), ("planes", None), ("planes", 7),
+    ("bytes", 10**30), ("bytes", "many"), ("planes", None), ("planes", 7),
     ("planes", [[]]), ("planes", [["key", 0, 1, 1, "uint8"]]), ("planes", {"a": 1}), (0, ["a"]),
     (1, -64), (1, 64.0), (1, 32), (1, 10**30), (1, None), (2, [10**30, 9]), (2, [-1, 9]), (2, [0, 9]), (2, ["9", 9]),
     (2, [True, 9]), (3, "object"), (3, "O"), (3, "uint64"), (3, ["uint8"]), (3, None), (3, "V999999999"), (4, []),

@@ -13,19 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ome_set import ome_set, page
-from vfn.data.discovery import (
-    Field,
-    FilePlane,
-    Layout,
-    NothingMatches,
-    check_channels,
-    check_root,
-    discover,
-    left_out,
-    split_plane,
-    split_token,
-    whole_images,
-)  # fmt: skip
+from vfn.data.discovery.explicit import check_root
+from vfn.data.discovery.fields import Field, FilePlane, NothingMatches, left_out
+from vfn.data.discovery.layout import Layout, check_channels, split_plane
+from vfn.data.discovery.search import discover, whole_images
+from vfn.data.discovery.tokens import split_token  # fmt: skip
 from vfn.data.sets import U2OSAF, U2OSCPS
 from vfn.errors import UserError
 from vfn.system.csv_files import write_csv

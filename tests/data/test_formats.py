@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import write, write_zarr_image, write_zarr_plate
 from vfn.data import formats
-from vfn.data.discovery import Field, Layout, discover, whole_images
+from vfn.data.discovery.fields import Field
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover, whole_images
 from vfn.data.formats import BioioPlane, Stack, ZarrPlane
 from vfn.data.samples import Task, make_samples
 from vfn.data.walk import find_images, find_sources

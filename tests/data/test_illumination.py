@@ -42,7 +42,7 @@ def fit(fields: list[np.ndarray]) -> FlatField:
 
 
 def error(field: FlatField, truth: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((field.surface() / truth - 1) ** 2)))
+    return float(np.sqrt(np.mean((field.surface / truth - 1) ** 2)))
 
 
 @pytest.mark.parametrize(("draw", "count", "most"), [
@@ -109,8 +109,8 @@ def test_any_fields_give_a_positive_surface_of_mean_one_that_can_be_undone(
     fields = [(top * rng.random(shape) ** 4).astype(np.uint16) for _ in range(count)]
     fitted = fit(fields)
     assert max(fitted.grid.shape) <= GRID
-    assert fitted.surface().shape == shape
-    assert fitted.surface().min() > FLOOR / 3
+    assert fitted.surface.shape == shape
+    assert fitted.surface.min() > FLOOR / 3
     assert fitted.grid.mean() == pytest.approx(1, abs=1e-5)
     back = fitted.restore(fitted.correct(fields[0]))
     np.testing.assert_allclose(back, fields[0], rtol=1e-5, atol=1e-3 * max(1, fitted.dark))
@@ -118,7 +118,7 @@ def test_any_fields_give_a_positive_surface_of_mean_one_that_can_be_undone(
 
 def test_one_field_cannot_tell_lamp_from_cells() -> None:
     fitted = fit([cells(0, light())])
-    assert (fitted.surface() == 1).all()
+    assert (fitted.surface == 1).all()
     assert fitted.falloff == 0
 
 
@@ -127,7 +127,7 @@ def test_one_field_cannot_tell_lamp_from_cells() -> None:
 def test_constant_fields(dtype: str, value: int) -> None:
     fields = [np.full(SHAPE, value, dtype)] * 3
     fitted = fit(fields)
-    np.testing.assert_allclose(fitted.surface(), 1, atol=1e-5)
+    np.testing.assert_allclose(fitted.surface, 1, atol=1e-5)
     np.testing.assert_allclose(fitted.correct(fields[0]), value, atol=1e-2)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import write_tokens
 from tests.odd_files import CASES, Case, OddFile, write_odd_files
-from vfn.data.discovery import Layout, discover
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 from vfn.data.images import read_image
 from vfn.errors import UserError
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfn.data.base import DataConfig
-from vfn.data.discovery import Layout, discover
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 from vfn.data.proposal import propose
 from vfn.data.samples import Task
 from vfn.data.sets import make_data

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfn.data.discovery import Field, FilePlane
+from vfn.data.discovery.fields import Field, FilePlane
 from vfn.data.samples import Sample, Task, make_samples
 from vfn.data.splits import Split, SplitRule, split_samples, split_spatial
 from vfn.errors import UserError

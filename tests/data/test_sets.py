@@ -6,7 +6,7 @@ import tifffile
 
 from vfn.data import describe
 from vfn.data.base import DataConfig, StainData, overlap
-from vfn.data.discovery import Layout
+from vfn.data.discovery.layout import Layout
 from vfn.data.samples import Sample, Task
 from vfn.data.sets import DATA_SETS, Simulated, make_data
 from vfn.data.simulated import CHANNELS, Specimen

@@ -7,7 +7,7 @@ import tifffile
 
 from tests.planes import make_sample
 from vfn.data.cache import ImageCache
-from vfn.data.discovery import FilePlane
+from vfn.data.discovery.fields import FilePlane
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfn.data import tiff_stacks
-from vfn.data.discovery import Field, Layout, discover, whole_images
+from vfn.data.discovery.fields import Field
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover, whole_images
 from vfn.data.samples import Task, make_samples
 from vfn.data.tiff_stacks import TiffPlane, is_stack, tiff_stack
 from vfn.errors import UserError

@@ -9,7 +9,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfn.data.discovery import Field, Layout, Time, discover
+from vfn.data.discovery.fields import Field, Time
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 from vfn.data.samples import Sample, Task, make_samples
 from vfn.data.splits import SplitRule, split_samples
 from vfn.data.times import alike_but_for_time, time_points

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from vfn.data.discovery import Layout, discover
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 from vfn.data.walk import find_images, find_sources, walk
 from vfn.errors import UserError
 

@@ -17,7 +17,8 @@ import pytest
 import zarr
 
 from tests.conftest import make_image, write_zarr_image, write_zarr_plate
-from vfn.data.discovery import Layout, discover
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 from vfn.data.formats import ZarrPlane, scenes
 from vfn.data.zarr_chunks import MAX_JSON
 from vfn.errors import UserError

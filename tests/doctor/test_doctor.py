@@ -10,7 +10,7 @@ import pytest
 
 from tests.odd_files import write_odd_files
 from vfn.data.base import DataConfig
-from vfn.data.discovery import Field, FilePlane, Time
+from vfn.data.discovery.fields import Field, FilePlane, Time
 from vfn.data.proposal import Proposal
 from vfn.data.samples import Task
 from vfn.data.simulated import Specimen

@@ -9,7 +9,7 @@ import tifffile
 from tests.conftest import write_zarr_image
 from tests.inference.test_predictor import grey, make_checkpoint, make_predictor
 from vfn.data.cache import ImageCache
-from vfn.data.discovery import discover
+from vfn.data.discovery.search import discover
 from vfn.data.formats import scenes
 from vfn.data.samples import Sample
 from vfn.errors import UserError

@@ -9,7 +9,8 @@ import pytest
 import tifffile
 import zarr
 
-from vfn.data.discovery import Layout, discover
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 from vfn.data.images import DTYPES
 from vfn.data.samples import Sample
 from vfn.errors import UserError

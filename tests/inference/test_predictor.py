@@ -15,7 +15,8 @@ import tifffile
 import torch
 
 from tests.conftest import write_zarr_plate
-from vfn.data.discovery import Layout, discover
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.images import read_image
 from vfn.data.input_shift import TrainingDistribution, field_statistics

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vfn.data.discovery import Layout
+from vfn.data.discovery.layout import Layout
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.input_shift import TrainingDistribution, field_statistics
 from vfn.data.intensity import IntensityNormaliser

@@ -256,7 +256,7 @@ def test_falloff_of_light_scales_half_widths_too() -> None:
     field = [grey(0, SHAPE)]
     _, even = predictor(plain).predict_scored(field, region)
     _, uneven = predictor(lit).predict_scored(field, region)
-    np.testing.assert_allclose(uneven[0] / even[0], flat.surface()[region], rtol=1e-3)
+    np.testing.assert_allclose(uneven[0] / even[0], flat.surface[region], rtol=1e-3)
 
 
 def test_a_model_that_is_not_calibrated_says_what_to_run() -> None:

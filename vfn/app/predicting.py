@@ -14,7 +14,8 @@ from vfn.app.models import Model
 from vfn.app.pixels import AUTO, Scale, measure, subsample
 from vfn.app.queue import Job
 from vfn.commands.predict import make_predictor, refocusing_step
-from vfn.data.discovery import FilePlane, ImageSource, whole_field
+from vfn.data.discovery.fields import FilePlane, ImageSource
+from vfn.data.discovery.search import whole_field
 from vfn.data.images import is_image, read_image, strip_suffix
 from vfn.data.samples import Sample, make_samples
 from vfn.data.tiff_stacks import is_stack

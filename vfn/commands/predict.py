@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from vfn.cli.entry import plain, set_up_logging
 from vfn.data.cache import ImageCache
-from vfn.data.discovery import Layout, check_channels, check_z
+from vfn.data.discovery.layout import Layout, check_channels, check_z
 from vfn.data.samples import Sample
 from vfn.errors import UserError
 from vfn.inference.folder import Prepare, run

@@ -12,7 +12,10 @@ from torch.utils.data import DataLoader
 from vfn.data.batch import BATCHED, Batch, Normaliser, RawBatch
 from vfn.data.cache import ImageCache, cache_folder, store_name
 from vfn.data.config import DataConfig, check_config
-from vfn.data.discovery import Field, Layout, check_root, discover, left_out
+from vfn.data.discovery.explicit import check_root
+from vfn.data.discovery.fields import Field, left_out
+from vfn.data.discovery.layout import Layout
+from vfn.data.discovery.search import discover
 from vfn.data.illumination import FlatField
 from vfn.data.intensity import IntensityNormaliser
 from vfn.data.loading import PatchLoader, loader_options

@@ -17,7 +17,7 @@ import os
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from filelock import FileLock
 
-from vfn.data.discovery import ImageSource
+from vfn.data.discovery.fields import ImageSource
 from vfn.errors import UserError
 from vfn.system.files import clear_leftovers, make_folder, replacing, write_text
 from vfn.system.progress import progress
@@ -161,7 +161,7 @@ class ImageCache:
         return array
 
     def _decoded_anew(self, plane: ImageSource, place: Place) -> np.ndarray:
-        """The plane from its file, now and at every later reading by this process."""
+        """Read the plane from its file, now and at every later reading by this process."""
         log.warning(
             "data.cache: %s has changed since it was written: %s is decoded at every reading; "
             "the next start decodes it anew",
@@ -190,75 +190,81 @@ class ImageCache:
             ) from exc
         with FileLock(self.folder / ".lock"):  # of several processes one decodes, the others wait
             keys = {plane: hashed(plane.key) for plane in wanted}
-            known = self._known()
+            known = _known(self.folder)
             missing = [plane for plane in wanted if keys[plane] not in known]
             if missing:
-                self._clear()
-                self._decode(missing, keys)
-                known = self._known()
+                _clear(self.folder)
+                _decode(self.folder, missing, keys)
+                known = _known(self.folder)
         self._where = {plane: known[keys[plane]] for plane in wanted}
 
-    def _known(self) -> dict[str, Place]:
-        """Key -> place of every plane in whole shards; the planes of others are decoded anew."""
-        assert self.folder is not None
-        known = {}
-        for index in sorted(self.folder.glob("*.json")):
-            try:
-                known.update(_places(index))
-            except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
-                log.info("data.cache: %s is not read (%s: %s)", index, type(exc).__name__, exc)
-        return known
 
-    def _clear(self) -> None:
-        """Remove what a process that was killed left, and shards whose index is gone."""
-        assert self.folder is not None
-        clear_leftovers(self.folder)
-        for shard in self.folder.glob("*.planes"):
-            if not shard.with_suffix(".json").exists():
-                with suppress(OSError):  # another process reads it, on Windows
-                    shard.unlink()
+def _known(folder: Path) -> dict[str, Place]:
+    """Map the key of every plane in whole shards to its place; the planes of others are decoded anew."""
+    known = {}
+    for index in sorted(folder.glob("*.json")):
+        try:
+            known.update(_places(index))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
+            log.info("data.cache: %s is not read (%s: %s)", index, type(exc).__name__, exc)
+    return known
 
-    def _decode(self, planes: Sequence[ImageSource], keys: dict[ImageSource, str]) -> None:
-        assert self.folder is not None
-        arrays = in_parallel(_read, planes, "decoding images", len(planes))
-        decoded = zip(planes, arrays, strict=True)
-        taken = [int(path.stem) for path in self.folder.iterdir() if path.stem.isdecimal()]
-        first, done = next(decoded), 0
-        self._check_space(first[1].nbytes * len(planes))
-        rest = chain([first], decoded)
-        for number in count(max(taken, default=-1) + 1):
-            shard = self.folder / f"{number:06d}.planes"
-            entries: list[list[Any]] = []
-            with replacing(shard) as temporary, temporary.open("wb") as file:
-                for plane, array in rest:
-                    pixels = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-                    file.write(bytes(-file.tell() % ALIGNMENT))
-                    entry = [keys[plane], file.tell(), array.shape, array.dtype.name]
-                    entries.append([*entry, _checksums(pixels)])
-                    file.write(pixels.data)
-                    if file.tell() >= SHARD_BYTES:
-                        break
-                size = file.tell()
-            text = json.dumps({"format": FORMAT, "bytes": size, "planes": entries})
-            write_text(shard.with_suffix(".json"), f"{zlib.crc32(text.encode())}\n{text}")
-            done += len(entries)
-            if done == len(planes):
-                return
 
-    def _check_space(self, needed: int) -> None:
-        assert self.folder is not None
-        free = shutil.disk_usage(self.folder).free
-        if needed > 0.95 * free:
-            raise UserError(
-                f"data.cache: decoded images need {needed / 2**30:.1f} GiB in {self.folder}, "
-                f"{free / 2**30:.1f} are free; name another folder by data.cache_dir=DIR, or read "
-                "images directly by data.cache=off"
-            )
+def _clear(folder: Path) -> None:
+    """Remove what a process that was killed left, and shards whose index is gone."""
+    clear_leftovers(folder)
+    for shard in folder.glob("*.planes"):
+        if not shard.with_suffix(".json").exists():
+            with suppress(OSError):  # another process reads it, on Windows
+                shard.unlink()
+
+
+def _decode(folder: Path, planes: Sequence[ImageSource], keys: Mapping[ImageSource, str]) -> None:
+    """Write shards of `planes`."""
+    arrays = in_parallel(_read, planes, "decoding images", len(planes))
+    decoded = zip(planes, arrays, strict=True)
+    first, done = next(decoded), 0
+    _check_space(folder, first[1].nbytes * len(planes))
+    rest = chain([first], decoded)
+    taken = [int(path.stem) for path in folder.iterdir() if path.stem.isdecimal()]
+    for number in count(max(taken, default=-1) + 1):
+        shard = folder / f"{number:06d}.planes"
+        entries: list[list[Any]] = []
+        with replacing(shard) as temporary, temporary.open("wb") as file:
+            for plane, array in rest:
+                pixels = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                file.write(bytes(-file.tell() % ALIGNMENT))
+                entry = [keys[plane], file.tell(), array.shape, array.dtype.name]
+                entries.append([*entry, _checksums(pixels)])
+                file.write(pixels.data)
+                if file.tell() >= SHARD_BYTES:
+                    break
+            size = file.tell()
+        text = json.dumps({"bytes": size, "planes": entries})
+        write_text(shard.with_suffix(".json"), f"{_head(text)}\n{text}")
+        done += len(entries)
+        if done == len(planes):
+            return
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > 0.95 * free:
+        raise UserError(
+            f"data.cache: decoded images need {needed / 2**30:.1f} GiB in {folder}, "
+            f"{free / 2**30:.1f} are free; name another folder by data.cache_dir=DIR, or read "
+            "images directly by data.cache=off"
+        )
 
 
 def _checksums(pixels: np.ndarray) -> list[int]:
     """CRC-32 of each block of a plane's bytes."""
     return [zlib.crc32(pixels[at : at + BLOCK].data) for at in range(0, len(pixels), BLOCK)]
+
+
+def _head(text: str) -> str:
+    """First line of an index whose rest is `text`."""
+    return f"{FORMAT} {zlib.crc32(text.encode())}"
 
 
 def _places(index: Path) -> dict[str, Place]:
@@ -268,14 +274,12 @@ def _places(index: Path) -> dict[str, Place]:
         ValueError: the index or the shard is not what was written; so do other errors of damaged data.
     """
     shard = index.with_suffix(".planes")
-    checksum, _, text = index.read_text(encoding="utf-8").partition("\n")
-    if int(checksum) != zlib.crc32(text.encode()):
-        raise ValueError("it has changed since it was written")
+    head, _, text = index.read_text(encoding="utf-8").partition("\n")
+    if head != _head(text):
+        raise ValueError("it has changed since it was written, or another version wrote it")
     described = json.loads(text)
-    if described["format"] != FORMAT:
-        raise ValueError(f"format {described['format']}, this version reads {FORMAT}")
-    if not shard.is_file() or shard.stat().st_size != described["bytes"]:
-        raise ValueError("the shard is gone or has another size")
+    if shard.stat().st_size != described["bytes"]:
+        raise ValueError("the shard has another size")
     return {
         key: Place(shard, offset, tuple(shape), dtype, tuple(checksums))
         for key, offset, shape, dtype, checksums in described["planes"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from vfn.data.discovery import Words, check_channels, check_z, is_number
+from vfn.data.discovery.layout import Words, check_channels, check_z, is_number, listed
 from vfn.data.samples import Task
 from vfn.data.splits import SplitRule
 from vfn.errors import UserError
@@ -104,14 +104,6 @@ class DataConfig:
             listed(self.test_plates), listed(self.test_wells), listed(self.test_fields),
             self.gap, self.split_seed,
         )  # fmt: skip
-
-
-def listed(given: Any) -> tuple[str, ...]:
-    """Return the names that a setting lists: null means none, and one needs no brackets."""
-    if given is None:
-        return ()
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    return tuple(map(str, given)) if several else (str(given),)
 
 
 def check_config(config: DataConfig, task: Task) -> None:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from vfn.data.cache import code_digest
-from vfn.data.discovery import ImageSource
+from vfn.data.discovery.fields import ImageSource
 from vfn.data.intensity import to_dtype
 from vfn.errors import UserError
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vfn.data.cache import ImageCache
-from vfn.data.discovery import ImageSource
+from vfn.data.discovery.fields import ImageSource
 from vfn.data.intensity import to_dtype
 from vfn.data.samples import Sample
 from vfn.errors import UserError

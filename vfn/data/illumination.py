@@ -154,18 +154,15 @@ class FlatField:
         """Share of the light that is missing in the dimmest place against the brightest, [0, 1)."""
         return float(1 - self.grid.min() / self.grid.max())
 
+    @cached_property
     def surface(self) -> np.ndarray:
         """The flat field of every pixel, (H, W) float32, positive."""
-        return self._surface
-
-    @cached_property
-    def _surface(self) -> np.ndarray:
         height, width = self.shape
         return cv2.resize(self.grid, (width, height), interpolation=cv2.INTER_LINEAR)
 
     @cached_property
     def _gain(self) -> np.ndarray:
-        return 1 / self._surface  # a division a pixel takes longer than a product
+        return 1 / self.surface  # a division a pixel takes longer than a product
 
     def correct(self, array: np.ndarray, region: Region | None = None) -> np.ndarray:
         """Grey values (H, W) as even light would have given them, float32.
@@ -180,7 +177,7 @@ class FlatField:
 
     def restore(self, array: np.ndarray, region: Region | None = None) -> np.ndarray:
         """The inverse of `correct`: grey values as the camera would have seen them, float32."""
-        return self._scale(array, self._surface, region)
+        return self._scale(array, self.surface, region)
 
     def check(self, shape: tuple[int, ...], region: Region | None) -> None:
         """Refuse a field, or the `region` of one, that does not fit.

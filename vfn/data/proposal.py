@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfn.data.discovery import Field, FilePlane, Layout
+from vfn.data.discovery.fields import Field, FilePlane
+from vfn.data.discovery.layout import Layout
 from vfn.data.images import strip_suffix
 from vfn.data.tiff_stacks import ContainerPlane
 from vfn.data.walk import tokenize

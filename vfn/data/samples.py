@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vfn.data.discovery import Field, ImageSource, Time, split_plane
+from vfn.data.discovery.fields import Field, ImageSource, Time
+from vfn.data.discovery.layout import split_plane
 from vfn.errors import UserError
 
 log = logging.getLogger(__name__)

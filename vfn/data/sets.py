@@ -10,9 +10,10 @@ import numpy as np
 from vfn.data import simulated
 from vfn.data.base import StainData
 from vfn.data.cache import code_digest
-from vfn.data.config import DataConfig, listed
+from vfn.data.config import DataConfig
 from vfn.data.defocus import DefocusedPlane, Optics
-from vfn.data.discovery import Field, ImageSource, Layout
+from vfn.data.discovery.fields import Field, ImageSource
+from vfn.data.discovery.layout import Layout, listed
 from vfn.data.patches import Augmentation
 from vfn.data.samples import Task
 from vfn.data.simulated import CHANNELS, PIXEL_SIZE, Specimen

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vfn.data.cache import ImageCache, in_parallel
-from vfn.data.discovery import ImageSource
+from vfn.data.discovery.fields import ImageSource
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.input_shift import TrainingDistribution, field_statistics
 from vfn.data.intensity import Histogram, to_dtype

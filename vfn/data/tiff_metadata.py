@@ -105,7 +105,7 @@ class Ome:
         """Return the names of the planes in this file, if they are channels of one place and time."""
         if not self.images:
             return []
-        names = [c.get("Name", "") for c in self.images[0].findall("{*}Channel")]
+        names = _labels(self.images[0])
         if self.is_of_this_file:
             return names
         held = self.positions()
@@ -113,7 +113,7 @@ class Ome:
             return [] if self.names_others else names
         if self._samples > 1 or len({(p.image, p.z, p.t) for p in held}) > 1:
             return []
-        names = [c.get("Name", "") for c in self.images[held[0].image].findall("{*}Channel")]
+        names = _labels(self.images[held[0].image])
         return [names[p.c] for p in held] if max(p.c for p in held) < len(names) else []
 
     def part(self) -> tuple[dict[str, int], list[int], list[str]] | None:
@@ -128,8 +128,8 @@ class Ome:
         page = {(p.t, p.c, p.z): number for number, p in enumerate(held)}
         if len(times) * len(depths) == 1 or not len(page) == len(held) == math.prod(sizes.values()):
             return None
-        named = self.images[held[0].image].findall("{*}Channel")
-        names = [named[c].get("Name", "") if c < len(named) else "" for c in channels]
+        named = _labels(self.images[held[0].image])
+        names = [named[c] if c < len(named) else "" for c in channels]
         order = [page[t, c, z] for t in times for c in channels for z in depths]
         return sizes, order, names
 
@@ -149,6 +149,10 @@ class Ome:
                 files[int(data.get("FirstC", 0))] = re.split(r"[\\/]", uuid.get("FileName", ""))[-1]
         known = self._file.casefold() in (name.casefold() for name in files.values())
         return files[min(files)] if known else None
+
+
+def _labels(pixels: Element) -> list[str]:
+    return [channel.get("Name", "") for channel in pixels.findall("{*}Channel")]
 
 
 def _size(pixels: Element, axis: str) -> int:

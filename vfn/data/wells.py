@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from vfn.data.discovery import Field
+from vfn.data.discovery.fields import Field
 
 NAMED_WELLS = 0.8  # share of the field names that must hold a well
 COLUMNS = 48  # of the largest plate, which has 1536 wells

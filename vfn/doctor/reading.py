@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vfn.data.cache import in_parallel
-from vfn.data.discovery import Field, split_plane
+from vfn.data.discovery.fields import Field
+from vfn.data.discovery.layout import split_plane
 from vfn.data.registration import Features, Shift, features, measure_shift
 from vfn.data.samples import Sample, Task, make_samples
 from vfn.doctor.measure import PlaneStats, measure

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vfn.data.discovery import split_token
+from vfn.data.discovery.tokens import split_token
 from vfn.data.formats import count_times, read_at
 from vfn.data.images import Image
 from vfn.data.walk import find_images

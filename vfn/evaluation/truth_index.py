@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vfn.data.discovery import split_token
+from vfn.data.discovery.tokens import split_token
 from vfn.data.formats import read_at
 from vfn.data.images import Image, strip_suffix
 from vfn.errors import UserError

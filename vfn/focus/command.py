@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 from vfn.cli.entry import refuse_unread, set_up_logging, trainable_task
 from vfn.commands.predict import required
 from vfn.data.cache import ImageCache, in_parallel
-from vfn.data.discovery import Layout, NothingMatches, discover, split_plane, whole_images
+from vfn.data.discovery.fields import NothingMatches
+from vfn.data.discovery.layout import Layout, split_plane
+from vfn.data.discovery.search import discover, whole_images
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample, Task, make_samples
 from vfn.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vfn.data.cache import ImageCache
-from vfn.data.discovery import Layout
+from vfn.data.discovery.layout import Layout
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
 from vfn.errors import UserError

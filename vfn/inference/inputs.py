@@ -6,15 +6,10 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from vfn.data.discovery import (
-    Field,
-    Layout,
-    NothingMatches,
-    check_root,
-    discover,
-    split_plane,
-    whole_images,
-)
+from vfn.data.discovery.explicit import check_root
+from vfn.data.discovery.fields import Field, NothingMatches
+from vfn.data.discovery.layout import Layout, split_plane
+from vfn.data.discovery.search import discover, whole_images
 from vfn.data.images import is_container, is_image
 from vfn.data.samples import Sample, Task, make_samples
 from vfn.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from vfn.data.discovery import Layout
+from vfn.data.discovery.layout import Layout
 from vfn.data.grid import Binning
 from vfn.data.illumination import FlatField
 from vfn.data.images import DTYPES

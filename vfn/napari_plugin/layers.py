@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vfn.data.discovery import split_token
+from vfn.data.discovery.tokens import split_token
 from vfn.evaluation.pairs import HALFWIDTH
 
 KEY = "vfn"  # of what a layer's `metadata` says about its prediction

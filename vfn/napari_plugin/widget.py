@@ -30,7 +30,8 @@ from qtpy.QtWidgets import (
 )
 
 import vfn
-from vfn.data.discovery import split_plane, split_token
+from vfn.data.discovery.layout import split_plane
+from vfn.data.discovery.tokens import split_token
 from vfn.data.tiff_metadata import micrometres
 from vfn.napari_plugin import layers
 from vfn.napari_plugin.background import Failure, Job, caught, loading

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vfn.data.cache import ImageCache
-from vfn.data.config import DataConfig, listed
+from vfn.data.config import DataConfig
+from vfn.data.discovery.layout import listed
 from vfn.data.samples import Sample, Task
 from vfn.data.splits import Split
 from vfn.data.steps import Step

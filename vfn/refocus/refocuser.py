@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vfn.data.cache import ImageCache
-from vfn.data.discovery import ImageSource
+from vfn.data.discovery.fields import ImageSource
 from vfn.data.intensity import Histogram, IntensityNormaliser
 from vfn.data.samples import Sample
 from vfn.errors import UserError

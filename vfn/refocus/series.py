@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from vfn.data.cache import ImageCache
-from vfn.data.discovery import split_plane
+from vfn.data.discovery.layout import split_plane
 from vfn.data.pixels import present, read_sample, sample_shape
 from vfn.data.samples import Sample, Task
 from vfn.errors import UserError

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfn.data.discovery import split_plane
+from vfn.data.discovery.layout import split_plane
 from vfn.data.names import Names
 from vfn.data.samples import Task
 from vfn.data.tables import read_table

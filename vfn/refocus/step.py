@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vfn.data.cache import ImageCache, in_parallel
-from vfn.data.discovery import ImageSource
+from vfn.data.discovery.fields import ImageSource
 from vfn.data.input_shift import SIZES_DIFFER
 from vfn.data.intensity import IntensityNormaliser
 from vfn.data.samples import Sample, Task

@@ -43,14 +43,20 @@ class Layout:
 
     def words(self, channel: str) -> tuple[str, ...]:
         """Return the words that mean a channel in a path, in a file or in a manifest."""
-        given = self.channels.get(channel, channel)
-        several = isinstance(given, Sequence) and not isinstance(given, str)
-        return tuple(map(str, given)) if several else (str(given),)  # type: ignore[arg-type]
+        return listed(self.channels.get(channel, channel))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for the checkpoint."""
         stored = asdict(replace(self, channels=dict(self.channels)))
         return {key: value for key, value in stored.items() if key != "prefix"}
+
+
+def listed(given: Any) -> tuple[str, ...]:
+    """Return the words that a setting lists: null means none, and one needs no brackets."""
+    if given is None:
+        return ()
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    return tuple(map(str, given)) if several else (str(given),)
 
 
 def check_channels(channels: Any, setting: str) -> None:
