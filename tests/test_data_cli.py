@@ -19,7 +19,7 @@ from tests.cli import run
 from tests.conftest import HEIGHT, WIDTH, make_image, write, write_tokens
 from tests.test_cli import TINY
 from vfn.commands.evaluate import fitted_on_test
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.images import read_image
 from vfn.inference.ome import SHIFT
 from vfn.models.checkpoint import load_checkpoint

@@ -12,7 +12,7 @@ from tests.cli import run
 from vfn.cli.help import CONF, check_words
 from vfn.cli.settings import check_settings, idle
 from vfn.commands.evaluate import evaluate
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.samples import Task
 from vfn.data.sets import make_data
 from vfn.errors import UserError

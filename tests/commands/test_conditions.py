@@ -1,7 +1,7 @@
 import pytest
 
 from vfn.commands.conditions import _treated
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.errors import UserError
 
 LISTED = DataConfig("folder", manifest="control/m.csv", channels={"phase": "BF"})

@@ -27,7 +27,7 @@ from tests.conftest import AF_FOLDERS
 from vfn.commands.download.archives import PLATES, af_archive, choose, cps_archive
 from vfn.commands.download.command import CHECKSUMS, main, next_step
 from vfn.commands.download.unpack import MARKER, DamagedError, is_whole, unpack
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.samples import Sample, Task
 from vfn.data.sets import make_data
 from vfn.data.walk import find_images

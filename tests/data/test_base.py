@@ -6,7 +6,7 @@ import numpy as np
 import tifffile
 
 from vfn.data import describe
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.samples import Task
 from vfn.data.sets import FolderData
 

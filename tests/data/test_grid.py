@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfn.data import describe
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.discovery.fields import FilePlane
 from vfn.data.grid import Binning, Regridded, over_true_pixels, relative_size
 from vfn.data.samples import Task

@@ -8,7 +8,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.discovery.layout import Layout
 from vfn.data.discovery.search import discover
 from vfn.data.proposal import propose

@@ -5,11 +5,13 @@ import pytest
 import tifffile
 
 from vfn.data import describe
-from vfn.data.base import DataConfig, StainData, overlap
+from vfn.data.base import StainData
+from vfn.data.config import DataConfig
 from vfn.data.discovery.layout import Layout
 from vfn.data.samples import Sample, Task
 from vfn.data.sets import DATA_SETS, Simulated, make_data
 from vfn.data.simulated import CHANNELS, Specimen
+from vfn.data.splits import overlap
 from vfn.errors import UserError
 
 DNA = Task("dna", ("golgi_actin", "rna"), ("dna",))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfn.data import describe
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.discovery.fields import Field
 from vfn.data.samples import Sample, Task
 from vfn.data.sets import make_data

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.odd_files import write_odd_files
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.discovery.fields import Field, FilePlane, Time
 from vfn.data.proposal import Proposal
 from vfn.data.samples import Task

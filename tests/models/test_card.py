@@ -16,7 +16,7 @@ import vfn
 from tests.cli import run
 from tests.conftest import write_tokens
 from tests.models.test_verdicts import SCORES
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.sets import make_data
 from vfn.errors import UserError
 from vfn.models.card import About, card_of, limits, markdown

@@ -19,8 +19,8 @@ from tests.test_resume import assert_same
 from vfn.commands.calibrate import miscoverage
 from vfn.commands.checkpoint_pairs import CheckpointPairs
 from vfn.commands.held_out import recorded
-from vfn.data.base import DataConfig
 from vfn.data.cache import ImageCache
+from vfn.data.config import DataConfig
 from vfn.data.illumination import FlatField
 from vfn.data.images import read_image
 from vfn.data.pixels import present, read_sample

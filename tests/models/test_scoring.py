@@ -67,6 +67,5 @@ def test_test_validate_and_predict(trained: Path) -> None:
         pixels += int(batch.valid.sum())
     assert tested["test/mae"] == pytest.approx(error / pixels, rel=1e-5)
     assert tested["test/psnr"] == pytest.approx(10 * math.log10(4 / tested["test/mse"]), rel=1e-6)
-    assert data.split is not None
     covered = {corner[0].name for corner in data.test_dataloader().dataset.corners}  # type: ignore[attr-defined]
     assert covered == {sample.name for sample in data.split.test}

@@ -68,7 +68,6 @@ def _calibrate(config: DictConfig, checkpoint: Checkpoint) -> Uncertainty:
     precision = pick_precision(str(config.precision), device)
     head = fit_head(checkpoint, data, int(config.steps), int(config.seed), device, precision)
     fitted = time.monotonic()
-    assert data.split is not None
     predictor = make_predictor(config, replace(checkpoint, uncertainty=Uncertainty(head, ())))
     uncertainty = Uncertainty(head.cpu(), miscoverage(predictor, data.split.val, data.store))
     store_uncertainty(path, uncertainty)

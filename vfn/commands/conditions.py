@@ -13,9 +13,11 @@ from vfn.commands.checkpoint_pairs import CheckpointPairs
 from vfn.commands.held_out import HeldOutData, recorded, test_samples
 from vfn.commands.predict import make_predictor
 from vfn.commands.score import Settings, expression
-from vfn.data.base import DataConfig, StainData, overlap
+from vfn.data.base import StainData
+from vfn.data.config import DataConfig
 from vfn.data.samples import Sample
 from vfn.data.sets import make_data
+from vfn.data.splits import overlap
 from vfn.errors import UserError
 from vfn.evaluation.conditions import (
     CONTROL,

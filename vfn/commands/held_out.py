@@ -8,13 +8,15 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from vfn.cli.entry import known_tasks, merge_overrides, plain
-from vfn.data.base import DataConfig, StainData, overlap
+from vfn.data.base import StainData
 from vfn.data.cache import ImageCache
+from vfn.data.config import DataConfig
 from vfn.data.intensity import to_dtype
 from vfn.data.pixels import target_dtype
 from vfn.data.samples import Sample
 from vfn.data.sets import make_data
 from vfn.data.shifts import Shifts
+from vfn.data.splits import overlap
 from vfn.errors import UserError
 from vfn.models.checkpoint import Checkpoint
 from vfn.refocus.step import refocused

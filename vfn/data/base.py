@@ -23,7 +23,7 @@ from vfn.data.normalise import fit_normalisers
 from vfn.data.patches import Augmentation, GridPatches, PatchReader, RandomPatches
 from vfn.data.pixels import sample_shape
 from vfn.data.samples import NothingPairs, Sample, Task, make_samples
-from vfn.data.splits import Split, overlap, split_samples, split_spatial
+from vfn.data.splits import Split, split_samples, split_spatial
 from vfn.data.statistics import survey
 from vfn.data.steps import FlatFields, Registration, Step
 from vfn.data.wells import with_wells
@@ -59,6 +59,7 @@ class StainData(L.LightningDataModule):
     OWN: ClassVar[tuple[str, ...]] = ()
     Z_ZERO: ClassVar[float | None] = None
     Z_STEP: ClassVar[float | None] = None
+    split: Split
 
     def __init__(
         self,
@@ -71,7 +72,6 @@ class StainData(L.LightningDataModule):
         check_config(config, task)
         self.task, self.config, self.augmentation = task, config, augmentation
         self.channels = task.inputs + task.targets
-        self.split: Split | None = None
         self.inputs: list[IntensityNormaliser] = []
         self.targets: list[IntensityNormaliser] = []
         self.store = ImageCache()
@@ -176,7 +176,7 @@ class StainData(L.LightningDataModule):
         Raises:
             UserError: unusable data.
         """
-        if self.split is not None:
+        if hasattr(self, "split"):
             return
         self.use_cache()
         split = self.divide()
@@ -213,7 +213,6 @@ class StainData(L.LightningDataModule):
 
     def train_dataloader(self) -> PatchLoader:
         """Random patches of the training samples."""
-        assert self.split is not None
         config, samples = self.config, self.split.train
         shapes = self._shapes(samples)
         area = sum(h * w for h, w in shapes)
@@ -240,7 +239,6 @@ class StainData(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[RawBatch]:
         """Patches on a grid that covers the test samples."""
-        assert self.split is not None
         return self._grid_loader(self._grid(self.split.test, sys.maxsize))
 
     def predict_dataloader(self) -> DataLoader[RawBatch]:
@@ -249,7 +247,6 @@ class StainData(L.LightningDataModule):
 
     def val_patches(self) -> GridPatches:
         """Return the validation loader's patches."""
-        assert self.split is not None
         return self._grid(self.split.val, self.config.val_patches)
 
     def _grid(self, samples: Sequence[Sample], at_most: int) -> GridPatches:
@@ -292,6 +289,3 @@ class StainData(L.LightningDataModule):
         """Write the steps' own files into the run folder."""
         for step in self.steps:
             step.record(folder)
-
-
-__all__ = ["DataConfig", "StainData", "overlap"]

@@ -14,7 +14,6 @@ PARTS = ("train", "val", "test")
 
 def summary(data: StainData) -> str:
     """Return one line: the number of samples in each part, the grey values that become -1 and 1, the steps."""
-    assert data.split is not None
     counts = ", ".join(f"{len(getattr(data.split, part))} {part}" for part in PARTS)
     fitted = zip(data.channels, [*data.inputs, *data.targets], strict=True)
     ranges = ", ".join(f"{channel} {one.low:g} to {one.high:g}" for channel, one in fitted)
@@ -31,7 +30,6 @@ def summary(data: StainData) -> str:
 
 def _split_by(data: StainData) -> str:
     """Return the unit that the split keeps together; wells by name if only names tell them."""
-    assert data.split is not None
     samples = [*data.split.train, *data.split.val, *data.split.test]
     wells = sorted({sample.well for sample in samples if sample.well_from_name})
     if data.split.by != "well" or not wells:
@@ -65,7 +63,6 @@ def remarks(data: StainData) -> list[str]:
 
 def counts(data: StainData) -> dict[str, dict[str, int]]:
     """Return the number of samples, fields, wells and plates (0 if unknown) in each part."""
-    assert data.split is not None
     return {part: count(getattr(data.split, part)) for part in PARTS}
 
 
@@ -81,7 +78,6 @@ def count(samples: Sequence[Sample]) -> dict[str, int]:
 
 def recipe(data: StainData) -> dict[str, Any]:
     """Return what prediction and evaluation need of the data, as plain data."""
-    assert data.split is not None
     found: dict[str, Any] = {
         "task": data.task.to_dict(),
         "data": data.config.to_dict(),

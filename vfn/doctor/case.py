@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.samples import Task
 from vfn.doctor.findings import FATAL, LOOK, Finding, plane_names
 from vfn.doctor.reading import FieldStats, Key

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from vfn.cli.entry import known_tasks, plain, set_up_logging, trainable_task
 from vfn.commands.predict import required
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.proposal import Proposal
 from vfn.data.samples import Task
 from vfn.data.sets import make_data

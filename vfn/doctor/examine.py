@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.discovery.layout import split_plane
 from vfn.data.samples import Task
 from vfn.doctor.files import different_dtypes, different_sizes, missing_planes, unreadable_files

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.grid import relative_size
 from vfn.data.proposal import Proposal
 from vfn.data.samples import Task

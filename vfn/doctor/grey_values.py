@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.images import EXACT
 from vfn.data.intensity import stretched
 from vfn.doctor.findings import DAMAGED, FATAL, LOOK, NOTE, Finding, of_field

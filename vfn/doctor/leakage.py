@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from vfn.data.base import DataConfig
+from vfn.data.config import DataConfig
 from vfn.data.splits import Split, split_samples, split_spatial
 from vfn.doctor.findings import FATAL, LOOK, NOTE, Finding, of_field, plane_names
 from vfn.doctor.likeness import OVERLAP, near_copies, overlap

@@ -114,7 +114,6 @@ class Cells:
         set_up_logging()  # the training wrote to its own log.txt
         checkpoint = load_checkpoint(path)
         trained = time.monotonic()
-        assert data.split is not None
         predictor = Predictor(checkpoint)
         targets = _score(CheckpointPairs(predictor, data, data.split.test, None))
         result = {

@@ -15,8 +15,9 @@ from vfn.cli.entry import known_tasks, plain
 from vfn.cli.paths import is_path
 from vfn.data import describe
 from vfn.data.augment import make_augmentation
-from vfn.data.base import DataConfig, StainData
+from vfn.data.base import StainData
 from vfn.data.baselines import linear_start, target_level
+from vfn.data.config import DataConfig
 from vfn.data.samples import Task
 from vfn.data.sets import make_data
 from vfn.errors import UserError
