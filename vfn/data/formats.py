@@ -266,17 +266,18 @@ def _zarr_stacks(path: Path) -> list[Stack]:
         letters = {"channel": "c", "time": "t"}  # whatever these two are called
         axes = "".join(letters.get(a.get("type", ""), a["name"][0].lower()) for a in described)
         sizes = _checked_sizes(path, axes, shape)
-        units = [a.get("unit") for a in described]
         steps = [1.0] * len(axes)
         for holder in (level, scales):
             for step in holder.get("coordinateTransformations", ()):
                 if step["type"] == "scale":
                     steps = [a * float(b) for a, b in zip(steps, step["scale"], strict=True)]
-        lengths = {a: _length(s, u) for a, s, u in zip(axes, steps, units, strict=True)}
+        units = [a.get("unit") for a in described]
+        scale = dict(zip(axes, zip(steps, units, strict=True), strict=True))
+        z_step = _length(*scale["z"]) if "z" in scale else None
+        time_step = seconds(*scale["t"]) if "t" in scale else None
         labels = [c.get("label", "") for c in attributes.get("omero", {}).get("channels", ())]
-        times = dict(zip(axes, zip(steps, units, strict=True), strict=True)).get("t", (0.0, None))
         plane = partial(ZarrPlane, path, array=level["path"], axes=axes)
-        return _stacks(plane, sizes, labels, lengths["x"], lengths.get("z"), seconds(*times))
+        return _stacks(plane, sizes, labels, _length(*scale["x"]), z_step, time_step)
 
 
 def _length(step: float, unit: str | None) -> float | None:

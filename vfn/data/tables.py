@@ -15,7 +15,7 @@ Row = dict[str, str]
 
 
 def read_table(table: Path, key: str, columns: Sequence[str]) -> list[tuple[int, Row]]:
-    """Rows of a CSV that the setting `key` names.
+    """Read the rows of a CSV that the setting `key` names.
 
     Cells are separated by commas, semicolons or tabs. Blanks around cells, the case of the header and
     empty lines do not count. UTF-16 is told by its byte order mark.
@@ -29,36 +29,27 @@ def read_table(table: Path, key: str, columns: Sequence[str]) -> list[tuple[int,
     Raises:
         UserError: not readable, one of `columns` is missing or there twice, a row with too many cells.
     """
-    text = _text(table, key)
     try:
+        data = table.read_bytes()
+        # Names of files need not be UTF-8: they stand there byte for byte, as `write_text` writes them.
+        marked = data.startswith(BYTE_ORDER_MARKS)
+        text = data.decode(*(("utf-16",) if marked else ("utf-8-sig", "surrogateescape")))
         read = [list(_lines(text, separator)) for separator in SEPARATORS]
-    except csv.Error as exc:
+    except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise UserError(f"{key}={table}: cannot be read as a CSV ({exc})") from exc
-    headers = [[name.casefold() for name in lines[0][1]] if lines else [] for lines in read]
-    number = max(range(len(read)), key=lambda i: len({*columns} & {*headers[i]}))
-    header, lines = headers[number], read[number][1:]
+    (_, header), *lines = max(read, key=lambda lines: len({*columns} & {*lines[0][1]}))
     _check_header(table, key, header, columns)
     return [(line, _row(table, line, header, cells)) for line, cells in lines]
 
 
-def _text(table: Path, key: str) -> str:
-    try:
-        data = table.read_bytes()
-        if data.startswith(BYTE_ORDER_MARKS):
-            return data.decode("utf-16")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UserError(f"{key}={table}: cannot be read as a CSV ({exc})") from exc
-    # Names of files need not be UTF-8: they stand there byte for byte, as `write_text` writes them.
-    return data.decode("utf-8-sig", errors="surrogateescape")
-
-
 def _lines(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line that is not empty."""
+    """Yield number and cells of the header, in lower case, and of each line that is not empty."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    for cells in reader:
-        stripped = [cell.strip() for cell in cells]
-        if any(stripped):
-            yield reader.line_num, stripped
+    stripped = ([cell.strip() for cell in cells] for cells in reader)
+    filled = ((reader.line_num, cells) for cells in stripped if any(cells))
+    number, header = next(filled, (1, []))
+    yield number, [name.casefold() for name in header]
+    yield from filled
 
 
 def _check_header(table: Path, key: str, header: Sequence[str], columns: Sequence[str]) -> None:

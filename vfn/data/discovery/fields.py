@@ -127,7 +127,7 @@ def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
     """
     rows = read_table(table, "data.exclude", ("field",))
     names = Names(entry.name for entry in fields)
-    whole, channels = set(), set()
+    out = set()  # (field, channel), without channel for the whole field
     for number, row in rows:
         name = names.find(row["field"])
         if name is None:
@@ -135,22 +135,16 @@ def left_out(fields: Sequence[Field], table: Path) -> list[Field]:
                 f"{table}: line {number} excludes field {row['field']!r}, which is not there; "
                 f"correct the line or remove it (fields are named like {min(names.there, default='-')})"
             )
-        if row.get("channel"):
-            channels.add((name, row["channel"].casefold()))
-        else:
-            whole.add(name)
-    kept = [
-        replace(
-            entry,
-            planes={
+        out.add((name, row.get("channel", "").casefold()))
+    kept = []
+    for entry in fields:
+        if (entry.name, "") not in out:
+            planes = {
                 (channel, z): plane
                 for (channel, z), plane in entry.planes.items()
-                if (entry.name, channel.casefold()) not in channels
-            },
-        )
-        for entry in fields
-        if entry.name not in whole
-    ]
+                if (entry.name, channel.casefold()) not in out
+            }
+            kept.append(replace(entry, planes=planes))
     if not any(entry.planes for entry in kept):
         raise UserError(
             f"data.exclude={table}: leaves out all {len(fields)} field(s); remove the lines of those that "
