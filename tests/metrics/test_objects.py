@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from vfn.metrics.agreement import agree
 from vfn.metrics.matching import match
 from vfn.metrics.objects import (
     COLUMNS,
@@ -20,6 +21,12 @@ from vfn.metrics.objects import (
 )
 
 GROUND = 200.0
+
+
+def agreement(scores):
+    return agree(scores.truth_intensity, scores.prediction_intensity)
+
+
 # (row, column, short radius, long radius, angle, brightness)
 NUCLEI = [
     (30, 30, 8, 10, 0.3, 900),
@@ -172,8 +179,8 @@ def test_identical_images_agree():
     assert set(scores.values) == set(COLUMNS)
     assert {scores.values[f"{name}_{t}"] for name in ("f1", "ap") for t in (50, 75, 90)} == {1.0}
     assert (scores.found, scores.note) == ((), "")
-    assert scores.agreement.slope == pytest.approx(1)
-    assert scores.agreement.bias == 0
+    assert agreement(scores).slope == pytest.approx(1)
+    assert agreement(scores).bias == 0
 
 
 def test_an_erased_nucleus_is_missed_at_its_place():
@@ -208,8 +215,8 @@ def test_a_wrong_gain_loses_no_nucleus_but_shows_in_the_amounts():
     truth, _ = draw()
     scores = score_objects(truth, (1.3 * truth).astype(np.uint16))
     assert scores.values["f1_90"] == 1
-    assert scores.agreement.slope == pytest.approx(1.3, abs=0.1)
-    assert scores.agreement.percent(scores.agreement.bias) > 25
+    assert agreement(scores).slope == pytest.approx(1.3, abs=0.1)
+    assert agreement(scores).percent(agreement(scores).bias) > 25
 
 
 def test_blur_lowers_the_matched_iou():
@@ -249,7 +256,7 @@ def test_a_truth_without_nuclei_is_said():
     assert math.isnan(scores.values["f1_50"])
     assert math.isnan(scores.values["mean_ap"])
     assert "no nuclei in the ground truth" in scores.note
-    assert "0 objects" in scores.agreement.reason
+    assert "0 objects" in agreement(scores).reason
     # What is faint on the channel's signal range is none.
     assert score_objects(empty, nuclei, signal_width=20000).values["hallucinated"] == 0
 
@@ -264,7 +271,7 @@ def test_a_prediction_that_is_empty_or_broken_is_said():
     scores = score_objects(truth, broken)
     assert all(math.isnan(value) for value in scores.values.values())
     assert "1 pixels that are NaN" in scores.note
-    assert "NaN" in scores.agreement.reason
+    assert "NaN" in agreement(scores).reason
 
 
 def test_cells_grow_from_their_nuclei_and_keep_their_numbers():
@@ -274,7 +281,7 @@ def test_cells_grow_from_their_nuclei_and_keep_their_numbers():
     cells = segment_cells(nuclei, image.astype(np.uint16), max_distance=40)
     assert (cells[nuclei > 0] == nuclei[nuclei > 0]).all()
     matching = match(body, cells)
-    assert matching.pairs.tolist() in ([[1, 1], [2, 2]], [[2, 2], [1, 1]])
+    assert sorted(matching.pairs.tolist()) == [[0, 0], [1, 1]]
     assert matching.mean_iou > 0.85
 
 

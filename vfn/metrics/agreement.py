@@ -56,6 +56,11 @@ class Agreement:
         """
         return 100 * value / self.scale if self.scale > 0 else math.nan
 
+    def figures(self) -> dict[str, float]:
+        """n, slope, r, and bias and limits in percent."""
+        percent = {name: self.percent(getattr(self, name)) for name in ("bias", "lower", "upper")}
+        return {"n": self.n, "slope": self.slope, "r": self.r, **percent}
+
 
 def integrated_intensities(
     labels: NDArray[np.integer],

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vfn.metrics.tolerance import absolute_error
+
 Array = NDArray[np.generic]
 Curve = NDArray[np.float64]
 
@@ -32,7 +34,7 @@ def coverage_reached(prediction: Array, truth: Array, halfwidth: Array) -> float
         ValueError: shapes differ, or no pixels.
     """
     _check(prediction, truth, halfwidth)
-    return float(np.less_equal(_error(prediction, truth), halfwidth).mean())
+    return float(np.less_equal(absolute_error(prediction, truth), halfwidth).mean())
 
 
 def mean_width(halfwidth: Array, data_range: float) -> float:
@@ -103,7 +105,7 @@ class RiskCoverage:
             ValueError: shapes differ, or no pixels.
         """
         _check(prediction, truth, halfwidth)
-        error = (_error(prediction, truth) / self.data_range).ravel()
+        error = (absolute_error(prediction, truth) / self.data_range).ravel()
         width = (halfwidth.astype(np.float64) / self.data_range).ravel()
         for sums, values in ((self._by_width, width), (self._by_error, error)):
             bins = _bins(values)
@@ -151,11 +153,6 @@ def _bins(values: Curve) -> NDArray[np.intp]:
     with np.errstate(divide="ignore"):
         place = (np.log10(values) - LOWEST) * PER_DECADE
     return np.clip(np.floor(place) + 1, 0, BINS - 1).astype(np.intp)
-
-
-def _error(prediction: Array, truth: Array) -> Curve:
-    error: Curve = np.abs(np.subtract(prediction, truth, dtype=np.float64, casting="unsafe"))
-    return error
 
 
 def _check(prediction: Array, truth: Array, halfwidth: Array) -> None:

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from statistics import NormalDist, median
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 from vfn.metrics.features import COMPARTMENTS, GROUPS, Array, Feature, ObjectChannels
 
 Level = Literal["fields", "objects"]
+CONFIDENCE = 0.95
 SURVIVES = 0.8  # r from which a read-out is said to survive
 
 
@@ -95,30 +97,21 @@ class FeatureResult:
 
     def summary(self, threshold: float = SURVIVES) -> dict[str, Any]:
         """For `summary.json`: counts, median r and survivors, in all and by group and compartment."""
-        parts = {
-            group: {
-                compartment: _counted(rows, threshold)
-                for compartment in COMPARTMENTS
-                if (rows := self._part(group, compartment))
-            }
-            for group in GROUPS
-        }
+        parts: dict[str, dict[str, Any]] = {}
+        for group, compartment in product(GROUPS, COMPARTMENTS):
+            at = (group, compartment)
+            own = [r for r in self.rows if (r.feature.group, r.feature.compartment) == at]
+            if own:
+                parts.setdefault(group, {})[compartment] = _counted(own, threshold)
         return {
             **_counted(self.rows, threshold),
             "threshold": threshold,
             "level": self.level,
             "fields": self.fields,
             "objects": self.objects,
-            "groups": {group: part for group, part in parts.items() if part},
+            "groups": parts,
             "notes": self.notes(),
         }
-
-    def _part(self, group: str, compartment: str) -> list[FeatureRow]:
-        return [
-            row
-            for row in self.rows
-            if (row.feature.group, row.feature.compartment) == (group, compartment)
-        ]
 
 
 def survivors(rows: Iterable[FeatureRow], threshold: float = SURVIVES) -> list[FeatureRow]:
@@ -180,8 +173,8 @@ class Moments:
         return FeatureRow(feature, depends_on, r, *fisher_interval(r, self.n), self.n)
 
 
-def fisher_interval(r: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of Pearson's r from n pairs by Fisher's z; NaN for n < 4.
+def fisher_interval(r: float, n: int) -> tuple[float, float]:
+    """95 % confidence interval of Pearson's r from n pairs by Fisher's z; NaN for n < 4.
 
     As `scipy.stats.pearsonr(...).confidence_interval()`.
     """
@@ -189,5 +182,5 @@ def fisher_interval(r: float, n: int, confidence: float = 0.95) -> tuple[float, 
         return math.nan, math.nan
     if abs(r) == 1:
         return r, r
-    half = NormalDist().inv_cdf((1 + confidence) / 2) / math.sqrt(n - 3)
+    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) / math.sqrt(n - 3)
     return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)

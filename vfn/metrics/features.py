@@ -115,15 +115,6 @@ def _words(name: str) -> set[str]:
     return set(re.split(r"[^a-z0-9]+", name.casefold()))
 
 
-@dataclass(frozen=True)
-class _Functions:
-    """cp-measure's functions by name; they want objects numbered without gaps."""
-
-    core: Mapping[str, Callable]
-    correlation: Mapping[str, Callable]
-    neighbours: Callable
-
-
 def measure(
     images: Mapping[str, Array],
     labels: Mapping[str, Array],
@@ -146,7 +137,6 @@ def measure(
     Raises:
         UserError: cp-measure is not installed.
     """
-    functions = _functions()
     found: dict[Feature, Array] = {}
     pixels = {name: np.asarray(image, np.float64) for name, image in images.items()}
     for compartment, numbered in labels.items():
@@ -157,15 +147,7 @@ def measure(
         with warnings.catch_warnings():
             # Undefined values come back as NaN and are counted; NumPy need not say so as well.
             warnings.simplefilter("ignore", RuntimeWarning)
-            for group, channels, values in (
-                *(
-                    _outline_values(functions, objects, compartment, origin)
-                    if wanted is None
-                    else ()
-                ),
-                *_pixel_values(functions, objects, pixels, wanted),
-                *_correlation_values(functions, objects, pixels, wanted),
-            ):
+            for group, channels, values in _values(objects, compartment, origin, pixels, wanted):
                 found.update(
                     (Feature(name, group, compartment, channels), np.asarray(value, np.float64))
                     for name, value in values.items()
@@ -174,57 +156,45 @@ def measure(
     return found
 
 
-def _outline_values(
-    functions: _Functions, objects: Array, compartment: str, origin: ObjectChannels
-) -> Iterator[_Measured]:
-    """Size, shape and neighbours."""
-    channels = origin.of(compartment)
-    for name in _SHAPE:
-        yield "size and shape", channels, functions.core[name](objects, None)
-    if compartment in _NEIGHBOURS and objects.max() > 1:
-        yield (
-            "neighbours",
-            channels,
-            functions.neighbours(objects, objects, _NEIGHBOURS[compartment]),
-        )
-
-
-def _pixel_values(
-    functions: _Functions,
+def _values(
     objects: Array,
+    compartment: str,
+    origin: ObjectChannels,
     pixels: Mapping[str, Array],
     wanted: Collection[str] | None,
 ) -> Iterator[_Measured]:
-    """Features of one channel, of all channels or those that are wanted."""
+    """Measure outlines, single channels and pairs of channels; only what involves those that are wanted."""
+    core, correlation, neighbours = _functions()
+    channels = origin.of(compartment)
+    if wanted is None:
+        for name in _SHAPE:
+            yield "size and shape", channels, core[name](objects, None)
+        if compartment in _NEIGHBOURS and objects.max() > 1:
+            values = neighbours(objects, objects, _NEIGHBOURS[compartment])
+            yield "neighbours", channels, values
     for channel, image in pixels.items():
         if wanted is None or channel in wanted:
             for name, group in _PIXELS.items():
                 scaled = image.clip(0, 1) if name == "texture" else image
-                yield group, (channel,), functions.core[name](objects, scaled)
-
-
-def _correlation_values(
-    functions: _Functions,
-    objects: Array,
-    pixels: Mapping[str, Array],
-    wanted: Collection[str] | None,
-) -> Iterator[_Measured]:
-    """Features of two channels, of which one is wanted."""
+                yield group, (channel,), core[name](objects, scaled)
     for pair in combinations(pixels, 2):
         if wanted is None or not set(wanted).isdisjoint(pair):
             for name in _PAIRS:
-                values = functions.correlation[name](*(pixels[c] for c in pair), objects)
+                values = correlation[name](*(pixels[c] for c in pair), objects)
                 yield "correlation", pair, values
 
 
-def _functions() -> _Functions:
-    """Load cp-measure, with the accelerator that holds for the whole process."""
+def _functions() -> tuple[Mapping[str, Callable], Mapping[str, Callable], Callable]:
+    """Load cp-measure's functions, which want objects numbered without gaps: of a channel, of two, of neighbours.
+
+    The accelerator holds for the whole process.
+    """
     require_cp_measure()
     import cp_measure
     from cp_measure import bulk
 
     cp_measure.set_accelerator("numba")
-    return _Functions(
+    return (
         bulk.get_core_measurements(sanitize=False),
         bulk.get_correlation_measurements(sanitize=False),
         bulk.get_multimask_measurements()["neighbors"],

@@ -80,7 +80,7 @@ class LinearFit(NamedTuple):
 
 
 def linear_fit(prediction: Tensor, truth: Tensor) -> LinearFit:
-    """How the prediction's intensities follow the truth's: (..., H, W) -> (...) each.
+    """Fit the prediction's intensities to the truth's by a line: (..., H, W) -> (...) each.
 
     Ordinary least squares of the prediction on the truth, as `scipy.stats.linregress(truth,
     prediction)`. Noise in the truth and smoothing by the model both draw the gain below 1.

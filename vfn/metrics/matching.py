@@ -6,30 +6,23 @@ them. The cost is one pass over the pixels: overlaps are counted pair by pair, n
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.integer]
 Kind = Literal["missed", "hallucinated", "split", "merged", "misoutlined"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 91, 5))
 # An object of which less than this share lies on objects of the other image is not there at all.
 ABSENT = 0.2
 
 
-@dataclass(frozen=True)
-class Score:
-    """Counts at one IoU threshold.
-
-    Attributes:
-        threshold: the IoU that makes a match.
-        tp: matched objects.
-        fp: predicted objects without a match.
-        fn: real objects without a match.
-    """
+class Score(NamedTuple):
+    """Counts at one IoU threshold: matched objects, predicted and real ones without a match."""
 
     threshold: float
     tp: int
@@ -48,54 +41,66 @@ class Score:
         return _ratio(self.tp, self.tp + self.fp + self.fn)
 
 
+class Objects(NamedTuple):
+    """The n objects of a label image (H, W): their numbers (n,), ascending, and areas (n,)."""
+
+    labels: Labels
+    numbers: NDArray[np.int64]
+    areas: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Matching:
     """Objects of two label images and the one-to-one pairs of them, best first.
 
     Attributes:
-        truth: numbers of the n real objects, ascending.
-        prediction: numbers of the m predicted objects, ascending.
-        pairs: (k, 2), numbers of the real and the predicted object of every pair of IoU >= 0.5.
+        truth: the real objects.
+        prediction: the predicted objects.
+        t, p, pixels: (l,) each, the overlaps: indices of a real and a predicted object, and their
+            common pixels.
+        pairs: (k, 2), indices of the real and the predicted object of every pair of IoU >= 0.5.
         ious: (k,), their intersection over union.
-        scores: one for each of `THRESHOLDS`.
     """
 
-    truth: NDArray[np.int64]
-    prediction: NDArray[np.int64]
+    truth: Objects
+    prediction: Objects
+    t: NDArray[np.int64]
+    p: NDArray[np.int64]
+    pixels: NDArray[np.int64]
     pairs: NDArray[np.int64]
     ious: NDArray[np.float64]
-    scores: tuple[Score, ...]
-    _overlaps: "_Overlaps" = field(repr=False)
+
+    @property
+    def scores(self) -> list[Score]:
+        """Scores at each of `THRESHOLDS`."""
+        real, predicted = len(self.truth.numbers), len(self.prediction.numbers)
+        matched = [(at, int((self.ious >= at).sum())) for at in THRESHOLDS]
+        return [Score(at, tp, predicted - tp, real - tp) for at, tp in matched]
 
     @property
     def count_error(self) -> float:
         """(predicted - real objects) / real objects; NaN where there is no real one."""
-        return _ratio(len(self.prediction) - len(self.truth), len(self.truth))
+        real = len(self.truth.numbers)
+        return _ratio(len(self.prediction.numbers) - real, real)
 
     @property
     def mean_ap(self) -> float:
         """Mean of AP over `THRESHOLDS`."""
         return float(np.mean([score.ap for score in self.scores]))
 
-    def outline_shift(self, truth_labels: Labels) -> float:
-        """How far predicted outlines lie outside of the real ones, px; below 0 inside, NaN without pairs.
+    @property
+    def outline_shift(self) -> float:
+        """Distance of predicted outlines outside of the real ones, px; below 0 inside, NaN without pairs.
 
         Median over the pairs of (predicted - real area) / real perimeter, which is 1 where everything grows by
         1 px, whatever the size of the objects. The perimeter is pi / 4 of the pixel edges that border another label:
         exact for a circle, as for any outline that has all directions alike (Cauchy-Crofton).
-
-        Args:
-            truth_labels: (H, W), that were matched.
         """
         if not len(self.pairs):
             return math.nan
-        o = self._overlaps
-        real, predicted = (
-            np.searchsorted(numbers, self.pairs[:, i])
-            for i, numbers in enumerate((o.truth, o.prediction))
-        )
-        perimeter = math.pi / 4 * _edges(truth_labels, o.truth)[real]
-        grown = o.prediction_area[predicted] - o.truth_area[real]
+        real, predicted = self.pairs.T
+        perimeter = math.pi / 4 * _edges(self.truth)[real]
+        grown = self.prediction.areas[predicted] - self.truth.areas[real]
         return float(np.median(grown / perimeter))
 
     @property
@@ -132,19 +137,6 @@ class Found:
     touches_border: bool
 
 
-@dataclass(frozen=True)
-class _Overlaps:
-    """Areas of all objects, and every pair that overlaps, as indices into `truth`, `prediction`."""
-
-    truth: NDArray[np.int64]
-    truth_area: NDArray[np.int64]
-    prediction: NDArray[np.int64]
-    prediction_area: NDArray[np.int64]
-    t: NDArray[np.int64]
-    p: NDArray[np.int64]
-    pixels: NDArray[np.int64]
-
-
 def match(truth: Labels, prediction: Labels) -> Matching:
     """Pair the objects of two label images (H, W), one to one, by intersection over union.
 
@@ -154,28 +146,38 @@ def match(truth: Labels, prediction: Labels) -> Matching:
     Raises:
         ValueError: other than two integer images of one shape without negative numbers.
     """
-    overlaps = _overlaps(truth, prediction)
-    o = overlaps
-    ious = o.pixels / (o.truth_area[o.t] + o.prediction_area[o.p] - o.pixels)
-    order = np.lexsort((o.p, o.t, -ious))
+    for name, labels in (("truth", truth), ("prediction", prediction)):
+        if labels.dtype.kind not in "iu" or labels.ndim != 2 or labels.shape != truth.shape:
+            raise ValueError(
+                f"labels of the {name} are {labels.dtype} {labels.shape}: two integer images (H, W) "
+                "of one shape are needed"
+            )
+        if labels.size and labels.min() < 0:
+            raise ValueError(f"labels of the {name} hold {labels.min()}: 0 and above are labels")
+    real, predicted = _objects(truth), _objects(prediction)
+    both = (truth > 0) & (prediction > 0)
+    columns = max(len(predicted.numbers), 1)
+    t = np.searchsorted(real.numbers, truth[both])
+    p = np.searchsorted(predicted.numbers, prediction[both])
+    keys, pixels = np.unique(t * columns + p, return_counts=True)
+    t, p = np.divmod(keys, columns)
+    ious = pixels / (real.areas[t] + predicted.areas[p] - pixels)
+    order = np.lexsort((p, t, -ious))
     order = order[ious[order] >= THRESHOLDS[0]]
     # Partners that compete for one object overlap nothing else, so this leaves as many as can be.
-    for side in (o.t, o.p):
+    for side in (t, p):
         order = order[np.sort(np.unique(side[order], return_index=True)[1])]
-    pairs = np.stack([o.truth[o.t[order]], o.prediction[o.p[order]]], axis=1)
-    scores = []
-    for threshold in THRESHOLDS:
-        tp = int((ious[order] >= threshold).sum())
-        scores.append(Score(threshold, tp, len(o.prediction) - tp, len(o.truth) - tp))
-    return Matching(o.truth, o.prediction, pairs, ious[order], tuple(scores), overlaps)
+    pairs = np.stack([t[order], p[order]], axis=1)
+    return Matching(real, predicted, t, p, pixels, pairs, ious[order])
+
+
+def _objects(labels: Labels) -> Objects:
+    numbers, areas = np.unique(labels[labels > 0], return_counts=True)
+    return Objects(labels, numbers.astype(np.int64), areas)
 
 
 def list_faults(
-    matching: Matching,
-    truth_labels: Labels,
-    prediction_labels: Labels,
-    truth: NDArray[Any],
-    prediction: NDArray[Any],
+    matching: Matching, truth: NDArray[Any], prediction: NDArray[Any]
 ) -> tuple[Found, ...]:
     """Name the objects that went wrong, with their place: by kind, the largest first.
 
@@ -186,19 +188,12 @@ def list_faults(
 
     Args:
         matching: of the two label images.
-        truth_labels: (H, W).
-        prediction_labels: (H, W).
         truth: the real stain (H, W).
         prediction: the predicted stain (H, W).
     """
-    o = matching._overlaps
-    kinds = _kinds(matching)
-    found = [
-        *_describe(kinds[0], o.truth, o.truth_area, truth_labels, truth, prediction),
-        *_describe(kinds[1], o.prediction, o.prediction_area, prediction_labels, truth, prediction),
-    ]
-    order: tuple[Kind, ...] = ("missed", "hallucinated", "split", "merged", "misoutlined")
-    return tuple(sorted(found, key=lambda f: (order.index(f.kind), -f.area, f.label)))
+    sides = zip((matching.truth, matching.prediction), _kinds(matching), strict=True)
+    found = [f for side, kinds in sides for f in _describe(side, kinds, truth, prediction)]
+    return tuple(sorted(found, key=lambda f: (KINDS.index(f.kind), -f.area, f.label)))
 
 
 def touches_border(labels: Labels) -> NDArray[np.int64]:
@@ -208,98 +203,57 @@ def touches_border(labels: Labels) -> NDArray[np.int64]:
     return numbers[numbers > 0]
 
 
-def _kinds(matching: Matching) -> tuple[dict[int, Kind], dict[int, Kind]]:
-    """Kind by index of the real and of the predicted objects; objects in order are left out."""
-    o = matching._overlaps
-    covered = np.bincount(o.t, o.pixels, minlength=len(o.truth)) / o.truth_area
-    real = np.bincount(o.p, o.pixels, minlength=len(o.prediction)) / o.prediction_area
-    inside_truth = np.bincount(o.t[2 * o.pixels >= o.prediction_area[o.p]], minlength=len(o.truth))
-    in_merged = 2 * o.pixels >= o.truth_area[o.t]
-    inside_prediction = np.bincount(o.p[in_merged], minlength=len(o.prediction))
-    merged = inside_prediction >= 2
-    swallowed = np.zeros(len(o.truth), bool)
-    swallowed[o.t[in_merged & merged[o.p]]] = True
-    lone_t = ~np.isin(o.truth, matching.pairs[:, 0])
-    lone_p = ~np.isin(o.prediction, matching.pairs[:, 1])
-    real_kinds: dict[int, Kind] = {}
-    for i in range(len(o.truth)):
-        if lone_t[i] and covered[i] < ABSENT:
-            real_kinds[i] = "missed"
-        elif inside_truth[i] >= 2:
-            real_kinds[i] = "split"
-        elif lone_t[i] and not swallowed[i]:
-            real_kinds[i] = "misoutlined"
-    predicted_kinds: dict[int, Kind] = {}
-    for i in range(len(o.prediction)):
-        if lone_p[i] and real[i] < ABSENT:
-            predicted_kinds[i] = "hallucinated"
-        elif merged[i]:
-            predicted_kinds[i] = "merged"
-    return real_kinds, predicted_kinds
+def _kinds(m: Matching) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """Kind of each real and of each predicted object; "" for those in order."""
+    real, predicted = len(m.truth.numbers), len(m.prediction.numbers)
+    covered = np.bincount(m.t, m.pixels, minlength=real) / m.truth.areas
+    backed = np.bincount(m.p, m.pixels, minlength=predicted) / m.prediction.areas
+    within = 2 * m.pixels >= m.prediction.areas[m.p]
+    split = np.bincount(m.t[within], minlength=real) >= 2
+    holding = 2 * m.pixels >= m.truth.areas[m.t]
+    merged = np.bincount(m.p[holding], minlength=predicted) >= 2
+    swallowed = np.isin(np.arange(real), m.t[holding & merged[m.p]])
+    lone_t = ~np.isin(np.arange(real), m.pairs[:, 0])
+    lone_p = ~np.isin(np.arange(predicted), m.pairs[:, 1])
+    return (
+        np.select(
+            [lone_t & (covered < ABSENT), split, lone_t & ~swallowed],
+            ["missed", "split", "misoutlined"],
+            "",
+        ),
+        np.select([lone_p & (backed < ABSENT), merged], ["hallucinated", "merged"], ""),
+    )
 
 
 def _describe(
-    kinds: dict[int, Kind],
-    numbers: NDArray[np.int64],
-    areas: NDArray[np.int64],
-    labels: Labels,
-    truth: NDArray[Any],
-    prediction: NDArray[Any],
+    objects: Objects, kinds: NDArray[np.str_], truth: NDArray[Any], prediction: NDArray[Any]
 ) -> Iterator[Found]:
-    if not kinds:
-        return
+    labels, numbers, areas = objects
     rows, columns = np.nonzero(labels)
     index = np.searchsorted(numbers, labels[rows, columns])
-    size = len(numbers)
-    row, column, real, predicted = (
-        np.bincount(index, values, minlength=size) / areas
+    means = [
+        np.bincount(index, values, minlength=len(numbers)) / areas
         for values in (rows, columns, truth[rows, columns], prediction[rows, columns])
-    )
+    ]
     at_border = np.isin(numbers, touches_border(labels))
-    for i, kind in kinds.items():
+    for i in np.flatnonzero(kinds):
+        row, column, real, predicted = (float(mean[i]) for mean in means)
+        kind: Kind = kinds[i].item()
         yield Found(
-            kind,
-            int(numbers[i]),
-            float(row[i]),
-            float(column[i]),
-            int(areas[i]),
-            float(real[i]),
-            float(predicted[i]),
-            bool(at_border[i]),
+            kind, int(numbers[i]), row, column, int(areas[i]), real, predicted, bool(at_border[i])
         )
 
 
-def _overlaps(truth: Labels, prediction: Labels) -> _Overlaps:
-    for name, labels in (("truth", truth), ("prediction", prediction)):
-        if labels.dtype.kind not in "iu" or labels.ndim != 2 or labels.shape != truth.shape:
-            raise ValueError(
-                f"labels of the {name} are {labels.dtype} {labels.shape}: two integer images (H, W) "
-                "of one shape are needed"
-            )
-        if labels.size and labels.min() < 0:
-            raise ValueError(f"labels of the {name} hold {labels.min()}: 0 and above are labels")
-    t_numbers, t_area = np.unique(truth[truth > 0], return_counts=True)
-    p_numbers, p_area = np.unique(prediction[prediction > 0], return_counts=True)
-    both = (truth > 0) & (prediction > 0)
-    t = np.searchsorted(t_numbers, truth[both])
-    p = np.searchsorted(p_numbers, prediction[both])
-    keys, pixels = np.unique(t * max(len(p_numbers), 1) + p, return_counts=True)
-    t, p = np.divmod(keys, max(len(p_numbers), 1))
-    return _Overlaps(
-        t_numbers.astype(np.int64), t_area, p_numbers.astype(np.int64), p_area, t, p, pixels
-    )
-
-
-def _edges(labels: Labels, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the pixel edges at which each object ends, (n,) in the order of its numbers."""
-    padded = np.pad(labels, 1)
-    count = np.zeros(len(numbers) + 1, np.int64)
+def _edges(objects: Objects) -> NDArray[np.int64]:
+    """Count the pixel edges at which each object ends, (n,)."""
+    padded = np.pad(objects.labels, 1)
+    count = np.zeros(len(objects.numbers), np.int64)
     for a, b in ((padded[1:], padded[:-1]), (padded[:, 1:], padded[:, :-1])):
         ends = a != b
         for side in (a[ends], b[ends]):
-            inside = side[side > 0]
-            count += np.bincount(np.searchsorted(numbers, inside), minlength=len(count))
-    return count[:-1]
+            inside = np.searchsorted(objects.numbers, side[side > 0])
+            count += np.bincount(inside, minlength=len(count))
+    return count
 
 
 def _ratio(over: float, under: float) -> float:

@@ -8,7 +8,6 @@ is here, so neither is a dependency: `score_objects` takes label images of any p
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +18,8 @@ from skimage.filters import threshold_otsu
 from skimage.measure import regionprops
 from skimage.segmentation import expand_labels, watershed
 
-from vfn.metrics.agreement import Agreement, agree, integrated_intensities
-from vfn.metrics.matching import THRESHOLDS, Found, Matching, list_faults, match
+from vfn.metrics.agreement import integrated_intensities
+from vfn.metrics.matching import KINDS, THRESHOLDS, Found, Matching, list_faults, match
 
 Image = NDArray[Any]
 Labels = NDArray[np.int32]
@@ -159,11 +158,7 @@ COLUMNS = (
     "mean_ap",
     "matched_iou",
     "outline_shift",
-    "missed",
-    "hallucinated",
-    "split",
-    "merged",
-    "misoutlined",
+    *KINDS,
 )
 
 
@@ -178,8 +173,6 @@ class ObjectScores:
         truth_intensity: (n,), integrated intensity of every real nucleus above the local ground.
         prediction_intensity: (n,), of the prediction over the same pixels.
         truth_labels: (H, W).
-        prediction_labels: (H, W).
-        matching: all pairs; None where the prediction could not be segmented.
     """
 
     values: dict[str, float]
@@ -188,13 +181,6 @@ class ObjectScores:
     truth_intensity: NDArray[np.float64] = field(repr=False)
     prediction_intensity: NDArray[np.float64] = field(repr=False)
     truth_labels: NDArray[np.integer] = field(repr=False)
-    prediction_labels: NDArray[np.integer] = field(repr=False)
-    matching: Matching | None = field(repr=False)
-
-    @property
-    def agreement(self) -> Agreement:
-        """Agreement of the intensities of this field alone; `agree` takes those of many."""
-        return agree(self.truth_intensity, self.prediction_intensity)
 
 
 def score_objects(
@@ -221,50 +207,44 @@ def score_objects(
     Raises:
         ValueError: labels that are not two integer images of the shape of the field.
     """
-    nothing = np.zeros(truth.shape, np.int32)
-    bad = int(prediction.size - np.isfinite(prediction).sum())
     scale = measure_scale(truth, pixel_size)
     floor = FAINT * (scale.contrast if scale else signal_width)
     real = labels[0] if labels else segment_nuclei(truth, scale, pixel_size, floor)
+    bad = int(prediction.size - np.isfinite(prediction).sum())
     if bad:
         note = f"prediction has {bad} pixels that are NaN or infinite: no nuclei are sought in it"
         undefined = np.full(np.unique(real[real > 0]).size, math.nan)
-        values = dict.fromkeys(COLUMNS, math.nan)
-        return ObjectScores(values, note, (), undefined, undefined, real, nothing, None)
-    predicted = labels[1] if labels else segment_nuclei(prediction, scale, pixel_size, floor)
-    matching = match(real, predicted)
-    found = list_faults(matching, real, predicted, truth, prediction)
+        return ObjectScores(dict.fromkeys(COLUMNS, math.nan), note, (), undefined, undefined, real)
+    drawn = labels[1] if labels else segment_nuclei(prediction, scale, pixel_size, floor)
+    matching = match(real, drawn)
+    found = list_faults(matching, truth, prediction)
     ground = _ground(truth.astype(np.float32), scale.diameter) if scale else None
     intensities = integrated_intensities(real, truth, prediction, ground)
-    values = _values(matching, found, real)
-    note = "; ".join(_reasons(matching))
-    return ObjectScores(values, note, found, *intensities, real, predicted, matching)
-
-
-def _values(
-    matching: Matching, found: tuple[Found, ...], truth_labels: NDArray[np.integer]
-) -> dict[str, float]:
-    kinds: Counter[str] = Counter(fault.kind for fault in found)
-    some = len(matching.truth) > 0
-    scores = {round(100 * score.threshold): score for score in matching.scores}
-    values = {
-        "nuclei_truth": len(matching.truth),
-        "nuclei_predicted": len(matching.prediction),
-        "count_error": matching.count_error,
-        **{f"f1_{t}": score.f1 if some else math.nan for t, score in scores.items()},
-        **{f"ap_{t}": score.ap if some else math.nan for t, score in scores.items()},
-        "mean_ap": matching.mean_ap if some else math.nan,
-        "matched_iou": matching.mean_iou,
-        "outline_shift": matching.outline_shift(truth_labels),
-    }
-    return {name: float(values[name] if name in values else kinds[name]) for name in COLUMNS}
-
-
-def _reasons(matching: Matching) -> Iterator[str]:
-    if not len(matching.truth):
-        yield "no nuclei in the ground truth: f1, ap and count_error undefined"
+    notes = []
+    if not len(matching.truth.numbers):
+        notes.append("no nuclei in the ground truth: f1, ap and count_error undefined")
     if not len(matching.pairs):
-        yield "no nucleus is matched: matched_iou, outline_shift undefined"
+        notes.append("no nucleus is matched: matched_iou, outline_shift undefined")
+    return ObjectScores(_values(matching, found), "; ".join(notes), found, *intensities, real)
+
+
+def _values(matching: Matching, found: tuple[Found, ...]) -> dict[str, float]:
+    kinds = Counter(fault.kind for fault in found)
+    real = len(matching.truth.numbers)
+    some = 1.0 if real else math.nan
+    values = {
+        "nuclei_truth": real,
+        "nuclei_predicted": len(matching.prediction.numbers),
+        "count_error": matching.count_error,
+        "mean_ap": some * matching.mean_ap,
+        "matched_iou": matching.mean_iou,
+        "outline_shift": matching.outline_shift,
+        **{kind: kinds[kind] for kind in KINDS},
+    }
+    for score in matching.scores:
+        percent = round(100 * score.threshold)
+        values |= {f"f1_{percent}": some * score.f1, f"ap_{percent}": some * score.ap}
+    return {name: float(values[name]) for name in COLUMNS}
 
 
 def _blur(image: ImageSource, sigma: float) -> ImageSource:

@@ -18,74 +18,10 @@ from vfn.metrics.structure import SSIM_WINDOW, multiscale
 NORMALISED_RANGE = 2.0  # [-1, 1]
 
 
-class _PixelMean(Metric):
-    """Sum over the valid pixels and their number.
-
-    Args:
-        data_range: width of the intensity range.
-    """
+class _Mean(Metric):
+    """Sum of a figure over its number: over the valid pixels, or the patches that define it."""
 
     full_state_update = False
-    total: Tensor
-    pixels: Tensor
-
-    def __init__(self, data_range: float = NORMALISED_RANGE, **options: Any) -> None:
-        super().__init__(**options)
-        self.data_range = data_range
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("pixels", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Add a batch: its mean, weighted by its pixels."""
-        error = (prediction - target)[valid]
-        self.total = self.total + self.sum_of(error) / max(len(error), 1) * len(error)
-        self.pixels = self.pixels + len(error)
-
-    def sum_of(self, error: Tensor) -> Tensor:
-        """The sum of the errors of all pixels."""
-        raise NotImplementedError
-
-    def compute(self) -> Tensor:
-        """The mean; NaN without a valid pixel."""
-        return self.total / self.pixels
-
-
-class PixelMAE(_PixelMean):
-    """In the units of the images."""
-
-    higher_is_better = False
-
-    def sum_of(self, error: Tensor) -> Tensor:
-        """Of |error|."""
-        return error.abs().sum()
-
-
-class PixelMSE(_PixelMean):
-    """In the squared units of the images."""
-
-    higher_is_better = False
-
-    def sum_of(self, error: Tensor) -> Tensor:
-        """Of error^2."""
-        return error.square().sum()
-
-
-class PixelPSNR(PixelMSE):
-    """10 log10(range^2 / MSE) in dB, of the MSE over all pixels."""
-
-    higher_is_better = True
-
-    def compute(self) -> Tensor:
-        """In float64, as tables are written."""
-        mse = super().compute().cpu().double()
-        return 10 * torch.log10(self.data_range**2 / mse)
-
-
-class _PatchMean(Metric):
-    """Mean over patches and channels; those without a defined value are left out."""
-
-    full_state_update = False
-    higher_is_better = True
     total: Tensor
     count: Tensor
 
@@ -96,18 +32,83 @@ class _PatchMean(Metric):
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """Add a batch."""
+        total, count = self.measure(prediction, target, valid)
+        self.total = self.total + total
+        self.count = self.count + count
+
+    def measure(
+        self, prediction: Tensor, target: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor | int]:
+        """The sum over a batch, and of how many."""
+        raise NotImplementedError
+
+    def compute(self) -> Tensor:
+        """The mean; NaN without any."""
+        return self.total / self.count
+
+
+class _PixelMean(_Mean):
+    def measure(self, prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, int]:
+        error = (prediction - target)[valid]
+        return self.sum_of(error) / max(len(error), 1) * len(error), len(error)
+
+    def sum_of(self, error: Tensor) -> Tensor:
+        """The sum of the errors of all pixels."""
+        raise NotImplementedError
+
+
+class PixelMAE(_PixelMean):
+    """In the units of the images."""
+
+    higher_is_better = False
+
+    def sum_of(self, error: Tensor) -> Tensor:
+        """Sum |error|."""
+        return error.abs().sum()
+
+
+class PixelMSE(_PixelMean):
+    """In the squared units of the images."""
+
+    higher_is_better = False
+
+    def sum_of(self, error: Tensor) -> Tensor:
+        """Sum error^2."""
+        return error.square().sum()
+
+
+class PixelPSNR(PixelMSE):
+    """10 log10(range^2 / MSE) in dB, of the MSE over all pixels.
+
+    Args:
+        data_range: width of the intensity range.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, data_range: float = NORMALISED_RANGE, **options: Any) -> None:
+        super().__init__(**options)
+        self.data_range = data_range
+
+    def compute(self) -> Tensor:
+        """In float64, as tables are written."""
+        mse = super().compute().cpu().double()
+        return 10 * torch.log10(self.data_range**2 / mse)
+
+
+class _PatchMean(_Mean):
+    """Mean over patches and channels; those without a defined value are left out."""
+
+    higher_is_better = True
+
+    def measure(self, prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         values = self.values(prediction, target, valid)
         defined = values.isfinite()
-        self.total = self.total + torch.where(defined, values, 0).sum()
-        self.count = self.count + defined.sum()
+        return torch.where(defined, values, 0).sum(), defined.sum()
 
     def values(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """(B, C), NaN where undefined."""
         raise NotImplementedError
-
-    def compute(self) -> Tensor:
-        """The mean; NaN if no patch has a value."""
-        return self.total / self.count
 
 
 class PatchSSIM(_PatchMean):

@@ -35,10 +35,9 @@ publications cite it; the package does not repeat that notice, we do. Both stand
 """
 
 import math
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -58,8 +57,7 @@ BRISQUE_MODEL = Path(__file__).with_name("brisque_svm.npz")
 NOTHING = 1e-10  # what rounding leaves of a normalised pixel of a flat area
 
 
-@dataclass(frozen=True)
-class Quality:
+class Quality(NamedTuple):
     """Both scores of one image; lower is better.
 
     Attributes:
@@ -83,15 +81,15 @@ def quality(image: NDArray[Any], low: float, high: float) -> Quality:
     display = to_display(image, low, high)
     if reason := _unfit(display):
         return _undefined(reason)
-    result = Quality(piqe(display), brisque(display))
+    scores = piqe(display), brisque(display)
     reasons = []
-    if result.piqe == WORST:
+    if scores[0] == WORST:
         reasons.append(
             f"piqe is at its worst: no block of {BLOCK}x{BLOCK} pixels has structure, or all are spoilt"
         )
-    if math.isnan(result.brisque):
+    if math.isnan(scores[1]):
         reasons.append("products of neighbouring pixels have but one sign: brisque undefined")
-    return Quality(result.piqe, result.brisque, "; ".join(reasons))
+    return Quality(*scores, "; ".join(reasons))
 
 
 def to_display(image: NDArray[Any], low: float, high: float) -> Image:
@@ -167,16 +165,10 @@ def brisque_features(display: NDArray[Any]) -> Image:
         x[np.abs(x) < NOTHING] = 0.0
         shape, _, left, right = _fit_generalised_gaussian(x)
         features += [shape, (left + right) / 2]
-        features += [
-            parameter
-            for product in (
-                x[:, :-1] * x[:, 1:],
-                x[:-1] * x[1:],
-                x[:-1, :-1] * x[1:, 1:],
-                x[1:, :-1] * x[:-1, 1:],
-            )
-            for parameter in _fit_generalised_gaussian(product)
-        ]
+        for first, second in (
+            (x[:, :-1], x[:, 1:]), (x[:-1], x[1:]), (x[:-1, :-1], x[1:, 1:]), (x[1:, :-1], x[:-1, 1:]),
+        ):  # fmt: skip
+            features += _fit_generalised_gaussian(first * second)
         image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_CUBIC)
     return np.array(features)
 

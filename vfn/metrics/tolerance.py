@@ -142,18 +142,14 @@ def error_mask(
     if _is_exact(prediction, truth, data_range):
         limit = Fraction(str(float(threshold))) * Fraction(float(data_range))
         return np.asarray(_integer_error(prediction, truth) > limit.__floor__())
-    return np.asarray(_float_error(prediction, truth, data_range) > threshold)
+    return np.asarray(absolute_error(prediction, truth) / data_range > threshold)
 
 
 def _is_exact(
     prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: float
 ) -> bool:
-    return (
-        prediction.dtype.kind in "ui"
-        and truth.dtype.kind in "ui"
-        and data_range
-        <= _MOST_BINS  # a bin for each error; float64 tells those of wider ranges apart
-    )
+    # A bin for each error; float64 tells those of wider ranges apart.
+    return {prediction.dtype.kind, truth.dtype.kind} <= {*"ui"} and data_range <= _MOST_BINS
 
 
 def _integer_error(
@@ -161,19 +157,14 @@ def _integer_error(
 ) -> NDArray[np.integer]:
     # 32 bits hold any difference of two images of 16 bit or less, in half the memory.
     wide = np.int32 if max(prediction.itemsize, truth.itemsize) <= 2 else np.int64
-    error: NDArray[np.integer] = np.abs(
-        np.subtract(prediction, truth, dtype=wide, casting="unsafe")
-    )
-    return error
+    return np.abs(np.subtract(prediction, truth, dtype=wide, casting="unsafe"))
 
 
-def _float_error(
-    prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: float
+def absolute_error(
+    prediction: NDArray[np.generic], truth: NDArray[np.generic]
 ) -> NDArray[np.float64]:
-    error: NDArray[np.float64] = np.abs(
-        np.subtract(prediction, truth, dtype=np.float64, casting="unsafe")
-    )
-    return error / data_range
+    """|prediction - truth| of images of any dtype and one shape."""
+    return np.abs(np.subtract(prediction, truth, dtype=np.float64, casting="unsafe"))
 
 
 def _cumulate_integers(
@@ -194,7 +185,7 @@ def _cumulate_floats(
     prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Do the same as `_cumulate_integers` for images with fractions."""
-    error = _float_error(prediction, truth, data_range).ravel()
+    error = (absolute_error(prediction, truth) / data_range).ravel()
     # Bin b holds the errors whose smallest threshold is b; NaN and what lies above 0.99 go last.
     edges = np.append(THRESHOLDS, np.inf)
     error = np.where(error <= THRESHOLDS[-1], error, np.inf)
