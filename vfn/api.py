@@ -19,8 +19,9 @@ from vfn.data.input_shift import judge_pixel_size
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
 from vfn.errors import UserError
+from vfn.evaluation.columns import PIXEL_COLUMNS, SIGNAL_COLUMNS
 from vfn.evaluation.ranges import FULL_RANGES, ChannelRanges, Range
-from vfn.evaluation.rows import COLUMNS, SIGNAL_COLUMNS, score_image
+from vfn.evaluation.rows import score_image
 from vfn.inference.alarms import input_alarms
 from vfn.inference.predictor import TILE, Predictor
 from vfn.models.card import Card, card_of
@@ -31,7 +32,7 @@ from vfn.system.dotted import trusted
 
 ARRAY = "array"  # what messages call the user's pixels
 LEADING = "TZS"  # axes over which fields are predicted one by one
-FIGURES = tuple(c for c in COLUMNS if not c.endswith("_signal") and c not in SIGNAL_COLUMNS)
+FIGURES = tuple(c for c in PIXEL_COLUMNS if not c.endswith("_signal") and c not in SIGNAL_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)  # each is itself: arrays do not compare
@@ -314,7 +315,7 @@ def score(
     full = Range(0.0, _width(data_range, t.dtype))
     ranges = ChannelRanges(t.dtype.name, full, full, 1, t.size)
     leading = t.shape[:-2]
-    rows = [score_image("", "", p[at], t[at], ranges, COLUMNS).values for at in np.ndindex(leading)]
+    rows = [score_image("", "", p[at], t[at], ranges).values for at in np.ndindex(leading)]
     if not leading:
         return {name: float(rows[0][name]) for name in FIGURES}
     return {name: np.reshape([row[name] for row in rows], leading) for name in FIGURES}

@@ -13,7 +13,7 @@ import pytest
 from tests.cli import run
 from vfn.commands.compare import compare
 from vfn.errors import UserError
-from vfn.evaluation.rows import PROMISED as COLUMNS
+from vfn.evaluation.columns import PROMISED as COLUMNS
 from vfn.evaluation.run_comparison import compare_runs
 from vfn.evaluation.runs import read_runs, run_names
 

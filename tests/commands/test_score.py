@@ -13,7 +13,6 @@ from skimage.metrics import structural_similarity
 from vfn.commands.score import score
 from vfn.errors import UserError
 from vfn.evaluation.pairs import FieldPair
-from vfn.evaluation.stain import AMOUNT_COLUMNS, INTERVAL_COLUMNS, QUALITY_COLUMNS
 from vfn.metrics.objects import COLUMNS as OBJECT_COLUMNS
 from vfn.report.evaluation_report import file_names
 
@@ -27,6 +26,12 @@ COLUMNS = [
     "shift_local", "bias_signal", "contrast", "contrast_truth", "noise_truth", "pearson_ceiling",
     "shading", "tolerance_level_signal", "tolerance_threshold_signal",
 ]  # fmt: skip
+QUALITY_COLUMNS = ("piqe", "brisque", "piqe_truth", "brisque_truth")
+AMOUNT_COLUMNS = (
+    "amount_n", "amount_slope", "amount_r", "amount_bias", "amount_lower", "amount_upper",
+    "amount_off",
+)  # fmt: skip
+INTERVAL_COLUMNS = ("coverage", "interval_width")
 BEYOND = [*QUALITY_COLUMNS, *OBJECT_COLUMNS, *AMOUNT_COLUMNS, "bleed_through", *INTERVAL_COLUMNS]
 BASELINE_COLUMNS = [
     *PROMISED, "gain", "r2", "tolerance_level_signal", "tolerance_threshold_signal",

@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 
+from vfn.evaluation.columns import PIXEL_COLUMNS as COLUMNS
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges, Range
 from vfn.evaluation.results import ChannelResult, best_systems, shown_rows
-from vfn.evaluation.rows import COLUMNS, ImageScores
+from vfn.evaluation.rows import ImageScores
 from vfn.evaluation.stain import Nuclei, measure
 from vfn.report.images import (
     DETAIL_SIDE,
     LONGEST_SIDE,
     Panel,
-    detail_pictures,
-    field_pictures,
+    make_pictures,
     worst_region,
 )
 
@@ -131,7 +131,7 @@ def test_truth_and_prediction_have_one_display_range_and_error_its_sign():
     prediction[0, :, :10], prediction[0, :, 10:] = 300, 100
     channel = scored(truth, prediction)
     pair = FieldPair("f", ("er",), truth, prediction, pixel_size=0.5)
-    strip = field_pictures(pair, channel).strip
+    strip = make_pictures(pair, channel).strip
     shown_truth, shown_prediction, error, _ = (panel.pixels for panel in strip.panels)
     assert set(shown_truth.ravel()) == {128}
     assert (shown_prediction[0, 0], shown_prediction[0, -1]) == (255, 0)
@@ -149,7 +149,7 @@ def test_the_mask_paints_what_is_off_green():
     prediction[0, :140, :280] += 21  # the signal range is 200 wide: 20 is within
     prediction[0, :140, 280:560:2] += 21
     prediction[0, 200:, :] += 20
-    pictures = field_pictures(FieldPair("f", ("er",), truth, prediction), result())
+    pictures = make_pictures(FieldPair("f", ("er",), truth, prediction), result())
     mask = pictures.mask.pixels.astype(int)
     assert mask.shape == (320, 640, 3)
     assert mask[10, 10].tolist() == [0, 220, 60]
@@ -158,7 +158,7 @@ def test_the_mask_paints_what_is_off_green():
     np.testing.assert_array_equal(mask[-1, -1], pictures.prediction.pixels[-1, -1])
     assert pictures.beyond == pytest.approx(140 * 420 / (700 * 1400))
     region = (slice(100, 200), slice(0, 300))
-    detail = detail_pictures(FieldPair("f", ("er",), truth, prediction), result(), region)
+    detail = make_pictures(FieldPair("f", ("er",), truth, prediction), result(), region)
     green = (detail.mask.pixels == (0, 220, 60)).all(axis=-1)
     np.testing.assert_array_equal(green, prediction[0, 100:200, :300] > 220)
     assert (detail.top, detail.left, detail.height, detail.width) == (100, 0, 100, 300)
@@ -168,7 +168,7 @@ def test_pixels_without_a_value_are_off():
     truth = np.full((1, 9, 9), 200, np.float32)
     prediction = truth.copy()
     prediction[0, 0, 0] = np.nan
-    assert field_pictures(FieldPair("f", ("er",), truth, prediction), result()).beyond == 1 / 81
+    assert make_pictures(FieldPair("f", ("er",), truth, prediction), result()).beyond == 1 / 81
 
 
 @pytest.mark.parametrize("limit", [200_000, 20_000, 2_000])
@@ -185,7 +185,7 @@ def test_whole_fields_are_reduced_and_details_are_not():
     prediction = truth.copy()
     prediction[0, 600:620, 900:930] = 300
     pair = FieldPair("f", ("er",), truth, prediction)
-    shown = field_pictures(pair, result())
+    shown = make_pictures(pair, result())
     assert max(shown.truth.pixels.shape) == LONGEST_SIDE
     region = worst_region(pair, "er")
     assert region is not None
@@ -213,9 +213,9 @@ def test_intervals_are_counted():
         assert told.summary()["coverage_promised"] is promised
     assert part["interval_width"]["mean"] == pytest.approx(2 * 4.25 / 200)
     pair = FieldPair("f", ("er",), truth, prediction, halfwidth=halfwidth, coverage=0.9)
-    panel = field_pictures(pair, channel).inputs[-1]
+    panel = make_pictures(pair, channel).inputs[-1]
     assert panel.title.startswith("half-width")
     assert panel.pixels[0, 0] > panel.pixels[-1, 0] > 0
-    bare = field_pictures(FieldPair("g", ("er",), truth, prediction), channel).inputs[-1]
+    bare = make_pictures(FieldPair("g", ("er",), truth, prediction), channel).inputs[-1]
     assert (bare.title, bare.pixels.max()) == (panel.title, 0)
     assert len(part["risk_coverage"]["risk"]) == len(part["risk_coverage"]["retained"])

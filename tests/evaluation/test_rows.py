@@ -14,17 +14,12 @@ from scipy.stats import linregress
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vfn.data.simulated import simulate_field
-from vfn.evaluation import stain
+from vfn.evaluation.columns import BASELINE_COLUMNS, HIGHER_IS_BETTER
+from vfn.evaluation.columns import COLUMNS as ALL
+from vfn.evaluation.columns import PIXEL_COLUMNS as COLUMNS
 from vfn.evaluation.ranges import ChannelRanges, Range
-from vfn.evaluation.rows import (
-    BASELINE_COLUMNS,
-    COLUMNS,
-    HIGHER_IS_BETTER,
-    ImageScores,
-    score_image,
-    summarise,
-)
-from vfn.report.wording import SPECS, TITLES
+from vfn.evaluation.rows import ImageScores, score_image, summarise
+from vfn.metrics import objects
 
 RANGES = ChannelRanges("uint16", Range(0, 65535), Range(100, 900), fields=1, pixels=1)
 
@@ -188,9 +183,10 @@ def test_a_wrong_gain_lowers_psnr_and_shows():
 
 
 def test_every_column_has_its_words():
-    assert set(TITLES) == set(SPECS) == set(stain.COLUMNS)
-    assert set(HIGHER_IS_BETTER) < set(COLUMNS)
-    assert len(set(COLUMNS)) == len(COLUMNS)
+    assert all(column.title and format(0.5, column.spec) for column in ALL.values())
+    assert set(HIGHER_IS_BETTER) < set(ALL)
+    assert tuple(ALL)[: len(COLUMNS)] == COLUMNS
+    assert set(objects.COLUMNS) < set(ALL)
 
 
 def test_summary_leaves_out_what_is_not_finite():

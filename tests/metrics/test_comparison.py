@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vfn.evaluation.rows import HIGHER_IS_BETTER
+from vfn.evaluation.columns import HIGHER_IS_BETTER
 from vfn.metrics.comparison import (
     MAIN,
     Comparison,

@@ -21,7 +21,7 @@ from vfn.evaluation.stain import Nuclei, measure
 from vfn.evaluation.verdict import judge
 from vfn.report.blocks import Part, Place, Places, Soft, Table
 from vfn.report.evaluation_page import render
-from vfn.report.images import detail_pictures, field_pictures
+from vfn.report.images import make_pictures
 from vfn.report.stain_section import ShownField
 
 SHAPE = (300, 400)
@@ -257,7 +257,7 @@ def test_a_link_leads_to_the_place_of_a_missed_nucleus(visit, tmp_path):
         result.add(index, pair, 0, measure(pair, {"dapi": ranges}, Nuclei())[0])
     region = (slice(40, 140), slice(200, 300))
     shown = [
-        ShownField(row, "", field_pictures(pair, result), detail_pictures(pair, result, region))
+        ShownField(row, "", make_pictures(pair, result), make_pictures(pair, result, region))
         for row, pair in zip(result.rows, pairs, strict=True)
     ]
     places = (

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from vfn.evaluation.expect import FALSE_ALARMS, Expectation, departures
+from vfn.evaluation.expect import FALSE_ALARMS, Expectation, departures, numbers_of
 from vfn.evaluation.pairs import FieldPair, PairSource
 from vfn.evaluation.ranges import ChannelRanges
 from vfn.evaluation.results import finite
 from vfn.evaluation.rows import pixel_figures
 from vfn.evaluation.stain import Nuclei
-from vfn.evaluation.statistics import TwoGroups, cliffs_delta, two_groups
+from vfn.evaluation.statistics import cliffs_delta, two_groups
 from vfn.inference.ome import write_ome
 from vfn.metrics.comparison import holm
 from vfn.metrics.objects import segment_cells, segment_nuclei
@@ -82,9 +83,7 @@ def expectations(
         labels = _cells(pair, nuclei)
         if labels is None:
             continue
-        for channel, prediction, truth in zip(
-            pair.channels, pair.prediction, pair.truth, strict=True
-        ):
+        for (channel, truth), prediction in zip(pair.named_truth, pair.prediction, strict=True):
             z = expected[channel].map(prediction, truth, pair.pixel_size)
             found[channel].append(departures(z, labels))
     for channel, fields in found.items():
@@ -97,11 +96,7 @@ def expectations(
 
 def _cells(pair: FieldPair, nuclei: Nuclei) -> Labels | None:
     """Segment the cells of the real field; None where no channel shows nuclei."""
-    inputs = () if pair.inputs is None else tuple(pair.inputs)
-    named = [
-        *zip(pair.input_channels, inputs, strict=False),
-        *zip(pair.channels, pair.truth, strict=True),
-    ]
+    named = [*pair.named_inputs, *pair.named_truth]
     nuclear = next((image for name, image in named if nuclei.shown_by(name)), None)
     if nuclear is None:
         return None
@@ -129,53 +124,32 @@ def measure_fields(
             z = expected[channel].map(prediction, truth, pair.pixel_size)
             drawn.append(z)
             error = (prediction.astype(np.float32) - truth.astype(np.float32)) / np.float32(width)
-            figures = pixel_figures(
-                prediction, truth, ranges[channel], ("mae_signal", "pearson", "psnr_signal")
-            )
-            figures = {
-                **figures,
-                "bias_signal": float(error.mean()),
-                "departure": float(np.median(np.abs(z))),
-            }
+            columns = ("mae_signal", "pearson", "psnr_signal")
+            figures = pixel_figures(prediction, truth, ranges[channel], columns)
+            figures["bias_signal"] = float(error.mean())
+            figures["departure"] = float(np.median(np.abs(z)))
             cells = () if labels is None else tuple(_measure_cells(labels, error, z))
-            yield Field(
-                condition, pair.field, pair.well or "", channel, figures, cells,
-                bool(pair.alarms), index,
-            )  # fmt: skip
+            well, alarm = pair.well or "", bool(pair.alarms)
+            yield Field(condition, pair.field, well, channel, figures, cells, alarm, index)
         path = maps / f"{condition}_{pair.field}.ome.tif"
         names = tuple(f"{channel}_departure" for channel in pair.channels)
         stack = np.stack(drawn)
-        write_ome(
-            path, [stack], stack.shape[1:], stack.dtype.name, names, pair.pixel_size,
-            "departure from the control",
-        )  # fmt: skip
+        shape, title = stack.shape[1:], "departure from the control"
+        write_ome(path, [stack], shape, stack.dtype.name, names, pair.pixel_size, title)
 
 
 def _measure_cells(
     labels: Labels, error: NDArray[np.float32], z: NDArray[np.float32]
 ) -> Iterator[Cell]:
-    flat = labels.ravel()
-    count = np.bincount(flat)
-    there = np.flatnonzero(count)
-    there = there[there > 0]
+    numbers = numbers_of(labels)
     rows, columns = np.indices(labels.shape)
-    sums = {
-        name: np.bincount(flat, np.asarray(values, np.float64).ravel())
-        for name, values in (
-            ("row", rows), ("column", columns), ("mae", np.abs(error)), ("bias", error),
-        )
-    }  # fmt: skip
-    for number, departure in zip(there.tolist(), departures(z, labels).tolist(), strict=True):
-        means = {name: float(total[number] / count[number]) for name, total in sums.items()}
-        yield Cell(
-            number,
-            means["row"],
-            means["column"],
-            int(count[number]),
-            means["mae"],
-            means["bias"],
-            departure,
-        )
+    means = [
+        ndimage.mean(values, labels, numbers)  # type: ignore[attr-defined]
+        for values in (rows, columns, np.abs(error), error)
+    ]
+    areas = np.bincount(labels.ravel())[numbers]
+    found = (numbers, *means[:2], areas, *means[2:], departures(z, labels))
+    yield from map(Cell, *(np.asarray(values).tolist() for values in found))
 
 
 def _units(fields: Sequence[Field], column: str, by_well: bool) -> list[float]:
@@ -192,22 +166,10 @@ def summarise_conditions(
     fields: Sequence[Field], expected: Mapping[str, Expectation]
 ) -> dict[str, Any]:
     """Compare the conditions channel by channel; p-values after Holm's correction over all tests."""
-    channels: dict[str, Any] = {}
-    for channel, expectation in expected.items():
-        groups = {
-            name: [f for f in fields if f.channel == channel and f.condition == name]
-            for name in (CONTROL, TREATED)
-        }
-        wells = all(f.well for group in groups.values() for f in group)
-        channels[channel] = {
-            "unit": "well" if wells else "field",
-            "figures": {
-                column: _finite(two_groups(*(_units(g, column, wells) for g in groups.values())))
-                for column in TESTED
-            },
-            "cells": _count_cells(groups, expectation),
-            "threshold": finite(expectation.threshold),
-        }
+    channels = {
+        channel: _summarise_channel([f for f in fields if f.channel == channel], expectation)
+        for channel, expectation in expected.items()
+    }
     tests = [one for entry in channels.values() for one in entry["figures"].values()]
     p_values = [math.nan if one["p"] is None else one["p"] for one in tests]
     for one, p in zip(tests, holm(p_values), strict=True):
@@ -215,8 +177,19 @@ def summarise_conditions(
     return channels
 
 
-def _finite(found: TwoGroups) -> dict[str, Any]:
-    return {key: finite(value) for key, value in found.__dict__.items()}
+def _summarise_channel(fields: Sequence[Field], expectation: Expectation) -> dict[str, Any]:
+    groups = {name: [f for f in fields if f.condition == name] for name in (CONTROL, TREATED)}
+    wells = all(f.well for group in groups.values() for f in group)
+    figures = {}
+    for column in TESTED:
+        found = two_groups(*(_units(group, column, wells) for group in groups.values()))
+        figures[column] = {key: finite(value) for key, value in found.__dict__.items()}
+    return {
+        "unit": "well" if wells else "field",
+        "figures": figures,
+        "cells": _count_cells(groups, expectation),
+        "threshold": finite(expectation.threshold),
+    }
 
 
 def _count_cells(groups: Mapping[str, Sequence[Field]], expectation: Expectation) -> dict[str, Any]:

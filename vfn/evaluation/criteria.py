@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfn.evaluation.results import ChannelResult, label
-from vfn.evaluation.rows import ImageScores
 from vfn.metrics.contrast import FAINT
 from vfn.models.verdicts import Level
 from vfn.models.words import counted
@@ -88,7 +87,10 @@ class Stain:
             [row.values for row in result.rows],
             [row.field for row in result.rows],
             [row.well for row in result.rows],
-            {name: _psnr(rows) for name, rows in result.baselines.items()},
+            {
+                name: np.array([row.values["psnr_signal"] for row in rows], float)
+                for name, rows in result.baselines.items()
+            },
             result.over,
             result.coverage,
             summary.get("coverage_promised"),
@@ -99,6 +101,10 @@ class Stain:
     def column(self, name: str) -> Values:
         """Return a column, (n,); NaN where it is missing."""
         return np.array([row.get(name, math.nan) for row in self.rows], float)
+
+    def signal(self, name: str) -> Values:
+        """Return a column in the fields that show signal, (n,)."""
+        return np.where(self.has_signal, self.column(name), math.nan)
 
     @property
     def has_signal(self) -> NDArray[np.bool_]:
@@ -112,6 +118,10 @@ class Stain:
             return np.unique(list(self.wells), return_inverse=True)[1], "well"
         return np.arange(len(self.rows)), "field"
 
+    def as_a_whole(self, value: float, words: str, of: str = "") -> "Measurement":
+        """Return a figure that no single field has."""
+        return Measurement(np.full(len(self.rows), math.nan), value, words, of=of)
+
     def unit_means(self, values: Values) -> Values:
         """Return the mean of `values` (n,) in each unit that has any."""
         unit, _ = self.units
@@ -119,10 +129,6 @@ class Stain:
         count = np.bincount(unit[defined])
         total = np.bincount(unit[defined], values[defined])
         return np.asarray(total[count > 0] / count[count > 0])
-
-
-def _psnr(rows: Sequence[ImageScores]) -> Values:
-    return np.array([row.values["psnr_signal"] for row in rows], float)
 
 
 @dataclass(frozen=True)
@@ -187,11 +193,13 @@ class Criterion:
         return f"{100 * value:g} %" if self.spec.endswith("%") else f"{value:g}{self.unit}"
 
 
-def mean(values: Values, absent: str = "it was not measured") -> float:
+def mean(
+    values: Values, absent: str = "it was not measured, or is undefined in every field"
+) -> float:
     """Return the mean of the defined values.
 
     Raises:
-        NotJudgedError: there is none.
+        NotJudgedError: there is none; `absent` says why.
     """
     found = values[np.isfinite(values)]
     if not found.size:
@@ -199,17 +207,10 @@ def mean(values: Values, absent: str = "it was not measured") -> float:
     return float(statistics.mean(found.tolist()))  # exact: equal figures stay within a limit
 
 
-def _signal(stain: Stain, column: str) -> Values:
-    """A column in the fields that show signal."""
-    return np.where(stain.has_signal, stain.column(column), math.nan)
-
-
-def _plain(
-    column: str, words: str, absent: str = "it was not measured or is undefined in every field"
-) -> Callable[[Stain], Measurement]:
+def _plain(column: str, words: str) -> Callable[[Stain], Measurement]:
     def measure(stain: Stain) -> Measurement:
-        values = _signal(stain, column)
-        return Measurement(values, mean(values, absent), words)
+        values = stain.signal(column)
+        return Measurement(values, mean(values), words)
 
     return measure
 
@@ -221,7 +222,7 @@ def _ceiling(stain: Stain) -> Values:
 
 
 def _pearson(stain: Stain) -> Measurement:
-    values, ceiling = _signal(stain, "pearson"), _ceiling(stain)
+    values, ceiling = stain.signal("pearson"), _ceiling(stain)
     # Beside a gain r is undefined only for a constant prediction.
     constant = stain.has_signal & np.isnan(values) & np.isfinite(stain.column("gain"))
     values = np.where(constant, 0.0, values)
@@ -233,7 +234,7 @@ def _pearson(stain: Stain) -> Measurement:
 
 
 def _gain(stain: Stain) -> Measurement:
-    raw = _signal(stain, "gain")
+    raw = stain.signal("gain")
     # Noise of the truth lowers the slope, unless the prediction repeats it: the right one lies between.
     free = raw / _ceiling(stain) ** 2
     values = np.where(
@@ -250,7 +251,7 @@ def _psnr_gain(stain: Stain) -> Measurement:
     if not means:
         raise NotJudgedError("there is no baseline to compare with")
     name = max(means, key=lambda key: means[key])
-    own = _signal(stain, "psnr_signal")
+    own = stain.signal("psnr_signal")
     own = np.where(own == math.inf, BEST_PSNR, own)
     gain = own - stain.baselines[name]
     value = mean(gain)
@@ -265,10 +266,10 @@ def _share(part: str, whole: str, none: str, words: str) -> Callable[[Stain], Me
         mean(total, NO_OBJECTS)
         if np.nansum(total) == 0:
             raise NotJudgedError(none)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            shares = np.where(total >= COUNTABLE, count / total, math.nan)
-        of = f"{np.nansum(total):.0f} nuclei"
-        return Measurement(shares, float(np.nansum(count) / np.nansum(total)), words, of=of)
+        shares = np.full(len(total), math.nan)
+        np.divide(count, total, out=shares, where=total >= COUNTABLE)
+        counted, objects = float(np.nansum(count)), float(np.nansum(total))
+        return Measurement(shares, counted / objects, words, of=f"{objects:.0f} nuclei")
 
     return measure
 
@@ -285,7 +286,7 @@ def _counted(column: str, words: str) -> Callable[[Stain], Measurement]:
 
 def _amounts(column: str, words: str) -> Callable[[Stain], Measurement]:
     def measure(stain: Stain) -> Measurement:
-        values = _signal(stain, column)
+        values = stain.signal(column)
         values = np.where(stain.column("amount_n") < COUNTABLE, math.nan, values)
         unit = {"nuclei": "nucleus", "cells": "cell"}.get(stain.over, "block of 64 x 64 px")
         value = mean(values, f"no field has {COUNTABLE} objects with an amount")
@@ -296,34 +297,28 @@ def _amounts(column: str, words: str) -> Callable[[Stain], Measurement]:
 
 def _offset(stain: Stain) -> Measurement:
     values = stain.column("bias_signal")
-    words = "The mean error is {} of the signal range"
-    return Measurement(values, mean(values), words)
+    return Measurement(values, mean(values), "The mean error is {} of the signal range")
 
 
 def _bleeding(stain: Stain) -> Measurement:
-    values = np.abs(_signal(stain, "bleed_through"))
-    value = mean(values, "no other channel of these fields is known")
-    words = "{} of another channel shows in the error"
-    return Measurement(
-        values, value, words + (f" (mostly of {stain.bleeding})" if stain.bleeding else "")
-    )
+    values = np.abs(stain.signal("bleed_through"))
+    mostly = f" (mostly of {stain.bleeding})" if stain.bleeding else ""
+    words = "{} of another channel shows in the error" + mostly
+    return Measurement(values, mean(values, "no other channel of these fields is known"), words)
 
 
 def _texture(stain: Stain) -> Measurement:
-    values = _signal(stain, "power_ratio")
+    values = stain.signal("power_ratio")
     value = mean(values, "the truth has no detail above its noise")
     picture = "smoother" if value < 1 else "more textured"
-    words = (
-        f"Fine detail has {{}} times the power that it has in the truth: the picture is {picture}"
-    )
-    return Measurement(values, value, words)
+    words = "Fine detail has {} times the power that it has in the truth: the picture is "
+    return Measurement(values, value, words + picture)
 
 
 def _features(stain: Stain) -> Measurement:
     if stain.surviving is None:
         raise NotJudgedError("features were not measured (features=true)")
-    nothing = np.full(len(stain.rows), math.nan)
-    return Measurement(nothing, stain.surviving, "{} of the CellProfiler features survive")
+    return stain.as_a_whole(stain.surviving, "{} of the CellProfiler features survive")
 
 
 def _coverage(stain: Stain) -> Measurement:
@@ -339,18 +334,14 @@ def _coverage(stain: Stain) -> Measurement:
 
 
 def _drift(stain: Stain) -> Measurement:
-    values = _signal(stain, "gain")
+    values = stain.signal("gain")
     if stain.units[1] == "field":
         raise NotJudgedError("the wells of the fields are not known")
     means = stain.unit_means(values)
     if len(means) < WELLS:
         raise NotJudgedError(f"{len(means)} wells: drift between wells takes {WELLS}")
-    spread = float(np.std(means, ddof=1))
-    return Measurement(
-        np.full(len(values), math.nan),
-        spread,
-        "Brightness against the truth varies by {} (standard deviation) between wells",
-    )
+    words = "Brightness against the truth varies by {} (standard deviation) between wells"
+    return stain.as_a_whole(float(np.std(means, ddof=1)), words)
 
 
 def _fields(stain: Stain) -> Measurement:
@@ -358,7 +349,7 @@ def _fields(stain: Stain) -> Measurement:
     words = "The figures rest on {} fields with signal"
     if n == 1:
         words = "One field with signal only: nothing is known about the variation between fields"
-    return Measurement(np.full(len(stain.rows), math.nan), float(n), words)
+    return stain.as_a_whole(n, words)
 
 
 def _failed(stain: Stain) -> Measurement:
@@ -380,8 +371,7 @@ def _failed(stain: Stain) -> Measurement:
         if here
     ]
     words = "{} of the fields are wrong as a whole" + (f": {first_few(told)}" if told else "")
-    nothing = np.full(len(stain.rows), math.nan)
-    return Measurement(nothing, float(failed.mean()), words, of=counted(len(failed), "field"))
+    return stain.as_a_whole(float(failed.mean()), words, counted(len(failed), "field"))
 
 
 def first_few(names: Sequence[str]) -> str:
@@ -449,12 +439,6 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion("features", "features that survive", ("texture",), "least", ".1%", "", _features),
     Criterion("coverage", "honesty of the intervals", ("amount",), "most", ".1%", "", _coverage),
     Criterion("drift", "drift between wells", ("compare",), "most", ".2f", "", _drift),
-    Criterion(
-        FAILED, "fields wrong as a whole", tuple(PURPOSES),
-        "most", ".1%", "", _failed,
-    ),
-    Criterion(
-        "fields", "number of fields", tuple(PURPOSES),
-        "least", ".0f", "", _fields,
-    ),
+    Criterion(FAILED, "fields wrong as a whole", tuple(PURPOSES), "most", ".1%", "", _failed),
+    Criterion("fields", "number of fields", tuple(PURPOSES), "least", ".0f", "", _fields),
 )  # fmt: skip

@@ -92,7 +92,11 @@ def _smooth(image: Float, pixel_size: float | None) -> Float:
 
 def departures(z: Float, labels: NDArray[np.integer]) -> NDArray[np.float64]:
     """Median absolute value of a map (H, W) over each object of `labels`, ascending by number."""
-    there = np.flatnonzero(np.bincount(labels.ravel()))
-    there = there[there > 0]
-    medians = ndimage.median(np.abs(z), labels, there)  # type: ignore[attr-defined]
+    medians = ndimage.median(np.abs(z), labels, numbers_of(labels))  # type: ignore[attr-defined]
     return np.asarray(medians, np.float64)
+
+
+def numbers_of(labels: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Numbers of the objects of `labels`, ascending."""
+    there = np.flatnonzero(np.bincount(labels.ravel()))
+    return there[there > 0]

@@ -18,12 +18,13 @@ features does not depend on it, but textures are counted in 256 levels of [0, 1]
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,8 +68,7 @@ class _Job:
     pixel_size: float | None
 
 
-@dataclass(frozen=True)
-class _Answer:
+class _Answer(NamedTuple):
     """Pairs (2, N) of real and hybrid values of each feature, or why there are none."""
 
     values: dict[Feature, Array]
@@ -85,24 +85,20 @@ def _compare(job: _Job) -> _Answer:
     count = len(np.unique(true_objects["nuclei"])) - 1
     if not count:
         return _Answer({}, 0, "no nuclei in the real channels")
-    moved = {
-        compartment
-        for compartment in true_objects
-        if job.level == "fields" and not job.predicted.keys().isdisjoint(channels.of(compartment))
-    }
+    involving = {name: tuple(job.predicted) for name in true_objects}
     objects = true_objects
-    if moved:
-        found = _compartments(hybrid, job)
+    if job.level == "fields":  # objects that are found in a predicted channel move
+        moved = {n for n in true_objects if not job.predicted.keys().isdisjoint(channels.of(n))}
+        found = _compartments(hybrid, job) if moved else true_objects
         if not found["nuclei"].any():
             return _Answer({}, count, "no nuclei in the predicted channels")
-        objects = {name: found[name] if name in moved else true_objects[name] for name in found}
-    involving = {name: tuple(job.predicted) for name in true_objects if name not in moved}
+        objects = true_objects | {name: found[name] for name in moved}
+        involving = {name: names for name, names in involving.items() if name not in moved}
     first = measure(real, true_objects, channels, involving)
     second = measure(hybrid, objects, channels, involving)
+    summed = _mean if job.level == "fields" else np.asarray
     both = [feature for feature in first if feature in second]
-    if job.level == "fields":
-        return _Answer({f: np.array([[_mean(first[f])], [_mean(second[f])]]) for f in both}, count)
-    return _Answer({f: np.stack([first[f], second[f]]) for f in both}, count)
+    return _Answer({f: np.stack([summed(first[f]), summed(second[f])]) for f in both}, count)
 
 
 def _scaled(images: Mapping[str, Array], scales: Mapping[str, float]) -> dict[str, Array]:
@@ -119,10 +115,10 @@ def _compartments(images: Mapping[str, Array], job: _Job) -> dict[str, Array]:
     return {"nuclei": nuclei, "cells": cells, "cytoplasm": np.where(nuclei > 0, 0, cells)}
 
 
-def _mean(values: Array) -> float:
-    """Mean of what is finite; NaN if nothing is."""
+def _mean(values: Array) -> Array:
+    """Mean (1,) of what is finite; NaN if nothing is."""
     finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else math.nan
+    return np.array([finite.mean() if finite.size else math.nan])
 
 
 def grey_scales(source: PairSource) -> dict[str, float]:
@@ -132,52 +128,10 @@ def grey_scales(source: PairSource) -> dict[str, float]:
     """
     scales: dict[str, float] = {}
     for index in progress(range(len(source)), len(source), "grey values"):
-        for name, image in _real(source.pair(index)).items():
+        for name, image in source.pair(index).real.items():
             high = float(np.percentile(image, 99.9))
             scales[name] = max(scales.get(name, 0.0), high)
     return {name: high if high > 0 else 1.0 for name, high in scales.items()}
-
-
-def _real(pair: FieldPair) -> dict[str, Array]:
-    inputs = () if pair.inputs is None else pair.inputs
-    return {
-        **dict(zip(pair.input_channels, inputs, strict=True)),
-        **dict(zip(pair.channels, pair.truth, strict=True)),
-    }
-
-
-@dataclass
-class _Jobs:
-    """The fields of the source as jobs, read one after the other.
-
-    Attributes:
-        names: fields that became a job, in order.
-        left_out: the others, with the reason.
-        predicted: the predicted channels so far, in order.
-    """
-
-    source: PairSource
-    channels: ObjectChannels
-    level: Level
-    scales: dict[str, float]
-    segment: Segment
-    names: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    predicted: dict[str, None] = field(default_factory=dict)
-
-    def __iter__(self) -> Iterator[_Job]:
-        for index in range(len(self.source)):
-            pair = self.source.pair(index)
-            reason = _unfit(pair, self.channels)
-            if reason:
-                self.left_out[pair.field] = reason
-                continue
-            self.names.append(pair.field)
-            self.predicted.update(dict.fromkeys(pair.channels))
-            yield _Job(
-                _real(pair), dict(zip(pair.channels, pair.prediction, strict=True)), self.scales,
-                self.channels, self.level, self.segment, pair.pixel_size,
-            )  # fmt: skip
 
 
 def compare_features(
@@ -209,32 +163,45 @@ def compare_features(
     require_cp_measure()
     level = level or ("fields" if len(source) >= MIN_FIELDS else "objects")
     scales = dict(grey_scales(source) if scales is None else scales)
-    workers = min(workers or os.cpu_count() or 1, max(len(source), 1))
-    jobs = _Jobs(source, channels, level, scales, segment)
+    workers = min(workers or os.cpu_count() or 1, len(source))
+    names: list[str] = []
+    left_out: dict[str, str] = {}
+    predicted: dict[str, None] = {}
+
+    def jobs() -> Iterator[_Job]:
+        for index in range(len(source)):
+            pair = source.pair(index)
+            if reason := _unfit(pair, channels):
+                left_out[pair.field] = reason
+                continue
+            names.append(pair.field)
+            predicted.update(dict.fromkeys(pair.channels))
+            drawn = dict(zip(pair.channels, pair.prediction, strict=True))
+            yield _Job(pair.real, drawn, scales, channels, level, segment, pair.pixel_size)
+
     sums: dict[Feature, Moments] = {}
     fields = objects = 0
-    answers = progress(_answers(iter(jobs), workers), len(source), "features")
+    answers = progress(_answers(jobs(), workers), len(source), "features")
     for number, answer in enumerate(answers):
         if answer.reason:
-            jobs.left_out[jobs.names[number]] = answer.reason
+            left_out[names[number]] = answer.reason
             continue
         fields, objects = fields + 1, objects + answer.objects
         for feature, pairs in answer.values.items():
             sums.setdefault(feature, Moments()).add(pairs)
-    predicted = tuple(jobs.predicted)
-    rows = [
+    rows = tuple(
         sums[feature].row(feature, _depends_on(feature, predicted, channels, level))
         for feature in sorted(sums, key=_order)
-    ]
-    return FeatureResult(tuple(rows), level, channels, predicted, fields, objects, jobs.left_out)
+    )
+    return FeatureResult(rows, level, channels, tuple(predicted), fields, objects, left_out)
 
 
 def _depends_on(
-    feature: Feature, predicted: Sequence[str], channels: ObjectChannels, level: Level
+    feature: Feature, predicted: Iterable[str], channels: ObjectChannels, level: Level
 ) -> tuple[str, ...]:
     """The predicted channels that a feature depends on, by pixels or by outlines of objects."""
     outlines = channels.of(feature.compartment) if level == "fields" else ()
-    return tuple(name for name in predicted if name in feature.channels or name in outlines)
+    return tuple(name for name in predicted if name in (*feature.channels, *outlines))
 
 
 def _unfit(pair: FieldPair, channels: ObjectChannels) -> str:

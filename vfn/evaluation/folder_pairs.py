@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from vfn.data.walk import find_images
 from vfn.errors import UserError
 from vfn.evaluation.pairs import HALFWIDTH, Array, FieldPair
 from vfn.evaluation.truth_index import Match, TruthIndex, listed, one_channel, relative_stem
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,8 @@ class FolderPairs:
         inputs: Sequence[str] = (),
         wells: re.Pattern[str] | None = None,
     ) -> None:
-        self.wells = wells
+        self.wells, self.inputs, self.truth_root = wells, tuple(inputs), truth
         self.channels = tuple(channels) if channels else None
-        self.inputs = tuple(inputs)
-        self.truth_root = truth
         folders = [pred] if isinstance(pred, Path) else list(pred)
         if truth.resolve() in {folder.resolve() for folder in folders}:
             raise UserError(f"pred and truth are both {truth}; give two folders")
@@ -83,28 +84,30 @@ class FolderPairs:
             self._fields.setdefault(match.field, []).append(match)
         _check_distinct(self._fields)
         self._names = list(self._fields)
-        for folder, found in zip(folders, by_folder, strict=True):
-            lacking = len(self._fields) - len({match.field for match in found})
-            if lacking:
+        bare = Counter(Path(field).name for field in self._fields)
+        self._input_files: dict[str, list[Path]] = {}
+        for field, matches in self._fields.items():
+            unique = bare[Path(field).name] == 1
+            files_of = [index.find_input(matches, name, unique=unique) for name in self.inputs]
+            self._input_files[field] = files_of
+        self._tell_what_is_not_scored(dict(zip(folders, by_folder, strict=True)), index)
+
+    def _tell_what_is_not_scored(
+        self, matched: Mapping[Path, Sequence[Match]], index: TruthIndex
+    ) -> None:
+        used = set(chain.from_iterable(self._input_files.values()))
+        for folder, found in matched.items():
+            used.update(path for match in found for path in match.truths)
+            if lacking := len(self._fields) - len({match.field for match in found}):
                 print(
                     f"{lacking} of {len(self._fields)} fields have no prediction in {folder}: "
                     "scored for the channels that they have"
                 )
-        bare = Counter(Path(field).name for field in self._fields)
-        self._input_files = {
-            field: tuple(
-                index.find_input(matches, name, unique=bare[Path(field).name] == 1)
-                for name in self.inputs
-            )
-            for field, matches in self._fields.items()
-        }
-        used = {path for match in chain.from_iterable(by_folder) for path in match.truths}
-        used.update(*self._input_files.values())
-        spare = len(index.paths) - len(used)
-        if spare:
-            print(f"{spare} of {len(index.paths)} images in {truth} have no prediction: not scored")
+        total = len(index.paths)
+        if spare := total - len(used):
+            print(f"{spare} of {total} images in {index.root} have no prediction: not scored")
 
-    def _matched(self, folder: Path, paths: list[Path], index: "TruthIndex") -> list[Match]:
+    def _matched(self, folder: Path, paths: list[Path], index: TruthIndex) -> list[Match]:
         """The predictions of one folder, each with its truth."""
         predictions: dict[str, Path] = {}
         for path in paths:
@@ -122,9 +125,7 @@ class FolderPairs:
             else:
                 unmatched.append(path)
         if unmatched:
-            raise UserError(
-                _no_truth(unmatched, len(predictions), folder, index, any_found=bool(found))
-            )
+            raise UserError(_no_truth(unmatched, bool(found), len(predictions), folder, index))
         return found
 
     def _told(self, path: Path, stem: str) -> tuple[tuple[str, ...] | None, str | None]:
@@ -170,41 +171,35 @@ class FolderPairs:
                 f"field {field}: {twice[0]} is given twice; predict a channel once, and let no "
                 "input have its name"
             )
-        shapes = {part.truth.shape[1:] for part in parts}
-        if len(shapes) > 1:
-            raise UserError(
-                f"field {field}: its predictions have sizes {listed(map(_times, sorted(shapes)))}; "
-                "predict every channel on the same images"
-            )
-        coverages = frozenset.union(*(part.coverages for part in parts))
-        if len(coverages) > 1:
-            raise UserError(
-                f"field {field}: its intervals have coverages {listed(sorted(coverages))}; "
-                "predict every channel with one coverage"
-            )
-        halfwidths = {name: plane for part in parts for name, plane in part.halfwidths.items()}
-        unknown = np.full(parts[0].truth.shape[1:], np.nan, np.float32)
+        shape = parts[0].truth.shape[1:]
+        sizes = (_times(part.truth.shape[1:]) for part in parts)
+        told = f"field {field}: its predictions have sizes"
+        _the_one(told, sizes, "predict every channel on the same images")
+        told = f"field {field}: its intervals have coverages"
+        coverages = chain.from_iterable(part.coverages for part in parts)
+        coverage = _the_one(told, coverages, "predict every channel with one coverage")
         return FieldPair(
             field,
             names,
             _stacked([plane for part in parts for plane in part.truth], field),
             np.concatenate([part.prediction for part in parts]),
-            self._read_inputs(field, parts[0].truth.shape[1:]),
+            self._read_inputs(field, shape),
             self.inputs,
             pixel_size=next((p.pixel_size for p in parts if p.pixel_size), None),
-            halfwidth=np.stack([halfwidths.get(n, unknown) for n in names]) if halfwidths else None,
-            coverage=next(iter(coverages), None),
+            halfwidth=None if coverage is None else _halfwidths(parts, names, shape),
+            coverage=coverage,
             well=self._well(field),
         )
 
     def _well(self, field: str) -> str | None:
-        found = self.wells.search(field) if self.wells else None
-        if self.wells and not found:
-            raise UserError(
-                f"wells={self.wells.pattern}: is not found in the name of field {field}; give an "
-                "expression that fits all"
-            )
-        return found["well"] if found else None
+        if self.wells is None:
+            return None
+        if found := self.wells.search(field):
+            return found["well"]
+        raise UserError(
+            f"wells={self.wells.pattern}: is not found in the name of field {field}; give an "
+            "expression that fits all"
+        )
 
     def _read(self, match: Match) -> _Scored:
         """One prediction file and its truth."""
@@ -216,14 +211,10 @@ class FolderPairs:
                     f"{match.prediction} is {_size(prediction)} but its truth {path} is "
                     f"{_size(image)} (height x width); predict on the same images, uncropped"
                 )
-        if len(match.truths) > 1 or (match.names and len(match.names) == 1):
-            planes = [
-                one_channel(image, path, name, self.truth_root)
-                for image, path, name in zip(
-                    truths, match.truths, match.names or ("",), strict=True
-                )
-            ]
-            names, truth = match.names or (), _stacked(planes, match.field)
+        if match.names and len(match.names) == len(truths):
+            given = zip(truths, match.truths, match.names, strict=True)
+            planes = [one_channel(*one, self.truth_root) for one in given]
+            names, truth = match.names, _stacked(planes, match.field)
         else:
             names, truth = _by_name_or_position(match, prediction, truths[0], self.truth_root)
         pixel_size = prediction.pixel_size or truths[0].pixel_size
@@ -241,6 +232,12 @@ class FolderPairs:
                 )
             planes.append(one_channel(image, path, name, self.truth_root).astype(np.float32))
         return np.stack(planes) if planes else None
+
+
+def _halfwidths(parts: Sequence[_Scored], names: tuple[str, ...], shape: tuple[int, ...]) -> Array:
+    known = {name: plane for part in parts for name, plane in part.halfwidths.items()}
+    unknown = np.full(shape, np.nan, np.float32)
+    return np.stack([known.get(name, unknown) for name in names])
 
 
 def _by_name_or_position(
@@ -299,18 +296,16 @@ def _at_each_time(
             )
     if count == 1:
         return [Match(place, place, path, names, truths)]
-    width = len(str(count))
-    return [
-        Match(f"{place}_t{time + 1:0{width}}", place, path, names, truths, time)
-        for time in range(count)
-    ]
+    numbers = [f"{time + 1:0{len(str(count))}}" for time in range(count)]
+    return [Match(f"{place}_t{n}", place, path, names, truths, int(n) - 1) for n in numbers]
 
 
 def _parted(path: Path, time: int | None) -> tuple[Image, dict[str, Array], frozenset[float]]:
     """A prediction without its half-widths, these by channel, and the coverages they state."""
     image = read_at(path, time)
     told = {name: HALFWIDTH.fullmatch(name) for name in image.channels or ()}
-    halfwidths, coverages = {}, set()
+    halfwidths: dict[str, Array] = {}
+    coverages = set()
     for plane, match in zip(image.array, told.values(), strict=False):
         if match is None:
             continue
@@ -332,27 +327,36 @@ def _parted(path: Path, time: int | None) -> tuple[Image, dict[str, Array], froz
 def _stacked(planes: Sequence[Array], field: str) -> Array:
     """Planes (H, W) as (C, H, W); stacking different dtypes would change one, and with it the full
     range of a channel."""
-    dtypes = list(dict.fromkeys(plane.dtype.name for plane in planes))
-    if len(dtypes) > 1:
-        raise UserError(
-            f"{field}: truths have dtypes {listed(dtypes)}; "
-            "convert them to one dtype or score the channels apart"
-        )
+    dtypes = (plane.dtype.name for plane in planes)
+    remedy = "convert them to one dtype or score the channels apart"
+    _the_one(f"{field}: truths have dtypes", dtypes, remedy)
     return np.stack(planes)
 
 
+def _the_one(told: str, found: Iterable[T], remedy: str) -> T | None:
+    """The value that all have; None without any.
+
+    Raises:
+        UserError: they differ.
+    """
+    values = list(dict.fromkeys(found))
+    if len(values) > 1:
+        raise UserError(f"{told} {listed(values)}; {remedy}")
+    return values[0] if values else None
+
+
 def _no_truth(
-    unmatched: list[Path], total: int, pred: Path, index: TruthIndex, *, any_found: bool
+    unmatched: list[Path], any_found: bool, total: int, pred: Path, index: TruthIndex
 ) -> str:
-    first, example = unmatched[0], next(iter(index.by_stem))
+    first = unmatched[0].relative_to(pred)
     if any_found:
         return (
             f"{len(unmatched)} of {total} predictions in {pred} have no truth in {index.root}, first "
-            f"{first.relative_to(pred)}; add their truth or take them out of the folder"
+            f"{first}; add their truth or take them out of the folder"
         )
     return (
-        f"no prediction in {pred} has a truth in {index.root} (first prediction {first.relative_to(pred)}, "
-        f"first truth {example}); give both the same names, or name the channels with "
+        f"no prediction in {pred} has a truth in {index.root} (first prediction {first}, "
+        f"first truth {next(iter(index.by_stem))}); give both the same names, or name the channels with "
         "channels=[NAME] if each truth file holds one channel and its name"
     )
 

@@ -50,14 +50,13 @@ def _read_pair(criterion: Criterion, node: Any) -> Limits:
 
 
 def _read_band(criterion: Criterion, name: str, value: Any) -> Band:
-    numbers = value if criterion.kind == "within" and isinstance(value, Sequence) else [value]
-    right = len(numbers) == (2 if criterion.kind == "within" else 1) and all(
-        isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers
+    wanted, form = (2, "[lower,upper]") if criterion.kind == "within" else (1, "a number")
+    numbers = value if wanted == 2 and isinstance(value, Sequence) else [value]
+    right = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+    if not right or len(numbers) != wanted or list(numbers) != sorted(numbers):
+        raise UserError(f"{name}={value}: give {form}")
+    low, high = float(numbers[0]), float(numbers[-1])
+    return Band(
+        -math.inf if criterion.kind == "most" else low,
+        math.inf if criterion.kind == "least" else high,
     )
-    if not right or list(numbers) != sorted(numbers):
-        kind = "[lower,upper]" if criterion.kind == "within" else "a number"
-        raise UserError(f"{name}={value}: give {kind}")
-    if criterion.kind == "within":
-        return Band(*map(float, numbers))
-    limit = float(numbers[0])
-    return Band(limit, math.inf) if criterion.kind == "least" else Band(-math.inf, limit)

@@ -53,6 +53,22 @@ class FieldPair:
     alarms: Mapping[str, Sequence[str]] = dataclass_field(default_factory=dict)
     promised: tuple[bool, ...] | None = None
 
+    @property
+    def named_inputs(self) -> list[tuple[str, Array]]:
+        """Each named input: its channel and image (H, W)."""
+        inputs = () if self.inputs is None else self.inputs
+        return list(zip(self.input_channels, inputs, strict=True)) if self.input_channels else []
+
+    @property
+    def named_truth(self) -> list[tuple[str, Array]]:
+        """Each target: its channel and truth (H, W)."""
+        return list(zip(self.channels, self.truth, strict=True))
+
+    @property
+    def real(self) -> dict[str, Array]:
+        """Channel -> real image (H, W): named inputs, then targets."""
+        return dict([*self.named_inputs, *self.named_truth])
+
 
 class PairSource(Protocol):
     """Fields by number, read when asked for, so that memory stays flat in their number."""

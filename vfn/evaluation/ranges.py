@@ -59,45 +59,34 @@ class ChannelRanges:
 
 
 class _Pixels:
-    """Pooled pixels of one channel: a histogram of the upper 16 bits of the keys."""
+    """Pooled pixels of one channel: a histogram of their keys, or of the upper halves of 32 bits."""
 
     def __init__(self, dtype: str, field: int) -> None:
-        self.dtype = dtype
-        self.first_field = field
-        self.fields = 0
+        self.dtype, self.first_field, self.fields = dtype, field, 0
+        self.shift = 16 if np.dtype(dtype).itemsize > 2 else 0
         self.high = np.zeros(_BINS, np.int64)
         self.low: dict[int, NDArray[np.int64]] = {}  # upper half -> histogram of the lower half
 
-    def wanted_ranks(self) -> list[tuple[int, int, float]]:
-        """For each percentile the two neighbouring ranks and the weight of the second."""
-        positions = [q / 100 * (int(self.high.sum()) - 1) for q in SIGNAL_PERCENTILES]
+    def ranks(self, percent: float) -> tuple[int, int, float]:
+        """The two neighbouring places in the sorted pool, and the weight of the second."""
         last = int(self.high.sum()) - 1
-        return [(int(x), min(int(x) + 1, last), x - int(x)) for x in positions]
+        place = percent / 100 * last
+        return int(place), min(int(place) + 1, last), place - int(place)
 
-    def extreme_ranks(self) -> tuple[int, int]:
-        return 0, int(self.high.sum()) - 1
+    def percentile(self, percent: float) -> float:
+        first, second, weight = self.ranks(percent)
+        low, high = self.value(first), self.value(second)
+        return low + (high - low) * weight if weight else low
 
     def value(self, rank: int) -> float:
         """The pixel at this place of the sorted pool."""
         cumulated = np.cumsum(self.high)
-        upper = int(np.searchsorted(cumulated, rank, side="right"))
-        if _is_narrow(self.dtype):
-            return _value(upper, self.dtype)
-        rest = rank - (int(cumulated[upper - 1]) if upper else 0)
-        lower = int(np.searchsorted(np.cumsum(self.low[upper]), rest, side="right"))
-        return _value(upper << 16 | lower, self.dtype)
-
-    def signal(self) -> Range:
-        low, high = (
-            self.value(a) + (self.value(b) - self.value(a)) * t for a, b, t in self.wanted_ranks()
-        )
-        return Range(low, high)
-
-    def full(self) -> Range:
-        if self.dtype in FULL_RANGES:
-            return Range(*FULL_RANGES[self.dtype])
-        low, high = self.extreme_ranks()
-        return Range(self.value(low), self.value(high))
+        key = int(np.searchsorted(cumulated, rank, side="right"))
+        if self.shift:
+            rest = rank - (int(cumulated[key - 1]) if key else 0)
+            lower = int(np.searchsorted(np.cumsum(self.low[key]), rest, side="right"))
+            key = key << 16 | lower
+        return _value(key, self.dtype)
 
 
 def channel_ranges(source: PairSource) -> dict[str, ChannelRanges]:
@@ -114,25 +103,27 @@ def channel_ranges(source: PairSource) -> dict[str, ChannelRanges]:
         for name, image in zip(*source.truth(index), strict=True):
             pool = pools.setdefault(name, _Pixels(image.dtype.name, index))
             _check_dtype(name, image, pool, source, index)
-            keys = _keys(image) if _is_narrow(pool.dtype) else _keys(image) >> 16
-            pool.high += np.bincount(keys.ravel(), minlength=_BINS)
+            pool.high += np.bincount(_keys(image).ravel() >> pool.shift, minlength=_BINS)
             pool.fields += 1
-    wide = {name: pool for name, pool in pools.items() if not _is_narrow(pool.dtype)}
+    wide = {name: pool for name, pool in pools.items() if pool.shift}
     if wide:
         _count_lower_halves(source, wide)
-    return {
-        name: ChannelRanges(
-            pool.dtype, pool.full(), pool.signal(), pool.fields, int(pool.high.sum())
-        )
-        for name, pool in pools.items()
-    }
+    ranges = {}
+    for name, pool in pools.items():
+        full = FULL_RANGES.get(pool.dtype) or (pool.percentile(0), pool.percentile(100))
+        signal = Range(*(pool.percentile(percent) for percent in SIGNAL_PERCENTILES))
+        pixels = int(pool.high.sum())
+        ranges[name] = ChannelRanges(pool.dtype, Range(*full), signal, pool.fields, pixels)
+    return ranges
 
 
 def _count_lower_halves(source: PairSource, pools: dict[str, _Pixels]) -> None:
     """Second pass: the lower 16 bits of the keys that share the upper half with a wanted rank."""
     for pool in pools.values():
-        ranks = {*pool.extreme_ranks(), *(r for a, b, _ in pool.wanted_ranks() for r in (a, b))}
-        uppers = np.searchsorted(np.cumsum(pool.high), sorted(ranks), side="right")
+        ranks = [
+            rank for percent in (0, *SIGNAL_PERCENTILES, 100) for rank in pool.ranks(percent)[:2]
+        ]
+        uppers = np.searchsorted(np.cumsum(pool.high), ranks, side="right")
         pool.low = {int(upper): np.zeros(_BINS, np.int64) for upper in uppers}
     for index in progress(range(len(source)), len(source), "intensity ranges"):
         for name, image in zip(*source.truth(index), strict=True):
@@ -160,26 +151,12 @@ def _check_dtype(
         )
 
 
-def _is_narrow(dtype: str) -> bool:
-    return np.dtype(dtype).itemsize <= 2
-
-
 def _keys(image: NDArray[Any]) -> NDArray[Any]:
-    """Whole numbers from 0 in the order of the grey values."""
+    """Whole numbers from 0, below 2^32, in the order of the grey values."""
     if image.dtype.kind == "u":
         return image
     if image.dtype.kind == "i":
         return image.astype(np.int64) - np.iinfo(image.dtype).min
-    return _float_to_key(image)
-
-
-def _value(key: int, dtype: str) -> float:
-    """The grey value of a key."""
-    return FULL_RANGES[dtype][0] + key if dtype in FULL_RANGES else _key_to_float(key)
-
-
-def _float_to_key(image: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Non-negative integers below 2^32 in the same order as the float32 values."""
     # Adding 0.0 turns -0.0 into 0.0, which must get one key.
     bits = (np.ascontiguousarray(image, np.float32) + np.float32(0)).view(np.uint32)
     # IEEE 754: positive floats sort as their bits do, negative ones the other way round.
@@ -187,6 +164,9 @@ def _float_to_key(image: NDArray[np.generic]) -> NDArray[np.int64]:
     return np.where(negative, ~bits, bits | np.uint32(0x80000000)).astype(np.int64)
 
 
-def _key_to_float(key: int) -> float:
+def _value(key: int, dtype: str) -> float:
+    """The grey value of a key."""
+    if dtype in FULL_RANGES:
+        return FULL_RANGES[dtype][0] + key
     bits = key & 0x7FFFFFFF if key & 0x80000000 else ~key & 0xFFFFFFFF
     return float(np.array([bits], np.uint32).view(np.float32)[0])

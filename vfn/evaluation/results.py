@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfn.data.intensity import stretched
+from vfn.evaluation.columns import HIGHER_IS_BETTER
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges, Range
-from vfn.evaluation.rows import HIGHER_IS_BETTER, ImageScores, summarise
+from vfn.evaluation.rows import ImageScores, summarise
 from vfn.evaluation.stain import Measured
 from vfn.metrics.agreement import Agreement, agree
 from vfn.metrics.coverage import RiskCoverage
@@ -36,36 +37,7 @@ SCATTER_BINS = 160
 # Scales of the error map, fractions of the signal range: the smallest that holds 99 % of the pixels.
 ERROR_SCALES = (0.05, 0.1, 0.2, 0.5, 1.0)
 _ERROR_BINS = 200
-
-
 SCALES = 5  # times as wide: ranges of grey values that are called different scales
-
-
-@dataclass(frozen=True)
-class Extent:
-    """Range of the grey values of images."""
-
-    dtype: str
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, image: NDArray[np.float32], dtype: str) -> "Extent":
-        """Return the extent of the finite pixels of an image; empty where there is none."""
-        return cls(dtype, *((float(image.min()), float(image.max())) if image.size else (0.0, 0.0)))
-
-    def with_other(self, other: "Extent") -> "Extent":
-        """Return the extent of both."""
-        return Extent(self.dtype, min(self.low, other.low), max(self.high, other.high))
-
-    @property
-    def width(self) -> float:
-        """From the smallest to the largest."""
-        return self.high - self.low
-
-    def __str__(self) -> str:
-        ends = (f"{v:.0f}" if abs(v) >= 100 else f"{v:.2g}" for v in (self.low, self.high))
-        return f"{self.dtype}, {' to '.join(ends)}"
 
 
 @dataclass
@@ -81,7 +53,6 @@ class ChannelResult:
         scatter: pixels counted by truth (first axis) and prediction within `scatter_range`.
         found: nuclei that went wrong, each with the name of its field; None for other stains.
         over: what amounts of stain were summed over, "nuclei", "cells" or "blocks"; empty if over nothing.
-        extents: dtype, smallest and largest grey value of "prediction" and "truth".
         coverage: share of the pixels that the prediction's intervals state, if there are any.
         promised: True if that is guaranteed for new wells or fields; None if unknown.
         risk: how these intervals rank errors.
@@ -98,11 +69,11 @@ class ChannelResult:
     )
     found: list[tuple[str, Found]] | None = None
     over: str = ""
-    extents: dict[str, Extent] = field(default_factory=dict)
     coverage: float | None = None
     promised: bool | None = None
     risk: RiskCoverage | None = None
     unrefocused: dict[int, ImageScores] = field(default_factory=dict)
+    _extents: dict[str, tuple[str, float, float]] = field(default_factory=dict)  # dtype and ends
     _ends: list[tuple[float, float, float]] = field(default_factory=list)
     _amounts: list[tuple[Float, Float]] = field(default_factory=list)
     _errors: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_ERROR_BINS + 1, np.int64))
@@ -137,28 +108,35 @@ class ChannelResult:
         finite = np.isfinite(p)
         p, t = p[finite], t[finite]
         for of, image, dtype in ((MODEL, p, prediction.dtype), ("truth", t, truth.dtype)):
-            own = Extent.of(image, dtype.name)
-            self.extents[of] = self.extents.get(of, own).with_other(own)
+            low, high = (image.min(), image.max()) if image.size else (0.0, 0.0)
+            first, *ends = self._extents.get(of, (dtype.name, low, high))
+            self._extents[of] = first, min(float(low), ends[0]), max(float(high), ends[1])
         self._count_scatter(p, t)
         error = np.minimum(np.abs(p - t) * (_ERROR_BINS / self.signal_width), _ERROR_BINS)
         self._errors += np.bincount(error.astype(np.int64), minlength=_ERROR_BINS + 1)
 
     def remark(self) -> str:
         """Return a sentence about the images that a reader must know first; empty for none."""
-        remark = ""
+        remarks = [self.other_scale()]
         if stretched(self._ends, self.ranges.dtype):
-            remark = "The real images were stretched one by one: amounts cannot be compared between fields."
-        return " ".join(filter(None, [self.other_scale(), remark]))
+            remarks.append(
+                "The real images were stretched one by one: amounts cannot be compared between fields."
+            )
+        return " ".join(filter(None, remarks))
 
     def other_scale(self) -> str:
         """Return a remark where predictions plainly are on another scale than truths, else an empty string.
 
         Only another dtype makes it plain: a poor prediction may be flat, too.
         """
-        predicted, true = self.extents[MODEL], self.extents["truth"]
-        flat = predicted.width * SCALES < self.signal_width
-        if predicted.dtype == true.dtype or not (flat or predicted.width > SCALES * true.width):
+        (dtype, low, high), (true_dtype, *ends) = self._extents[MODEL], self._extents["truth"]
+        flat = (high - low) * SCALES < self.signal_width
+        if dtype == true_dtype or not (flat or high - low > SCALES * (ends[1] - ends[0])):
             return ""
+        predicted, true = (
+            f"{name}, {' to '.join(f'{v:.0f}' if abs(v) >= 100 else f'{v:.2g}' for v in values)}"
+            for name, *values in self._extents.values()
+        )
         return f"Predictions are {predicted}; truths {true}: another scale?"
 
     def amounts(self) -> tuple[Float, Float]:
@@ -172,15 +150,9 @@ class ChannelResult:
 
     def _count_scatter(self, prediction: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
         shown = self.scatter_range
-        scale = SCATTER_BINS / shown.width
-        inside = (
-            (truth >= shown.low)
-            & (truth < shown.high)
-            & (prediction >= shown.low)
-            & (prediction < shown.high)
-        )
-        x = ((truth[inside] - shown.low) * scale).astype(np.int64).clip(0, SCATTER_BINS - 1)
-        y = ((prediction[inside] - shown.low) * scale).astype(np.int64).clip(0, SCATTER_BINS - 1)
+        places = (np.stack([truth, prediction]) - shown.low) * (SCATTER_BINS / shown.width)
+        inside = ((places >= 0) & (places < SCATTER_BINS)).all(axis=0)
+        x, y = places[:, inside].astype(np.int64)
         counts = np.bincount(x * SCATTER_BINS + y, minlength=SCATTER_BINS**2)
         self.scatter += counts.reshape(SCATTER_BINS, SCATTER_BINS)
 
@@ -232,17 +204,14 @@ class ChannelResult:
         """Parts of the summary that not every stain has."""
         parts: dict[str, Any] = {}
         if self.over:
-            agreement = self.agreement()
+            found = self.agreement()
             parts["amounts"] = {
                 "over": self.over,
-                "n": agreement.n,
-                "slope": finite(agreement.slope),
-                "r": finite(agreement.r),
                 **{
-                    f"{name}_percent": finite(agreement.percent(getattr(agreement, name)))
-                    for name in ("bias", "lower", "upper")
+                    name if name in ("n", "slope", "r") else f"{name}_percent": finite(value)
+                    for name, value in found.figures().items()
                 },
-                "note": agreement.reason,
+                "note": found.reason,
             }
         if self.coverage is not None and self.risk is not None:
             curve = self.risk.curve()
@@ -266,11 +235,8 @@ class ChannelResult:
         def key(i: int) -> tuple[bool, float, float]:
             values = self.rows[i].values
             psnr, mae = values["psnr_signal"], values["mae"]
-            return (
-                not math.isnan(psnr),
-                0.0 if math.isnan(psnr) else psnr,
-                0.0 if math.isnan(mae) else -mae,
-            )
+            worse = 0.0 if math.isnan(mae) else -mae
+            return (False, 0.0, worse) if math.isnan(psnr) else (True, psnr, worse)
 
         return sorted(range(len(self.rows)), key=key)
 
@@ -282,13 +248,8 @@ def finite(value: float) -> float | None:
 
 def in_order(baselines: Mapping[str, T]) -> dict[str, T]:
     """Return the baselines in the order of `LABELS`, others by name behind them."""
-    known = [*LABELS]
-    return {
-        name: baselines[name]
-        for name in sorted(
-            baselines, key=lambda n: (known.index(n) if n in known else len(known), n)
-        )
-    }
+    known = [*LABELS, *sorted(set(baselines) - set(LABELS))]
+    return {name: baselines[name] for name in known if name in baselines}
 
 
 def label(system: str) -> str:

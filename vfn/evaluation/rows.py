@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from vfn.data.registration import features, measure_shift
+from vfn.evaluation.columns import PIXEL_COLUMNS, SIGNAL_COLUMNS, SIGNAL_TOLERANCE
 from vfn.evaluation.ranges import ChannelRanges
 from vfn.metrics import fidelity
+from vfn.metrics.comparison import Paired, compare, make_units
 from vfn.metrics.contrast import (
     FAINT,
     SMALLEST,
@@ -29,69 +31,6 @@ from vfn.metrics.drift import local_shift, shading
 from vfn.metrics.spectral import Spectra, spectra
 from vfn.metrics.structure import MS_SSIM_SIDE, SSIM_WINDOW
 from vfn.metrics.tolerance import Tolerance, signal_tolerance, tolerance_level
-
-# Promised to users, in this order; others come after them.
-PROMISED = (
-    "mae",
-    "psnr",
-    "ssim",
-    "pearson",
-    "tolerance_level",
-    "tolerance_threshold",
-    "mae_signal",
-    "psnr_signal",
-    "ssim_signal",
-)
-# In units of the signal range.
-SIGNAL_COLUMNS = ("bias_signal", "contrast", "contrast_truth", "noise_truth")
-SIGNAL_TOLERANCE = ("tolerance_level_signal", "tolerance_threshold_signal")
-COLUMNS = (
-    *PROMISED,
-    "mse",
-    "nrmse",
-    "ms_ssim",
-    "mse_signal",
-    "nrmse_signal",
-    "ms_ssim_signal",
-    "gain",
-    "offset",
-    "r2",
-    "frc_resolution",
-    "power_ratio",
-    "shift_rows",
-    "shift_columns",
-    "shift_local",
-    *SIGNAL_COLUMNS,
-    "pearson_ceiling",
-    "shading",
-    *SIGNAL_TOLERANCE,
-)
-# Columns of a baseline: fewer, since it serves for comparison alone.
-BASELINE_COLUMNS = (*PROMISED, "gain", "r2", *SIGNAL_TOLERANCE)
-# The columns of a baseline for inputs out of focus, with which the prediction competes.
-REFOCUSED_COLUMNS = (*BASELINE_COLUMNS, "frc_resolution", "power_ratio")
-# Columns that are neither (gain, offset, power ratio, shift) are best at one value.
-HIGHER_IS_BETTER = {
-    "mae": False,
-    "psnr": True,
-    "ssim": True,
-    "pearson": True,
-    "tolerance_level": False,
-    "mae_signal": False,
-    "psnr_signal": True,
-    "ssim_signal": True,
-    "mse": False,
-    "nrmse": False,
-    "ms_ssim": True,
-    "mse_signal": False,
-    "nrmse_signal": False,
-    "ms_ssim_signal": True,
-    "r2": True,
-    "frc_resolution": False,
-    "tolerance_level_signal": False,
-    "shift_local": False,
-    "shading": False,
-}
 
 
 class _OneThread:
@@ -131,7 +70,7 @@ class ImageScores:
         field: name of the field.
         channel: name of the channel.
         values: column -> number; NaN where undefined, infinite for the PSNR of identical images.
-            A prediction has all `COLUMNS`, a baseline `BASELINE_COLUMNS`.
+            A prediction has all `PIXEL_COLUMNS`, a baseline `BASELINE_COLUMNS`.
         note: why a value is NaN or infinite; empty if none is.
         tolerance: the tolerance curve in units of the signal, None where the truth shows none.
         spectra: the curves over spatial frequency, None for a baseline.
@@ -163,7 +102,7 @@ def score_image(
     prediction: NDArray[Any],
     truth: NDArray[Any],
     ranges: ChannelRanges,
-    columns: Sequence[str] = COLUMNS,
+    columns: Sequence[str] = PIXEL_COLUMNS,
 ) -> ImageScores:
     """Figures of one predicted image (H, W) against its truth (H, W), on both ranges. Thread-safe.
 
@@ -173,7 +112,7 @@ def score_image(
         prediction: any dtype.
         truth: one of `vfn.data.images.DTYPES`.
         ranges: full and signal range of the channel.
-        columns: `COLUMNS`, or `BASELINE_COLUMNS` for less at a fraction of the time.
+        columns: `PIXEL_COLUMNS`, or `BASELINE_COLUMNS` for less at a fraction of the time.
     """
     if not np.isfinite(prediction).all():
         bad = int(prediction.size - np.isfinite(prediction).sum())
@@ -184,14 +123,12 @@ def score_image(
     full = None
     if ranges.full.width > 0:
         full = tolerance_level(prediction, truth, ranges.full.width)
-    values["tolerance_level"] = full.value if full else math.nan
-    values["tolerance_threshold"] = full.threshold if full else math.nan
+    values |= _level(full, "")
     smoothed, signal = smooth(truth), ranges.signal
     tolerance = None
     if contrast(smoothed) > FAINT * signal.width:
         tolerance = signal_tolerance(prediction, truth, ground(smoothed), signal.low, signal.high)
-    values["tolerance_level_signal"] = tolerance.value if tolerance else math.nan
-    values["tolerance_threshold_signal"] = tolerance.threshold if tolerance else math.nan
+    values |= _level(tolerance, "_signal")
     if tolerance is None and signal.width > 0:
         reasons.append(f"ground truth shows no signal: {', '.join(SIGNAL_TOLERANCE)} undefined")
     curves = None
@@ -208,6 +145,11 @@ def score_image(
             reasons.append("too few parts of the field have signal: shading undefined")
     row = {column: values[column] for column in columns}
     return ImageScores(name, channel, row, "; ".join(reasons), tolerance, curves)
+
+
+def _level(found: Tolerance | None, suffix: str) -> dict[str, float]:
+    value, threshold = (found.value, found.threshold) if found else (math.nan, math.nan)
+    return {f"tolerance_level{suffix}": value, f"tolerance_threshold{suffix}": threshold}
 
 
 def pixel_figures(
@@ -310,6 +252,18 @@ def _reasons(
         yield f"prediction is constant: {of('pearson', 'r2')} undefined"
 
 
+def mean_of(rows: Sequence[ImageScores], column: str) -> float:
+    """Mean of the finite figures of a column; NaN without any."""
+    values = [v for row in rows if math.isfinite(v := row.values[column])]
+    return statistics.fmean(values) if values else math.nan
+
+
+def paired(a: Sequence[ImageScores], b: Sequence[ImageScores], column: str) -> Paired:
+    """Compare two predictions of the same fields, over wells where they are known: second minus first."""
+    first, second = ([row.values[column] for row in rows] for rows in (a, b))
+    return compare(make_units(first, second, [row.well or row.field for row in b]))
+
+
 def summarise(rows: Sequence[ImageScores]) -> dict[str, dict[str, Any]]:
     """Mean, sample standard deviation (ddof = 1) and n of each column over the fields.
 
@@ -329,10 +283,9 @@ def summarise(rows: Sequence[ImageScores]) -> dict[str, dict[str, Any]]:
         infinite = sum(map(math.isinf, values))
         undefined = len(values) - len(finite) - infinite
         left_out = [
-            text
+            f"{text} in {count} of {len(values)} fields, left out of mean and std"
             for count, text in ((infinite, "infinite"), (undefined, "undefined"))
             if count
-            for text in [f"{text} in {count} of {len(values)} fields, left out of mean and std"]
         ]
         if left_out:
             entry["note"] = "; ".join(left_out)

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from vfn.errors import UserError
-from vfn.evaluation.stain import COLUMNS
+from vfn.evaluation.columns import COLUMNS
 from vfn.system.csv_files import read_csv
 
 WORDS = ("field", "channel", "plate", "well", "site", "z", "note")  # columns that are no figures
@@ -102,19 +102,18 @@ def _read_run(name: str, folder: Path) -> Run:
     )  # fmt: skip
     for record in records:
         field, channel = record["field"], record["channel"]
-        values = {column: _number(record[column]) for column in columns}
-        bad = next((column for column, value in values.items() if value is None), None)
-        if bad is not None:
-            raise UserError(
-                f"{table}: field {field}, {channel}, {bad}: {record[bad]!r} is no number; "
-                "run evaluate.py again"
-            )
-        fields = figures.setdefault(channel, {})
-        if field in fields:
+        values = figures.setdefault(channel, {}).setdefault(field, {})
+        if values:
             raise UserError(
                 f"{table}: {channel} of field {field} stands there twice; run evaluate.py again"
             )
-        fields[field] = {column: value for column, value in values.items() if value is not None}
+        for column in columns:
+            if (value := _number(record[column])) is None:
+                raise UserError(
+                    f"{table}: field {field}, {channel}, {column}: {record[column]!r} is no number; "
+                    "run evaluate.py again"
+                )
+            values[column] = value
         if record.get("well"):
             wells[field] = f"{record.get('plate', '')} {record['well']}".strip()
     if not figures:

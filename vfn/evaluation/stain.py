@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfn.evaluation import rows
+from vfn.evaluation.columns import BASELINE_COLUMNS, REFOCUSED_COLUMNS
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges
-from vfn.evaluation.rows import BASELINE_COLUMNS, REFOCUSED_COLUMNS, ImageScores, score_image
+from vfn.evaluation.rows import ImageScores, score_image
 from vfn.metrics import objects
 from vfn.metrics.agreement import (
     BLOCK,
@@ -35,34 +35,7 @@ from vfn.metrics.quality import quality
 Float = NDArray[np.float64]
 Labels = NDArray[np.int32]
 
-QUALITY_COLUMNS = ("piqe", "brisque", "piqe_truth", "brisque_truth")
-# Of the integrated intensities; the last three in percent of the mean real amount.
-AMOUNT_COLUMNS = (
-    "amount_n", "amount_slope", "amount_r", "amount_bias", "amount_lower", "amount_upper",
-    "amount_off",
-)  # fmt: skip
 NAMED = 0.05  # bleed_through from which on the table names the channel
-INTERVAL_COLUMNS = ("coverage", "interval_width")
-HIGHER_IS_BETTER = {
-    **rows.HIGHER_IS_BETTER,
-    "piqe": False,
-    "brisque": False,
-    **{name: True for name in objects.COLUMNS if name.startswith(("f1_", "ap_"))},
-    "mean_ap": True,
-    "matched_iou": True,
-    **dict.fromkeys(("missed", "hallucinated", "split", "merged", "misoutlined"), False),
-    "amount_r": True,
-    "amount_off": False,
-    "interval_width": False,
-}
-COLUMNS = (
-    *rows.COLUMNS,
-    *QUALITY_COLUMNS,
-    *objects.COLUMNS,
-    *AMOUNT_COLUMNS,
-    "bleed_through",
-    *INTERVAL_COLUMNS,
-)
 
 
 @dataclass(frozen=True)
@@ -134,9 +107,7 @@ def _real_nuclei(
     """The nuclei of the real field (H, W); None where no channel shows them."""
     if scores:
         return next(iter(scores.values())).truth_labels.astype(np.int32)
-    for channel, image in zip(
-        pair.input_channels, () if pair.inputs is None else pair.inputs, strict=True
-    ):
+    for channel, image in pair.named_inputs:
         if nuclei.shown_by(channel):
             return objects.segment_nuclei(image, pixel_size=pair.pixel_size)
     return None
@@ -153,49 +124,38 @@ def _measure(
     row = score_image(pair.field, channel, prediction, truth, ranges)
     values, notes = dict(row.values), [row.note]
     signal = ranges.signal
-    for suffix, image in (("", prediction), ("_truth", truth)):
+    for who, suffix, image in (("prediction", "", prediction), ("truth", "_truth", truth)):
         found = quality(image, signal.low, signal.high)
-        values[f"piqe{suffix}"], values[f"brisque{suffix}"] = found.piqe, found.brisque
-        if found.note:
-            notes.append(f"{'truth' if suffix else 'prediction'}: {found.note}")
+        values |= {f"piqe{suffix}": found.piqe, f"brisque{suffix}": found.brisque}
+        notes.append(found.note and f"{who}: {found.note}")
     if scores is not None:
         values |= scores.values
         notes.append(scores.note)
     over, amounts = _amounts(truth, prediction, scores, real)
     if over:
         agreement = agree(*amounts)
-        values |= {
-            "amount_n": agreement.n,
-            "amount_slope": agreement.slope,
-            "amount_r": agreement.r,
-            "amount_bias": agreement.percent(agreement.bias),
-            "amount_lower": agreement.percent(agreement.lower),
-            "amount_upper": agreement.percent(agreement.upper),
-            "amount_off": share_off(*amounts),
-        }
+        values |= {f"amount_{name}": value for name, value in agreement.figures().items()}
+        values["amount_off"] = share_off(*amounts)
         notes.append(agreement.reason)
     mixed_in = ""
-    if np.isfinite(prediction).all() and (bled := _bleeding(pair, i, signal.width)):
+    if bled := _bleeding(pair, i, signal.width):
         values["bleed_through"] = bled.slope
         mixed_in = bled.channel if abs(bled.slope) >= NAMED else ""
     if pair.halfwidth is not None and np.isfinite(pair.halfwidth[i]).all():
         values["coverage"] = coverage_reached(prediction, truth, pair.halfwidth[i])
-        values["interval_width"] = (
-            mean_width(pair.halfwidth[i], signal.width) if signal.width > 0 else math.nan
-        )
+        width = signal.width
+        values["interval_width"] = mean_width(pair.halfwidth[i], width) if width else math.nan
     baselines = {
         name: _baseline(pair, channel, images[i], truth, ranges)
         for name, images in pair.baselines.items()
     }
     note = "; ".join(filter(None, notes))
     row = replace(row, values=values, note=note, well=pair.well or "", z=pair.z, mixed_in=mixed_in)
-    faults = None if scores is None else scores.found
-    unrefocused = None
+    blurred = None
     if pair.unrefocused is not None:
-        unrefocused = score_image(
-            pair.field, channel, pair.unrefocused[i], truth, ranges, BASELINE_COLUMNS
-        )
-    return Measured(row, baselines, faults, *amounts, over, unrefocused)
+        image = pair.unrefocused[i]
+        blurred = score_image(pair.field, channel, image, truth, ranges, BASELINE_COLUMNS)
+    return Measured(row, baselines, scores and scores.found, *amounts, over, blurred)
 
 
 def _amounts(
@@ -213,12 +173,15 @@ def _amounts(
 
 
 def _bleeding(pair: FieldPair, i: int, width: float) -> Bleeding | None:
-    """What is mixed in of the field's other channels; None without any, or without a range."""
-    name = pair.channels[i]
-    inputs = zip(pair.input_channels, () if pair.inputs is None else pair.inputs, strict=True)
-    targets = zip(pair.channels, pair.truth, strict=True)
-    others = ([(n, image) for n, image in group if n != name] for group in (inputs, targets))
-    return bleeding(pair.prediction[i], pair.truth[i], width, *others) if width > 0 else None
+    """What is mixed in of the field's other channels; None without any, or where it cannot be told."""
+    name, prediction = pair.channels[i], pair.prediction[i]
+    if not (width > 0 and np.isfinite(prediction).all()):
+        return None
+    others = (
+        [(n, image) for n, image in group if n != name]
+        for group in (pair.named_inputs, pair.named_truth)
+    )
+    return bleeding(prediction, pair.truth[i], width, *others)
 
 
 def _baseline(

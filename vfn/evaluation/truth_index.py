@@ -69,21 +69,25 @@ class TruthIndex:
             return (_only(self.by_stem[stem], stem),)
         bare = Path(stem).name
         for key in (rest,) if rest else _keys(stem, unique=unique):
-            groups = [self._channel(name).get(key, []) for name in names or ()]
-            if groups and all(groups):
-                return tuple(_only(group, key) for group in groups)
-            if any(groups) and names:
-                missing = next(n for n, group in zip(names, groups, strict=True) if not group)
-                raise UserError(
-                    f"{self.root}: field {key} has no truth for channel {missing}; add an image "
-                    f"whose path holds {missing} and {key}, or leave this prediction out"
-                )
+            if found := self._by_channel(key, names or ()):
+                return found
         namesakes = self.by_name.get(bare, [])
         if not unique or len(namesakes) != 1:
             return ()
         # Where folders or names sort the truth by channel, a namesake outside them is another stain.
         sorted_out = {p for n in names or () for group in self._channel(n).values() for p in group}
         return tuple(namesakes) if not sorted_out or namesakes[0] in sorted_out else ()
+
+    def _by_channel(self, key: str, names: Sequence[str]) -> tuple[Path, ...]:
+        """The image of each channel of a field; nothing if no channel has one."""
+        groups = {name: self._channel(name).get(key, []) for name in names}
+        missing = [name for name, group in groups.items() if not group]
+        if 0 < len(missing) < len(groups):
+            raise UserError(
+                f"{self.root}: field {key} has no truth for channel {missing[0]}; add an image "
+                f"whose path holds {missing[0]} and {key}, or leave this prediction out"
+            )
+        return () if missing else tuple(_only(group, key) for group in groups.values())
 
     def find_input(self, matches: Sequence[Match], name: str, *, unique: bool) -> Path:
         """The image of a real channel of the field that was matched so.

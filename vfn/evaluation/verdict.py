@@ -8,7 +8,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -66,24 +66,20 @@ class Judgement:
         return self.criterion.title
 
 
-@dataclass(frozen=True)
-class PurposeVerdict:
+class PurposeVerdict(NamedTuple):
     """Verdict for one read-out.
 
     Attributes:
         purpose: key of `PURPOSES`.
+        title: the read-out in words.
         level: None if none of its figures could be judged.
         reason: sentence of the criterion that decides.
     """
 
     purpose: Purpose
+    title: str
     level: Level | None
     reason: str
-
-    @property
-    def title(self) -> str:
-        """Return the read-out in words."""
-        return PURPOSES[self.purpose]
 
 
 @dataclass(frozen=True)
@@ -120,8 +116,8 @@ class Verdict:
         judged = [j for j in own if j.level is not None]
         if {j.key for j in judged} <= set(UNSPECIFIC):
             missing = [j for j in own if j.level is None and j.key not in UNSPECIFIC]
-            return PurposeVerdict(purpose, None, missing[0].sentence)
-        return PurposeVerdict(purpose, judged[0].level, judged[0].sentence)
+            return PurposeVerdict(purpose, PURPOSES[purpose], None, missing[0].sentence)
+        return PurposeVerdict(purpose, PURPOSES[purpose], judged[0].level, judged[0].sentence)
 
     @property
     def not_judged(self) -> list[Judgement]:
@@ -150,13 +146,7 @@ def judge(stain: Stain, limits: Mapping[str, Limits], remark: str = "") -> Verdi
         limits: criterion -> limits, for every criterion; see `read_limits`.
         remark: a sentence that comes first.
     """
-    found: dict[str, Measurement | NotJudgedError] = {}
-    for criterion in CRITERIA:
-        try:
-            found[criterion.key] = criterion.measure(stain)
-        except NotJudgedError as exc:
-            found[criterion.key] = exc
-    judgements = [_judge(c, found[c.key], limits, stain) for c in CRITERIA]
+    judgements = [_judge(criterion, limits, stain) for criterion in CRITERIA]
     levels = {j.key: j.level for j in judgements if j.level is not None}
     worst = max(levels.values(), key=LEVELS.index)
     unjudged = ""
@@ -177,17 +167,13 @@ def judge(stain: Stain, limits: Mapping[str, Limits], remark: str = "") -> Verdi
     )
 
 
-def _judge(
-    criterion: Criterion,
-    found: Measurement | NotJudgedError,
-    limits: Mapping[str, Limits],
-    stain: Stain,
-) -> Judgement:
+def _judge(criterion: Criterion, limits: Mapping[str, Limits], stain: Stain) -> Judgement:
     own = limits[criterion.key]
     wanted_use, wanted_care = criterion.wanted(own.use), criterion.wanted(own.care)
-    if isinstance(found, NotJudgedError):
-        sentence = f"Not judged: {found}."
-        return Judgement(criterion, None, "-", wanted_use, wanted_care, sentence)
+    try:
+        found = criterion.measure(stain)
+    except NotJudgedError as exc:
+        return Judgement(criterion, None, "-", wanted_use, wanted_care, f"Not judged: {exc}.")
     level = _level(criterion, found, own)
     reached = {
         "use": f"enough for use: {wanted_use}",
@@ -195,7 +181,13 @@ def _judge(
         "do not use": f"even use with care needs {wanted_care}",
     }[level]
     figure, notes = _figure(criterion, found, own, stain)
-    failed = _failed_fields(criterion, found, own, stain)
+    failed = []
+    if criterion.every_field:
+        failed = [
+            f"{name} ({criterion.written(value)})"
+            for name, value in zip(stain.names, found.fields.tolist(), strict=True)
+            if not math.isnan(value) and value not in own.care
+        ]
     share = len(failed) / len(stain.names)
     by_fields = _step(share, share, limits[FAILED])
     if LEVELS.index(by_fields) > LEVELS.index(level):
@@ -219,20 +211,6 @@ def _step(low: float, high: float, limits: Limits) -> Level:
         if low in band and high in band:
             return level
     return LEVELS[2]
-
-
-def _failed_fields(
-    criterion: Criterion, found: Measurement, limits: Limits, stain: Stain
-) -> list[str]:
-    """Fields beyond the limit for care, with their figures."""
-    if not criterion.every_field:
-        return []
-    pairs = zip(stain.names, found.fields.tolist(), strict=True)
-    return [
-        f"{name} ({criterion.written(value)})"
-        for name, value in pairs
-        if not math.isnan(value) and value not in limits.care
-    ]
 
 
 def _spread(found: Measurement, limits: Limits) -> float:

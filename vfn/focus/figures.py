@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vfn.refocus.scale import FocusScale
-from vfn.report.figures import LIGHT, Theme, dress, new_figure
+from vfn.report.figures import LIGHT, Theme, dress, dress_bar, new_figure
 
 WORST = 6  # fields with a map
 
@@ -28,9 +28,8 @@ def calibration_figure(scale: FocusScale, theme: Theme = LIGHT) -> Figure:
             low, middle, high = np.quantile(own, (0.05, 0.5, 0.95))
             axis.plot([depth, depth], [low, high], color=theme.ink, linewidth=1)
             axis.plot(depth, middle, "o", color=theme.ink, markersize=4)
-        axis.set_xlabel("true distance from focus, µm", fontsize=9)
-        axis.set_title(f"{name}: ± {scale.mean_error(name == 'tiles'):.2g} µm held out", fontsize=9)
-        dress(axis, theme)
+        title = f"{name}: ± {scale.mean_error(name == 'tiles'):.2g} µm held out"
+        dress(axis, theme, title, "true distance from focus, µm", size=9)
     axes[0].set_ylabel("estimated, µm", fontsize=9)
     return figure
 
@@ -53,12 +52,8 @@ def focus_figure(
     top = max([*values, beyond]) * 1.05
     axis.hist(values, np.linspace(0, top, 25).tolist(), color=theme.lines[0])
     axis.axvline(beyond, color=theme.lines[1], linestyle="--", linewidth=1.2)
-    axis.set_xlabel("distance from focus, µm", fontsize=9)
-    axis.set_ylabel("fields", fontsize=9)
-    axis.set_title(
-        f"{sum(v > beyond for v in values)} of {len(fields)} beyond {beyond:g} µm", fontsize=9
-    )
-    dress(axis, theme)
+    title = f"{sum(v > beyond for v in values)} of {len(fields)} beyond {beyond:g} µm"
+    dress(axis, theme, title, "distance from focus, µm", "fields", size=9)
     drawn = None
     places = [(row, column) for row in range(2) for column in range(1, 4)]
     for (row, column), (name, um, tiles) in zip(places, worst, strict=False):
@@ -71,6 +66,5 @@ def focus_figure(
         one.set_title(f"{short}\n{um:.1f} µm", fontsize=7, color=theme.ink)
     if drawn is not None:
         bar = figure.colorbar(drawn, ax=figure.axes[1:], shrink=0.8)
-        bar.set_label("tiles, µm from focus (grey: nothing to see)", fontsize=8, color=theme.ink)
-        bar.ax.tick_params(labelsize=7, colors=theme.ink)
+        dress_bar(bar, theme, "tiles, µm from focus (grey: nothing to see)")
     return figure

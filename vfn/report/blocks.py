@@ -5,7 +5,6 @@ A plain string is a paragraph. All text is escaped unless it is `Markup`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -75,12 +74,11 @@ class Chart:
     caption: str
     light: str
     dark: str
-    css: str = ""
 
 
-def chart(draw: Callable[[Theme], Figure], alt: str, caption: str = "", css: str = "") -> Chart:
+def chart(draw: Callable[[Theme], Figure], alt: str, caption: str = "") -> Chart:
     """Draw a figure in both themes."""
-    return Chart(alt, caption, png_uri(draw(LIGHT)), png_uri(draw(DARK)), css)
+    return Chart(alt, caption, png_uri(draw(LIGHT)), png_uri(draw(DARK)))
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ class Place:
     """
 
     field: str
-    kind: Literal["hallucinated", "missed"]
+    kind: str
     row: float
     column: float
     words: str = ""
@@ -197,11 +195,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Places(Block):
-    """A list of places; those in `links` (place -> anchor) lead to the pictures."""
+    """A list of places; `stain_section` puts those with a picture into `links` (place -> anchor)."""
 
     title: str
     places: Sequence[Place]
-    links: Mapping[Place, str] = field(default_factory=dict)
+    links: dict[Place, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

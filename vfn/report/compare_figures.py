@@ -7,7 +7,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from vfn.metrics.comparison import Comparison
-from vfn.report.compare_words import difference_text, interval_text, title
+from vfn.report.compare_words import cells, title
 
 WIDTH, HEIGHT = 220, 26  # px of a row's plot
 SIDE, LEFT, BOTTOM = 300, 52, 40  # px of the scatter: the square, room for the axes
@@ -45,6 +45,7 @@ def forest(c: Comparison) -> Markup:
     ends = sorted((sign * c.result.low, sign * c.result.high))
     limit = float(max(np.abs(d).max(), *np.nan_to_num(np.abs(ends)))) or 1.0
     middle, half = HEIGHT / 2, WIDTH / 2
+    name, _, _, difference, interval_text, *_ = cells(c)
 
     def x(value: float) -> float:
         return round(half + value / limit * (half - 8), 1)
@@ -53,7 +54,7 @@ def forest(c: Comparison) -> Markup:
     interval = "" if math.isnan(ends[0]) else f"M{x(ends[0])} {middle}H{x(ends[1])}"
     return FOREST.format(
         w=WIDTH, h=HEIGHT, half=half, middle=middle,
-        words=f"{title(c)}: {difference_text(c)} ({interval_text(c)})",
+        words=f"{name}: {difference} ({interval_text})",
         shown=Markup(' class="shown"') if c.shown else "",
         dots="".join(f"M{x(v)} {middle + dy:.1f}h0" for v, dy in zip(d, spread, strict=True)),
         interval=Markup('<path class="interval" d="{}"/>').format(interval) if interval else "",

@@ -8,23 +8,9 @@ from markupsafe import Markup
 
 from vfn.metrics import comparison
 from vfn.metrics.comparison import Comparison
+from vfn.models.words import counted
+from vfn.report import blocks
 from vfn.report import compare_words as words
-from vfn.report.blocks import (
-    Bullets,
-    Charts,
-    Content,
-    Drawing,
-    Fold,
-    Page,
-    Part,
-    Section,
-    Soft,
-    Styled,
-    Table,
-    Terms,
-    how_computed,
-    link,
-)
 from vfn.report.compare_figures import forest, scatter, towards_b
 from vfn.report.compare_words import RunPair, run_pairs
 from vfn.report.html import today
@@ -55,26 +41,26 @@ def render(
         found: the content of `compare.json`.
     """
     pairs = run_pairs(comparisons)
-    left_out = [Part("What was left out", [Bullets([f"{note}." for note in notes])])]
-    head = Section(
+    left_out = [blocks.Part("What was left out", [blocks.Bullets([f"{note}." for note in notes])])]
+    head = blocks.Section(
         "",
         [
-            Bullets([_verdict(i, pair) for i, pair in enumerate(pairs)], "verdicts"),
+            blocks.Bullets([_verdict(i, pair) for i, pair in enumerate(pairs)], "verdicts"),
             *(left_out if notes else []),
-            Fold("How to read it", [Terms(HOW_TO_READ)]),
+            blocks.Fold("How to read it", [blocks.Terms(HOW_TO_READ)]),
         ],
     )
-    folders = [(name, Styled(folder, "mono")) for name, folder in found["runs"].items()]
+    folders = [(name, blocks.Styled(folder, "mono")) for name, folder in found["runs"].items()]
     units = ", ".join(dict.fromkeys(pair.head.kind for pair in pairs))
-    methods = how_computed(
+    methods = blocks.how_computed(
         [*folders, *_methods(units, found["settings"])], found["provenance"],
         "compare.csv and compare.json", found["versions"],
     )  # fmt: skip
-    page = Page(
+    page = blocks.Page(
         f"Comparison of {', '.join(runs)}",
         f"Comparison of {len(runs)} runs",
         [
-            Soft(f"{', '.join(runs)} · {today()}"),
+            blocks.Soft(f"{', '.join(runs)} · {today()}"),
             head,
             *(_section(i, pair) for i, pair in enumerate(pairs)),
             methods,
@@ -92,93 +78,93 @@ def _verdict(number: int, pair: RunPair) -> Markup:
     }.get(verdict.outcome, verdict.outcome)
     css = TAGS.get(verdict.outcome, "note")
     return Markup('<span class="tag {}">{}</span>{} {}').format(
-        css, tag, verdict.text, link(f"part-{number}", "details")
+        css, tag, verdict.text, blocks.link(f"part-{number}", "details")
     )
 
 
-def _section(number: int, pair: RunPair) -> Section:
+def _section(number: int, pair: RunPair) -> blocks.Section:
     head = pair.head
     n, units, unit = head.result.n, words.plural(head), head.kind
     other = [line for line in pair.lines if not line.main]
-    blocks: list[Content] = [words.verdict(pair).text]
+    content: list[blocks.Content] = [words.verdict(pair).text]
     if 1 < n < comparison.FEW_UNITS:
-        blocks.append(
-            Soft(
+        content.append(
+            blocks.Soft(
                 f"With {n} {units} (fewer than {comparison.FEW_UNITS}) the interval is too short if differences are skewed; go by it with care."
             )
         )
     if pair.main:
-        how = Soft(
+        how = blocks.Soft(
             f"Pale dots: single {unit}s. Large dot and bar: mean difference and its 95 % interval, coloured where a difference is "
             f"shown. To the right {head.b} is better, to the left {head.a}; each row has its own scale, numbers stand beside it."
         )
-        blocks.append(Part("Differences", [how, *_forest(pair, pair.main)]))
+        content.append(blocks.Part("Differences", [how, *_forest(pair, pair.main)]))
     if n:
-        blocks.append(Part(f"{unit.capitalize()} by {unit}", [_units(head)]))
+        content.append(blocks.Part(f"{unit.capitalize()} by {unit}", [_units(head)]))
     if other:
-        how = Soft(
+        how = blocks.Soft(
             f"A family of tests of their own; the verdict does not go by them. To the right {head.b} is higher, or better where a "
             "direction is known."
         )
-        title = f"{len(other)} further figure{'' if len(other) == 1 else 's'}"
-        blocks.append(Fold(title, [how, *_forest(pair, other)], open=not pair.main))
-    return Section(f"{head.channel}: {head.a} and {head.b}", blocks, f"part-{number}")
+        title = counted(len(other), "further figure")
+        content.append(blocks.Fold(title, [how, *_forest(pair, other)], open=not pair.main))
+    return blocks.Section(f"{head.channel}: {head.a} and {head.b}", content, f"part-{number}")
 
 
-def _forest(pair: RunPair, lines: Sequence[Comparison]) -> list[Content]:
+def _forest(pair: RunPair, lines: Sequence[Comparison]) -> list[blocks.Content]:
     """The table of these metrics, and why some are not defined."""
     a, b = pair.head.a, pair.head.b
     ends = '<span title="{a}">← {a}</span><span title="{b}">{b} →</span>'
-    header: list[str | Styled] = [
-        "figure", Styled(Markup(ends).format(a=a, b=b), "plot"), a, b, "difference", "95 % CI",
+    header: list[str | blocks.Styled] = [
+        "figure", blocks.Styled(Markup(ends).format(a=a, b=b), "plot"), a, b, "difference", "95 % CI",
         "p Wilcoxon, Holm", "p Student, Holm", f"{pair.head.kind}s",
     ]  # fmt: skip
     notes: dict[str, list[str]] = {}
     for line in lines:
         if line.result.note:
             notes.setdefault(line.result.note, []).append(words.title(line))
-    table = Table(header, [_row(line) for line in lines], css="forest")
-    return [table, *(Soft(f"† {note} ({', '.join(who)}).") for note, who in notes.items())]
+    table = blocks.Table(header, [_row(line) for line in lines], css="forest")
+    return [table, *(blocks.Soft(f"† {note} ({', '.join(who)}).") for note, who in notes.items())]
 
 
-def _row(c: Comparison) -> list[str | Styled]:
+def _row(c: Comparison) -> list[str | blocks.Styled]:
     lower = Markup("<br><small>lower is better</small>") if c.higher is False else ""
+    name, first, second, *rest = words.cells(c)
     means = [
-        Styled(f"{words.value_text(c, key)} ★", "best")
-        if words.starred(c, run)
-        else words.value_text(c, key)
-        for key, run in (("mean_a", c.a), ("mean_b", c.b))
+        blocks.Styled(f"{mean} ★", "best") if words.starred(c, run) else mean
+        for mean, run in ((first, c.a), (second, c.b))
     ]
     note = Markup(' <abbr title="{}">†</abbr>').format(c.result.note) if c.result.note else ""
     return [
-        Markup("{}{}").format(words.title(c), lower), Styled(forest(c), "plot"), *means,
-        words.difference_text(c), words.interval_text(c), words.p_cell(c.p_wilcoxon_holm),
-        words.p_cell(c.p_t_holm), Markup("{}{}").format(c.result.n, note),
+        Markup("{}{}").format(name, lower), blocks.Styled(forest(c), "plot"), *means, *rest,
+        Markup("{}{}").format(c.result.n, note),
     ]  # fmt: skip
 
 
-def _units(c: Comparison) -> Charts:
+def _units(c: Comparison) -> blocks.Charts:
     """The scatter of the units, and those that differ most."""
     name = words.title(c)
     caption = f"{name} of each {c.kind}. On the line both runs are equal"
     if c.higher is None:
-        return Charts([Drawing(scatter(c), f"{caption}.")])
+        return blocks.Charts([blocks.Drawing(scatter(c), f"{caption}.")])
     order = np.argsort(-towards_b(c), kind="stable")
     ranked = [f"{c.units.names[i]} ({words.signed(c.units.differences[i])})" for i in order]
     wins = int((towards_b(c) > 0).sum())
-    beside: list[Content] = [
+    beside: list[blocks.Content] = [
         f"By {name}, {c.b} is better in {wins} of {c.result.n} {words.plural(c)}."
     ]
     if len(ranked) > EXTREMES:
         beside += [
             f"Most in favour of {c.b}: {', '.join(ranked[:EXTREMES])}.",
             f"Most in favour of {c.a}, or least of {c.b}: {', '.join(ranked[: -EXTREMES - 1 : -1])}.",
-            Soft(
+            blocks.Soft(
                 f"In brackets {c.b} minus {c.a}. Look at these {c.kind}s in the reports of both runs."
             ),
         ]
     side = "above" if c.higher else "below"
-    return Charts([Drawing(scatter(c), f"{caption}; {side} it {c.b} is better.")], beside=beside)
+    return blocks.Charts(
+        [blocks.Drawing(scatter(c), f"{caption}; {side} it {c.b} is better.")], beside=beside
+    )
 
 
 def _methods(units: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:

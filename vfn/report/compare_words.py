@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vfn.evaluation.columns import TITLES
 from vfn.metrics import comparison
 from vfn.metrics.comparison import Comparison
-from vfn.report.wording import FIELDS_AS_UNITS, SPECS, TITLES
+from vfn.report.wording import FIELDS_AS_UNITS, number
 
 SHOWN, SLIGHT, MIXED = "shown", "slight", "mixed"
 NOT_SHOWN, EQUAL, ALONE = "not shown", "equal", "no statistics"
@@ -34,11 +35,6 @@ class RunPair:
         """The most telling figure that is defined."""
         defined = [line for line in self.lines if line.result.n]
         return (defined or list(self.lines))[0]
-
-    @property
-    def several(self) -> str:
-        """The unit in the plural."""
-        return f"{self.head.kind}s"
 
 
 @dataclass(frozen=True)
@@ -74,53 +70,66 @@ def run_pairs(comparisons: Sequence[Comparison]) -> list[RunPair]:
 
 
 def verdict(pair: RunPair) -> Verdict:
-    """Judge one channel and pair of runs, the most important first."""
+    """Judge one channel and pair of runs."""
     head = pair.head
-    channel, a, b = head.channel, head.a, head.b
-
-    def give(outcome: str, text: str, better: str = "") -> Verdict:
-        if head.kind == "field" and outcome not in (EQUAL, ALONE):
-            text += f" {FIELDS_AS_UNITS} in metrics.csv, or unit=well."
-        return Verdict(channel, a, b, outcome, better, text)
-
     tested = [line for line in pair.main if not math.isnan(line.result.p_wilcoxon)]
-    if not tested:
-        if head.result.n > 1:
-            return give(EQUAL, f"{channel}: {a} and {b} are equal in every figure that is defined.")
-        text = f"{channel}: one {head.kind} or none to compare on, so no statistics."
-        if head.better:
-            text += f" {title(head)} there: {value_text(head, 'mean_a')} in {a}, {value_text(head, 'mean_b')} in {b}."
-        return give(ALONE, text)
-    won = {run: [c for c in tested if c.shown and c.better == run] for run in (a, b)}
-    deciding = {run: [c for c in won[run] if not c.slight] for run in (a, b)}
-    outcome = SHOWN if any(deciding.values()) else SLIGHT
-    if outcome is SLIGHT:
-        deciding = won
-    if deciding[a] and deciding[b]:
-        text = "; ".join(f"{run} is better in {_listed(deciding[run])}" for run in (a, b))
-        return give(MIXED, f"{channel}: mixed. {text}.")
-    for run, other in ((a, b), (b, a)):
-        if deciding[run]:
-            first, *rest = deciding[run]
-            hardly = ", but by too little to matter" if outcome is SLIGHT else ""
-            text = f"{run} predicts {channel} better than {other}{hardly}: {sentence(first)}."
-            slight = [c for c in won[run] if c not in deciding[run]]
-            open_ = [c for c in tested if not c.shown]
-            for words, lines in (
-                ("The same holds for", rest),
-                ("By too little to matter also in", slight),
-                (f"{other} is better by too little to matter in", won[other]),
-                ("No difference can be shown in", open_),
-            ):
-                if lines:
-                    text += f" {words} {', '.join(map(title, lines))}."
-            return give(outcome, text, run)
-    first = next((c for c in tested if c is head), tested[0])
-    text = f"No difference between {a} and {b} can be shown for {channel}: {sentence(first)}."
+    outcome, better, text = _judge(pair, tested) if tested else _untested(head)
+    if head.kind == "field" and tested:
+        text += f" {FIELDS_AS_UNITS} in metrics.csv, or unit=well."
+    return Verdict(head.channel, head.a, head.b, outcome, better, text)
+
+
+def _untested(head: Comparison) -> tuple[str, str, str]:
+    """Outcome, better run and text where nothing could be tested."""
+    channel, a, b = head.channel, head.a, head.b
+    if head.result.n > 1:
+        return EQUAL, "", f"{channel}: {a} and {b} are equal in every figure that is defined."
+    text = f"{channel}: one {head.kind} or none to compare on, so no statistics."
+    if head.better:
+        name, first, second, *_ = cells(head)
+        text += f" {name} there: {first} in {a}, {second} in {b}."
+    return ALONE, "", text
+
+
+def _judge(pair: RunPair, tested: Sequence[Comparison]) -> tuple[str, str, str]:
+    """Outcome, better run and text, the most important figure first."""
+    shown = [c for c in tested if c.shown]
+    deciding = [c for c in shown if not c.slight] or shown
+    better = {c.better: [one for one in deciding if one.better == c.better] for c in deciding}
+    if not better:
+        first = pair.head if pair.head in tested else tested[0]
+        return NOT_SHOWN, "", _not_shown(pair, first)
+    if len(better) == 2:
+        texts = (f"{run} is better in {_listed(better[run])}" for run in (pair.head.a, pair.head.b))
+        return MIXED, "", f"{pair.head.channel}: mixed. {'; '.join(texts)}."
+    outcome = SLIGHT if deciding[0].slight else SHOWN
+    return outcome, deciding[0].better, _won(deciding, tested, outcome)
+
+
+def _won(deciding: Sequence[Comparison], tested: Sequence[Comparison], outcome: str) -> str:
+    """Text where one run is better in all figures that decide."""
+    first, *rest = deciding
+    run, other = (first.a, first.b) if first.better == first.a else (first.b, first.a)
+    hardly = ", but by too little to matter" if outcome is SLIGHT else ""
+    text = f"{run} predicts {first.channel} better than {other}{hardly}: {sentence(first)}."
+    slight = [c for c in tested if c.shown and c not in deciding]
+    for words, lines in (
+        ("The same holds for", rest),
+        ("By too little to matter also in", [c for c in slight if c.better == run]),
+        (f"{other} is better by too little to matter in", [c for c in slight if c.better == other]),
+        ("No difference can be shown in", [c for c in tested if not c.shown]),
+    ):
+        if lines:
+            text += f" {words} {', '.join(map(title, lines))}."
+    return text
+
+
+def _not_shown(pair: RunPair, first: Comparison) -> str:
     needed = comparison.units_needed(pair.tests)
+    text = f"No difference between {first.a} and {first.b} can be shown for {first.channel}: {sentence(first)}."
     if first.result.n < needed:
         text += (
-            f" {first.result.n} {pair.several} are too few for any: with {pair.tests} tests in the "
+            f" {first.result.n} {first.kind}s are too few for any: with {pair.tests} tests in the "
             f"family, at least {needed} are needed."
         )
     if first.p_t_holm < comparison.ALPHA:
@@ -128,19 +137,32 @@ def verdict(pair: RunPair) -> Verdict:
             f" Student's t-test alone shows one ({p_text(first.p_t_holm)}), but it takes the "
             "differences for normally distributed."
         )
-    return give(NOT_SHOWN, text)
+    return text
+
+
+def cells(c: Comparison) -> list[str]:
+    """Return the row of a table: name, both means, difference, interval, p of Wilcoxon and Student."""
+    r = c.result
+    means = (number(c.column, mean) for mean in (r.mean_a, r.mean_b))
+    difference = "-" if math.isnan(r.difference) else signed(r.difference)
+    p_values = (
+        "-" if math.isnan(p) else p_text(p).removeprefix("p ").removeprefix("= ")
+        for p in (c.p_wilcoxon_holm, c.p_t_holm)
+    )
+    return [title(c), *means, difference, interval_text(r.low, r.high) or "-", *p_values]
 
 
 def sentence(c: Comparison) -> str:
     """Return one metric in words, seen from the better run: "signal PSNR +1.2 dB (95 % CI ...)"."""
     sign = -1.0 if c.better == c.a else 1.0  # the better run minus the other
-    name, unit = _name_and_unit(c)
+    name, _, unit = title(c).partition(" (")
+    unit = f" {unit.rstrip(')')}" if unit else ""
     r = c.result
-    low, high = sorted((sign * r.low, sign * r.high))
-    interval = "" if math.isnan(low) else f"95 % CI {_plain(low)} to {_plain(high)}, "
+    interval = interval_text(*sorted((sign * r.low, sign * r.high)))
+    known = f"95 % CI {interval}, " if interval else ""
     direction = ", lower is better" if c.higher is False else ""
     return (
-        f"{name} {signed(sign * r.difference)}{unit} ({interval}{r.n} {plural(c)}, "
+        f"{name} {signed(sign * r.difference)}{unit} ({known}{r.n} {plural(c)}, "
         f"Wilcoxon {p_text(c.p_wilcoxon_holm)} after Holm{direction})"
     )
 
@@ -154,22 +176,11 @@ def _listed(lines: Sequence[Comparison]) -> str:
     return ", ".join(sentence(line) for line in lines)
 
 
-def _name_and_unit(c: Comparison) -> tuple[str, str]:
-    name, _, unit = title(c).partition(" (")
-    return name, f" {unit.rstrip(')')}" if unit else ""
-
-
 def title(c: Comparison) -> str:
     """Return the name of the metric for people."""
     if c.column == "tolerance_threshold":  # "at threshold" in tables that show the level beside it
         return "tolerance threshold"
     return TITLES.get(c.column, c.column.replace("_", " "))
-
-
-def value_text(c: Comparison, key: str) -> str:
-    """Return the mean of a run ("mean_a", "mean_b") as text."""
-    value = getattr(c.result, key)
-    return "-" if math.isnan(value) else format(value, SPECS.get(c.column, ".4g"))
 
 
 def _plain(value: float) -> str:
@@ -188,21 +199,11 @@ def p_text(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
-def p_cell(p: float) -> str:
-    """Return a p-value as a table cell."""
-    return "-" if math.isnan(p) else p_text(p).removeprefix("p ").removeprefix("= ")
-
-
-def interval_text(c: Comparison) -> str:
-    """Return the interval of the difference as text."""
-    return "-" if math.isnan(c.result.low) else f"{_plain(c.result.low)} to {_plain(c.result.high)}"
+def interval_text(low: float, high: float) -> str:
+    """Return an interval as text; empty where it is not defined."""
+    return "" if math.isnan(low) else f"{_plain(low)} to {_plain(high)}"
 
 
 def starred(c: Comparison, run: str) -> bool:
     """Return whether the run is shown to be better by more than a slight difference."""
     return c.shown and not c.slight and bool(run) and c.better == run
-
-
-def difference_text(c: Comparison) -> str:
-    """Return the difference as text."""
-    return "-" if math.isnan(c.result.difference) else signed(c.result.difference)

@@ -13,7 +13,7 @@ from vfn.evaluation.conditions import CONTROL, TREATED, Field
 from vfn.evaluation.expect import Expectation
 from vfn.evaluation.pairs import PairSource
 from vfn.evaluation.ranges import ChannelRanges
-from vfn.report.figures import LIGHT, Theme, dress, new_figure
+from vfn.report.figures import LIGHT, Theme, dress, dress_bar, new_figure
 
 LIMIT = 6.0  # standard deviations at the ends of the maps' colours
 SHOWN = 3  # fields with pictures, of each channel
@@ -50,18 +50,12 @@ class Shown:
             row[1].imshow(truth, cmap="gray", vmin=low, vmax=high)
             row[2].imshow(prediction, cmap="gray", vmin=low, vmax=high)
             drawn = row[3].imshow(z, cmap="RdBu_r", vmin=-LIMIT, vmax=LIMIT)
-            titles = (
-                heading,
-                f"{self.channel}, real",
-                "predicted by the control model",
-                "departure",
-            )
-            for axis, title in zip(row, titles, strict=True):
+            titles = (f"{self.channel}, real", "predicted by the control model", "departure")
+            for axis, title in zip(row, (heading, *titles), strict=True):
                 axis.set_axis_off()
                 axis.set_title(title, fontsize=8, color=theme.ink, loc="left")
         bar = figure.colorbar(drawn, ax=axes[:, 3], shrink=0.7, location="right")
-        bar.set_label("SD of the control; red: more than expected", fontsize=8, color=theme.ink)
-        bar.ax.tick_params(labelsize=7, colors=theme.ink)
+        dress_bar(bar, theme, "SD of the control; red: more than expected")
         return figure
 
     def distributions(self, theme: Theme = LIGHT) -> Figure:
@@ -76,8 +70,7 @@ class Shown:
         left.set_xticks(range(len(self.figures)), list(self.figures))
         left.set_xlim(-0.6, len(self.figures) - 0.4)
         left.set_ylim(bottom=0)
-        left.set_ylabel("mean error, % of signal range", fontsize=9)
-        left.set_title("fields", fontsize=9)
+        dress(left, theme, "fields", y="mean error, % of signal range", size=9)
         everything = np.concatenate(list(self.cells.values()))
         if len(everything):
             bins = np.linspace(0, float(np.quantile(everything, 0.995)) or 1.0, 40)
@@ -89,12 +82,9 @@ class Shown:
                 )  # fmt: skip
             if not math.isnan(self.threshold):
                 right.axvline(self.threshold, color=theme.faint, linestyle="--", linewidth=1)
-            right.legend(fontsize=8, frameon=False, labelcolor=theme.ink)
-        right.set_xlabel("departure of a cell, SD of the control", fontsize=9)
-        right.set_ylabel("% of cells", fontsize=9)
-        right.set_title("cells; dashed: 5 % of the control lie beyond", fontsize=9)
-        for axis in (left, right):
-            dress(axis, theme)
+        title = "cells; dashed: 5 % of the control lie beyond"
+        x, legend = "departure of a cell, SD of the control", "best" if len(everything) else ""
+        dress(right, theme, title, x, "% of cells", size=9, legend=legend)
         return figure
 
 
@@ -107,24 +97,22 @@ def shown_channel(
     expected: Expectation,
 ) -> Shown:
     """Collect the data of a channel's figures: the most departing treated fields, the median control field."""
-
-    def ranked(condition: str) -> list[Field]:
-        own = [f for f in fields if f.channel == channel and f.condition == condition]
-        return sorted(own, key=lambda f: -f.figures["departure"])
-
-    most, quiet = ranked(TREATED)[:SHOWN], ranked(CONTROL)
-    chosen = [(TREATED, f, treated) for f in most] + [(CONTROL, quiet[len(quiet) // 2], control)]
-    pictures = []
-    for condition, field, source in chosen:
-        pair = source.pair(field.index)
-        i = pair.channels.index(channel)
-        z = expected.map(pair.prediction[i], pair.truth[i], pair.pixel_size)
-        first = pair.truth[i] if pair.inputs is None else pair.inputs[0]
-        pictures.append((f"{condition}: {field.name}", first, pair.truth[i], pair.prediction[i], z))
     own = {
         condition: [f for f in fields if f.channel == channel and f.condition == condition]
         for condition in (CONTROL, TREATED)
     }
+    most, quiet = (
+        sorted(own[condition], key=lambda f: -f.figures["departure"])
+        for condition in (TREATED, CONTROL)
+    )
+    pictures = []
+    for field in [*most[:SHOWN], quiet[len(quiet) // 2]]:
+        pair = (treated if field.condition == TREATED else control).pair(field.index)
+        i = pair.channels.index(channel)
+        truth, prediction = pair.truth[i], pair.prediction[i]
+        z = expected.map(prediction, truth, pair.pixel_size)
+        first = truth if pair.inputs is None else pair.inputs[0]
+        pictures.append((f"{field.condition}: {field.name}", first, truth, prediction, z))
     values = {condition: [f.figures for f in some] for condition, some in own.items()}
     cells = {
         condition: np.array([c.departure for f in some for c in f.cells])

@@ -4,25 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from vfn.evaluation.columns import TITLES
 from vfn.evaluation.conditions import CONTROL, TREATED
 from vfn.evaluation.expect import FALSE_ALARMS
 from vfn.metrics.comparison import ALPHA
-from vfn.report.blocks import (
-    Bullets,
-    Charts,
-    Content,
-    Fold,
-    Page,
-    Section,
-    Soft,
-    Table,
-    Terms,
-    chart,
-    how_computed,
-)
+from vfn.report import blocks
 from vfn.report.conditions_figures import Shown
 from vfn.report.html import today
-from vfn.report.wording import FIELDS_AS_UNITS, TITLES
+from vfn.report.wording import FIELDS_AS_UNITS
 
 HOW_TO_READ = (
     ("the idea", "The model learnt on control cells what the stain looks like, given the inputs. Where it errs more on treated cells than on control cells it never saw, the treatment changed the stain in a way that the inputs do not tell (Nguyen et al. 2020, sec. 4)."),
@@ -39,51 +28,56 @@ def render(
     summary: Mapping[str, Any], shown: Mapping[str, Shown], provenance: Mapping[str, Any]
 ) -> str:
     """Return the page as text."""
-    head = [Bullets(summary["sentences"]), Fold("How to read it", [Terms(HOW_TO_READ)])]
+    head = [
+        blocks.Bullets(summary["sentences"]),
+        blocks.Fold("How to read it", [blocks.Terms(HOW_TO_READ)]),
+    ]
     alarms = summary["false_alarms_stated"]
-    page = Page(
+    page = blocks.Page(
         "Control and treated",
         "Control and treated cells",
         [
-            Soft(today()),
-            Section("", head),
+            blocks.Soft(today()),
+            blocks.Section("", head),
             *(_section(c, e, shown[c], alarms) for c, e in summary["channels"].items()),
-            how_computed([], provenance, "conditions.csv, cells.csv and conditions.json"),
+            blocks.how_computed([], provenance, "conditions.csv, cells.csv and conditions.json"),
         ],
     )
     return page.html()
 
 
-def _section(channel: str, entry: Mapping[str, Any], one: Shown, alarms: float) -> Section:
+def _section(channel: str, entry: Mapping[str, Any], one: Shown, alarms: float) -> blocks.Section:
     """One channel: its table of metrics, its departing cells, its figures."""
     rows = [
         [
             NAMES[column], _text(f["control"]), _text(f["treated"]),
             _with_interval(f, "delta"), _with_interval(f, "g"),
-            _text(f.get("p_holm"), "{:.2g}") if "p_holm" in f else "not tested",
+            _text(f["p_holm"], "{:.2g}"),
         ]
         for column, f in entry["figures"].items()
     ]  # fmt: skip
     fields = entry["figures"]["mae_signal"]
-    blocks: list[Content] = [
-        Soft(f"{fields['n_control']} control and {fields['n_treated']} treated {entry['unit']}s."),
-        Table(["", "control", "treated", "Cliff's delta", "Hedges' g", "p (Holm)"], rows),
+    content: list[blocks.Content] = [
+        blocks.Soft(
+            f"{fields['n_control']} control and {fields['n_treated']} treated {entry['unit']}s."
+        ),
+        blocks.Table(["", "control", "treated", "Cliff's delta", "Hedges' g", "p (Holm)"], rows),
     ]
     control, treated = entry["cells"]["control"], entry["cells"]["treated"]
     if control["n"]:
-        blocks.append(
+        content.append(
             f"Cells that depart (limit: {100 * alarms:g} % of control cells of the validation fields): {control['departing']} of "
             f"{control['n']} in control, {treated['departing']} of {treated['n']} in treated. They are listed in cells.csv, maps lie in maps/."
         )
     charts = [
-        chart(one.distributions, f"errors of {channel} in control and treated"),
-        chart(
+        blocks.chart(one.distributions, f"errors of {channel} in control and treated"),
+        blocks.chart(
             one.picture,
             f"{channel}: input, real, predicted, departure",
             "The most departing treated fields, and the median control field.",
         ),
     ]
-    return Section(channel, [*blocks, Charts(charts, wide=True)])
+    return blocks.Section(channel, [*content, blocks.Charts(charts, wide=True)])
 
 
 def _text(value: float | None, form: str = "{:.4g}") -> str:
@@ -101,46 +95,12 @@ def _with_interval(figures: Mapping[str, Any], key: str) -> str:
 
 def sentences(channel: str, entry: Mapping[str, Any]) -> list[str]:
     """Return the result of a channel in sentences, the caution last."""
-    found, unit = entry["figures"]["departure"], entry["unit"]
-    mae = entry["figures"]["mae_signal"]
     control, treated = entry["cells"][CONTROL], entry["cells"][TREATED]
-    said = []
-    head = (
-        f"{channel}: departure from what the control model expects {found['treated']:.2g} SD in treated, "
-        f"{found['control']:.2g} SD in control {unit}s (n = {found['n_treated']} and {found['n_control']}; mean error "
-        f"{100 * mae['treated']:.2g} and {100 * mae['control']:.2g} % of the signal range"
-    )
-    if found["p"] is None:
-        said.append(f"{head}); too few {unit}s for a test.")
-    else:
-        shown = [
-            f"{NAMES[column]} (p = {p:.2g})"
-            for column, one in entry["figures"].items()
-            if (p := one["p_holm"]) is not None and p < ALPHA
-        ]
-        better = mae["delta"] < 0 and found["delta"] < 0
-        where = (
-            f"{'shown' if unit == 'well' else 'if fields are independent,'} in {', '.join(shown)}"
+    said = [_compared(channel, entry)]
+    if entry["unit"] == "field" and entry["figures"]["departure"]["p"] is not None:
+        said.append(
+            f"CAUTION: {channel}: {FIELDS_AS_UNITS}: name it by data.pattern or a manifest."
         )
-        verdict = (
-            f"treated cells are predicted BETTER than control ones, {where}: look at the control"
-            if shown and better
-            else f"the treatment changes the stain beyond what the inputs tell, {where}"
-            if shown
-            else "no difference can be shown in any figure"
-            if 2 / math.comb(found["n_control"] + found["n_treated"], found["n_control"]) < ALPHA
-            else f"so many {unit}s are too few to show any difference"
-        )
-        g = (
-            ""
-            if found["g"] is None
-            else f", Hedges' g = {found['g']:+.2f} ({found['g_low']:+.2f} to {found['g_high']:+.2f})"
-        )
-        said.append(f"{head}; Cliff's delta = {found['delta']:+.2f}{g}): {verdict}.")
-        if unit == "field":
-            said.append(
-                f"CAUTION: {channel}: {FIELDS_AS_UNITS}: name it by data.pattern or a manifest."
-            )
     if control["n"] and treated["n"]:
         said.append(
             f"{channel}: {treated['departing']} of {treated['n']} treated cells ({treated['share']:.0%}) depart from "
@@ -149,12 +109,41 @@ def sentences(channel: str, entry: Mapping[str, Any]) -> list[str]:
         )
     elif entry["threshold"] is None:
         said.append(f"{channel}: no channel shows nuclei, so there is no figure for each cell.")
-    share_c = control["fields_with_input_alarms"] / control["fields"]
-    share_t = treated["fields_with_input_alarms"] / treated["fields"]
-    if share_t > share_c:
+    alarms, usual = (group["fields_with_input_alarms"] for group in (treated, control))
+    if alarms / treated["fields"] > usual / control["fields"]:
         said.append(
-            f"CAUTION: the inputs of {treated['fields_with_input_alarms']} of {treated['fields']} treated fields lie "
-            f"outside what the model was trained on ({control['fields_with_input_alarms']} of {control['fields']} control "
+            f"CAUTION: the inputs of {alarms} of {treated['fields']} treated fields lie "
+            f"outside what the model was trained on ({usual} of {control['fields']} control "
             "fields): part of the error may be the model's, not the cells'."
         )
     return said
+
+
+def _compared(channel: str, entry: Mapping[str, Any]) -> str:
+    """The departures of both conditions, and whether a difference is shown."""
+    found, mae, unit = entry["figures"]["departure"], entry["figures"]["mae_signal"], entry["unit"]
+    head = (
+        f"{channel}: departure from what the control model expects {found['treated']:.2g} SD in treated, "
+        f"{found['control']:.2g} SD in control {unit}s (n = {found['n_treated']} and {found['n_control']}; mean error "
+        f"{100 * mae['treated']:.2g} and {100 * mae['control']:.2g} % of the signal range"
+    )
+    if found["p"] is None:
+        return f"{head}); too few {unit}s for a test."
+    shown = [
+        f"{NAMES[column]} (p = {p:.2g})"
+        for column, one in entry["figures"].items()
+        if (p := one["p_holm"]) is not None and p < ALPHA
+    ]
+    where = f"{'shown' if unit == 'well' else 'if fields are independent,'} in {', '.join(shown)}"
+    if shown and mae["delta"] < 0 and found["delta"] < 0:
+        verdict = (
+            f"treated cells are predicted BETTER than control ones, {where}: look at the control"
+        )
+    elif shown:
+        verdict = f"the treatment changes the stain beyond what the inputs tell, {where}"
+    elif 2 / math.comb(found["n_control"] + found["n_treated"], found["n_control"]) < ALPHA:
+        verdict = "no difference can be shown in any figure"
+    else:
+        verdict = f"so many {unit}s are too few to show any difference"
+    g = "" if found["g"] is None else f", Hedges' g = {_with_interval(found, 'g')}"
+    return f"{head}; Cliff's delta = {found['delta']:+.2f}{g}): {verdict}."

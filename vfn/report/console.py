@@ -27,9 +27,7 @@ SHOWN = {
 def make_console() -> Console:
     """A console on standard output; wide enough for the table where there is no terminal."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
-    return console
+    return console if console.is_terminal else Console(highlight=False, width=120)
 
 
 def channel_table(name: str, summary: dict[str, Any]) -> Table:
@@ -86,12 +84,9 @@ def compare_table(pair: RunPair) -> Table:
     for name in names:
         table.add_column(_plain(name), justify="right")
     for line in pair.main or pair.lines:
-        means = [
-            words.value_text(line, key) + (" *" if words.starred(line, run) else "")
-            for key, run in (("mean_a", line.a), ("mean_b", line.b))
-        ]
-        cells = [words.title(line), *means, words.difference_text(line), words.interval_text(line)]
-        cells += [words.p_cell(line.p_wilcoxon_holm), words.p_cell(line.p_t_holm)]
+        cells = words.cells(line)
+        for i, run in enumerate((line.a, line.b), 1):
+            cells[i] += " *" if words.starred(line, run) else ""
         table.add_row(*map(_plain, cells))
     return table
 

@@ -8,19 +8,8 @@ from markupsafe import Markup
 from vfn.evaluation.criteria import LEVELS
 from vfn.evaluation.results import ChannelResult, label
 from vfn.evaluation.verdict import Verdict
-from vfn.report.blocks import (
-    Bullets,
-    Fold,
-    Page,
-    Part,
-    Section,
-    Soft,
-    Table,
-    Terms,
-    how_computed,
-    level_mark,
-    link,
-)
+from vfn.models.words import counted
+from vfn.report import blocks
 from vfn.report.html import today
 from vfn.report.images import LONGEST_SIDE, MASK_THRESHOLD
 from vfn.report.stain_section import ShownField, full_range, signal_range, stain_section
@@ -60,7 +49,7 @@ def render(
     shown: Mapping[str, Sequence[ShownField]],
     verdicts: Mapping[str, Verdict],
     provenance: Mapping[str, Any],
-    parts: Mapping[str, Sequence[Part]] | None = None,
+    parts: Mapping[str, Sequence[blocks.Part]] | None = None,
 ) -> str:
     """Return the page as text.
 
@@ -73,15 +62,15 @@ def render(
         parts: channel -> further measurements, shown after the curves.
     """
     title = ", ".join(result.name for result in results)
-    fields = len({index for result in results for index in result.indices})
+    fields = counted(len({index for result in results for index in result.indices}), "field")
     anchors = {result.name: f"stain-{i}" for i, result in enumerate(results)}
     limit = PICTURES_LIMIT / max(_count_pictures(shown), 1)
     these = "This stain was" if len(results) == 1 else "These stains were"
-    page = Page(
+    page = blocks.Page(
         f"Virtual stain report: {title}",
         "Virtual stain report",
         [
-            Soft(f"{title} · {fields} field{'' if fields == 1 else 's'} · {today()}"),
+            blocks.Soft(f"{title} · {fields} · {today()}"),
             f"{these} predicted by a computer. Here the prediction is compared, as it is, with the real stain of the same cells: how far can it be believed?",
             *(_verdict(anchors[r.name], r.name, verdicts[r.name]) for r in results),
             _glance(results, summary, anchors),
@@ -89,7 +78,7 @@ def render(
                 stain_section(anchors[r.name], r, summary[r.name], shown[r.name], (parts or {}).get(r.name, ()), limit)
                 for r in results
             ),
-            how_computed([*map(_origin, results), *METHODS], provenance, "metrics.csv, objects.csv, baselines.csv and summary.json"),
+            blocks.how_computed([*map(_origin, results), *METHODS], provenance, "metrics.csv, objects.csv, baselines.csv and summary.json"),
         ],
     )  # fmt: skip
     return page.html()
@@ -105,33 +94,33 @@ def _count_pictures(shown: Mapping[str, Sequence[ShownField]]) -> int:
     )
 
 
-def _verdict(anchor: str, name: str, verdict: Verdict) -> Section:
+def _verdict(anchor: str, name: str, verdict: Verdict) -> blocks.Section:
     open_ = "; ".join(j.title for j in verdict.not_judged)
     worst_first = sorted(verdict.purposes, key=lambda p: -LEVELS.index(p.level) if p.level else 1)
-    purposes = Table(
+    purposes = blocks.Table(
         ["level", "to", "because"],
-        [[level_mark(p.level), p.title, p.reason] for p in worst_first],
+        [[blocks.level_mark(p.level), p.title, p.reason] for p in worst_first],
         words=(0, 1, 2), label=f"purposes of {name}", css="purposes",
     )  # fmt: skip
-    criteria = Table(
+    criteria = blocks.Table(
         ["level", "criterion", "figure", "for use", "for care", "in words"],
         [
-            [level_mark(j.level), j.title, j.figure, j.wanted_use, j.wanted_care, j.sentence]
+            [blocks.level_mark(j.level), j.title, j.figure, j.wanted_use, j.wanted_care, j.sentence]
             for j in verdict.judgements
         ],
         words=(0, 1, 3, 4, 5), label=f"criteria of {name}", css="criteria",
     )  # fmt: skip
-    return Section(
-        link(anchor, name) + " " + level_mark(verdict.level),
+    return blocks.Section(
+        blocks.link(anchor, name) + " " + blocks.level_mark(verdict.level),
         [
-            Bullets([verdict.remark])
+            blocks.Bullets([verdict.remark])
             if verdict.remark
-            else Soft(
+            else blocks.Soft(
                 "May it be used? It depends on what for; the worst decides for the stain as a whole."
             ),
             purposes,
-            *([Soft(f"Not judged, so not known to be good: {open_}.")] if open_ else []),
-            Fold("All criteria", [criteria, Soft(LIMITS_NOTE)], printed=True),
+            *([blocks.Soft(f"Not judged, so not known to be good: {open_}.")] if open_ else []),
+            blocks.Fold("All criteria", [criteria, blocks.Soft(LIMITS_NOTE)], printed=True),
         ],
         f"{anchor}-verdict",
         f"verdict {CSS[verdict.level]}",
@@ -140,13 +129,13 @@ def _verdict(anchor: str, name: str, verdict: Verdict) -> Section:
 
 def _glance(
     results: Sequence[ChannelResult], summary: Mapping[str, Any], anchors: Mapping[str, str]
-) -> Section:
+) -> blocks.Section:
     """The table of all channels at the top, and how to read the figures."""
     compared = any(result.baselines for result in results)
     header = ["stain", "Pearson r", "PSNR, signal range (dB)", "PSNR against the best baseline"]
     rows = [
         [
-            link(anchors[r.name], r.name),
+            blocks.link(anchors[r.name], r.name),
             number("pearson", summary[r.name]["pearson"]["mean"]),
             number("psnr_signal", summary[r.name]["psnr_signal"]["mean"]),
             _against_best(summary[r.name]) or "-",
@@ -154,8 +143,10 @@ def _glance(
         for r in results
     ]
     terms = [*HOW_TO_READ, *([BASELINES] if compared else []), *PICTURE_TERMS]
-    table = Table(header[: 4 if compared else 3], rows, words=(3,))
-    return Section("", [table, Fold("How to read the figures", [Terms(terms)])])
+    table = blocks.Table(header[: 4 if compared else 3], rows, words=(3,))
+    return blocks.Section(
+        "", [table, blocks.Fold("How to read the figures", [blocks.Terms(terms)])]
+    )
 
 
 def _against_best(summary: Mapping[str, Any]) -> str:

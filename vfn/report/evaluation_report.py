@@ -18,7 +18,7 @@ from vfn.report import depth_figures, depths, figures, refocus_gain, tables
 from vfn.report.blocks import Part
 from vfn.report.console import channel_table, make_console
 from vfn.report.evaluation_page import render
-from vfn.report.images import Strip, detail_pictures, field_pictures, worst_region
+from vfn.report.images import Strip, make_pictures, worst_region
 from vfn.report.parts import OBJECTS_HEADER, found_rows, parts
 from vfn.report.refocus_gain import RefocusGain
 from vfn.report.stain_section import ShownField
@@ -44,7 +44,6 @@ class ChannelReport:
         parts: further measurements for the page.
         gain: what refocusing the inputs changed, where some were refocused.
         by_depth: metrics by distance from focus, where inputs lie out of focus.
-        series: one field at all its depths.
     """
 
     result: ChannelResult
@@ -53,7 +52,6 @@ class ChannelReport:
     parts: list[Part]
     gain: RefocusGain | None
     by_depth: depths.Depths | None
-    series: depth_figures.Series | None
 
     @classmethod
     def of(
@@ -76,12 +74,11 @@ class ChannelReport:
         if gain is not None:
             summary["refocus"] = gain.summary()
             shown.insert(0, gain.part())
-        by_depth = depths.Depths.of(result) if "input" in result.baselines else None
-        series = None if by_depth is None else depth_figures.series(source, result)
-        if by_depth is not None and series is not None:
+        by_depth = depths.Depths.of(source, result)
+        if by_depth is not None:
             summary["depths"] = by_depth.summary()
-            shown.insert(0, depth_figures.part(by_depth, series))
-        return cls(result, summary, verdict, shown, gain, by_depth, series)
+            shown.insert(0, depth_figures.part(by_depth))
+        return cls(result, summary, verdict, shown, gain, by_depth)
 
     def sentences(self) -> list[str]:
         """The verdict and what is known of focus, for the terminal."""
@@ -91,7 +88,7 @@ class ChannelReport:
         said += [f"  {p.level:>10}: {p.title}" for p in judged]
         if self.gain is not None:
             said.append(self.gain.sentence())
-        return said + (depths.sentences(self.by_depth) if self.by_depth is not None else [])
+        return said + (self.by_depth.sentences() if self.by_depth is not None else [])
 
     def figures(self, shown: Sequence[ShownField]) -> dict[str, Figure]:
         """The figures of `figures/`, by the end of their names."""
@@ -104,8 +101,8 @@ class ChannelReport:
             "tolerance": figures.tolerance_curve(self.result),
             "scatter": figures.scatter(self.result),
         }
-        if self.by_depth is not None and self.series is not None:
-            drawn["depths"] = depth_figures.series_figure(self.series)
+        if self.by_depth is not None:
+            drawn["depths"] = depth_figures.series_figure(self.by_depth)
             drawn["quality"] = depth_figures.quality_figure(self.by_depth)
         return drawn
 
@@ -177,8 +174,8 @@ def _pictures(source: PairSource, results: Sequence[ChannelResult]) -> dict[str,
             placed[result.name][place] = ShownField(
                 result.rows[row],
                 why,
-                field_pictures(pair, result),
-                detail_pictures(pair, result, region) if region else None,
+                make_pictures(pair, result),
+                make_pictures(pair, result, region) if region else None,
             )
     return {name: [fields[place] for place in sorted(fields)] for name, fields in placed.items()}
 

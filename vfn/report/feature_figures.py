@@ -1,6 +1,7 @@
 """Feature fidelity in pictures: histograms of r as the paper's figure 8, r of every feature as its S5."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from vfn.metrics.feature_fidelity import SURVIVES, FeatureResult, FeatureRow
 from vfn.metrics.features import COMPARTMENTS, GROUPS
-from vfn.report.figures import LIGHT, Theme, dress, new_figure
+from vfn.report.figures import LIGHT, Theme, dress, dress_bar, new_figure
 from vfn.system.csv_files import write_csv
 
 HEADER = (
@@ -57,8 +58,12 @@ def histograms(
         threshold: r from which a feature survives, drawn as a line; the share above is written.
         theme: colours.
     """
-    groups = [name for name in GROUPS if any(row.feature.group == name for row in rows)]
-    places = [name for name in COMPARTMENTS if any(row.feature.compartment == name for row in rows)]
+    panels: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        own = panels.setdefault((row.feature.group, row.feature.compartment), [])
+        own += [row.r] if math.isfinite(row.r) else []
+    groups = sorted({group for group, _ in panels}, key=GROUPS.index)
+    places = sorted({place for _, place in panels}, key=COMPARTMENTS.index)
     figure = new_figure(theme, (2.5 * max(len(places), 1) + 0.6, 1.15 * max(len(groups), 1) + 0.9))
     figure.suptitle(title, fontsize=10, color=theme.ink)
     if not groups:
@@ -66,12 +71,7 @@ def histograms(
     axes = figure.subplots(len(groups), len(places), squeeze=False, sharex=True)
     for line, group in zip(axes, groups, strict=True):
         for axis, place in zip(line, places, strict=True):
-            values = [
-                row.r
-                for row in rows
-                if (row.feature.group, row.feature.compartment) == (group, place)
-                and math.isfinite(row.r)
-            ]
+            values = panels.get((group, place))
             if not values:
                 axis.set_axis_off()
                 continue
@@ -80,15 +80,8 @@ def histograms(
             axis.set_xlim(-1.02, 1.02)
             dress(axis, theme)
             survive = sum(value > threshold for value in values)
-            axis.text(
-                0.03,
-                0.93,
-                f"{survive} of {len(values)}\nabove {threshold:g}",
-                transform=axis.transAxes,
-                va="top",
-                fontsize=7,
-                color=theme.ink,
-            )
+            words = f"{survive} of {len(values)}\nabove {threshold:g}"
+            _caption(axis, words, 0.03, 0.93, theme, va="top", fontsize=7)
     for axis, place in zip(axes[0], places, strict=True):
         _caption(axis, place, 0.5, 1.06, theme, ha="center", va="bottom")
     for line, group in zip(axes, groups, strict=True):
@@ -106,15 +99,15 @@ def matrix(
     Across stand the features in groups, in each by name; a correlation stands in the lines of both
     its channels. Cells without r (undefined, or equal by construction) show the ground.
     """
-    places = [name for name in COMPARTMENTS if any(row.feature.compartment == name for row in rows)]
-    lines = list(dict.fromkeys(line for row in rows for line, _ in _where(row)))
-    lines.sort(key=lambda line: (line == "outlines", line))
-    groups = [
-        (group, sorted({column for _, column in found}))
-        for group in GROUPS
-        if (found := [at for row in rows if row.feature.group == group for at in _where(row)])
+    cells = [
+        (row.feature.compartment, line, (row.feature.group, column), row.r)
+        for row in rows
+        for line, column in _where(row)
     ]
-    columns = {key: i for i, key in enumerate((g, c) for g, names in groups for c in names)}
+    places = sorted({cell[0] for cell in cells}, key=COMPARTMENTS.index)
+    lines = sorted({cell[1] for cell in cells}, key=lambda line: (line == "outlines", line))
+    columns = sorted({cell[2] for cell in cells}, key=lambda key: (GROUPS.index(key[0]), key[1]))
+    across = {key: i for i, key in enumerate(columns)}
     height = 0.26 * len(lines) + 0.35
     figure = new_figure(theme, (10.5, max(height * len(places) + 1.5, 3.2)))
     figure.suptitle(title, fontsize=10, color=theme.ink)
@@ -122,20 +115,19 @@ def matrix(
         return figure
     axes = figure.subplots(len(places), 1, squeeze=False, sharex=True)[:, 0]
     for axis, place in zip(axes, places, strict=True):
-        cells = np.full((len(lines), len(columns)), np.nan)
-        for row in rows:
-            if row.feature.compartment == place:
-                for line, column in _where(row):
-                    cells[lines.index(line), columns[row.feature.group, column]] = row.r
-        _draw_cells(axis, cells, lines, place, theme)
+        picture = np.full((len(lines), len(columns)), np.nan)
+        for at, line, key, r in cells:
+            if at == place:
+                picture[lines.index(line), across[key]] = r
+        _draw_cells(axis, picture, lines, place, theme)
     start = 0
-    for number, (group, names) in enumerate(groups):
+    for number, (group, names) in enumerate(Counter(group for group, _ in columns).items()):
         for axis in axes:
             axis.axvline(start - 0.5, color=theme.ink, linewidth=0.8)
-        x, y = start + len(names) / 2 - 0.5, -0.7 - 0.75 * (number % 2)
+        x, y = start + names / 2 - 0.5, -0.7 - 0.75 * (number % 2)
         where = axes[0].transData
         _caption(axes[0], group, x, y, theme, ha="center", va="bottom", transform=where)
-        start += len(names)
+        start += names
     _draw_scale(figure, axes.tolist(), threshold, theme)
     return figure
 
@@ -147,8 +139,7 @@ def _draw_cells(
     norm, image = Normalize(0, 1), np.ma.masked_invalid(cells)
     axis.imshow(image, cmap="viridis", norm=norm, aspect="auto", interpolation="nearest")
     axis.set_yticks(range(len(lines)), lines)
-    axis.set_ylabel(place, fontsize=9)
-    dress(axis, theme)
+    dress(axis, theme, y=place)
     axis.grid(visible=False)
     axis.set_xticks([])
 
@@ -160,9 +151,7 @@ def _draw_scale(figure: Figure, axes: list[Any], threshold: float, theme: Theme)
         ax=axes, orientation="horizontal", shrink=0.4, aspect=40, extend="min",
     )  # fmt: skip
     bar.ax.axvline(threshold, color="white", linewidth=2)
-    bar.set_label(f"Pearson's r; line: {threshold:g}", fontsize=8, color=theme.ink)
-    bar.outline.set_edgecolor(theme.faint)
-    bar.ax.tick_params(labelsize=8, colors=theme.ink)
+    dress_bar(bar, theme, f"Pearson's r; line: {threshold:g}")
 
 
 def _where(row: FeatureRow) -> list[tuple[str, str]]:
@@ -179,5 +168,4 @@ def _where(row: FeatureRow) -> list[tuple[str, str]]:
 
 
 def _caption(axis: Any, words: str, x: float, y: float, theme: Theme, **how: Any) -> None:
-    how = {"transform": axis.transAxes, **how}
-    axis.text(x, y, words, fontsize=8, color=theme.ink, **how)
+    axis.text(x, y, words, color=theme.ink, **{"transform": axis.transAxes, "fontsize": 8, **how})

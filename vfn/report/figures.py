@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from vfn.metrics.tolerance import THRESHOLDS
 from vfn.report.images import ERROR_COLOURS, Strip
 
 PANEL_INCHES = 2.6
+DPI = 110
 _CURVE_TOP = 3.0  # of the tolerance curve; 1 is what predicting the ground everywhere costs at most
 
 
@@ -38,11 +40,11 @@ LIGHT = Theme("#ffffff", "#1c2330", "#9aa3b2", ("#0b6fb8", "#c2571a", "#5b8a3a",
 DARK = Theme("#191e27", "#e6e9ef", "#6b7486", ("#58b4f0", "#f0965a", "#9ccc7a", "#c79be0"))
 
 
-def png_bytes(figure: Figure, dpi: int = 110) -> bytes:
+def png_bytes(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     buffer = io.BytesIO()
     # An empty entry keeps the date and version out: the same run gives the same bytes.
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -75,26 +77,14 @@ def overview(result: ChannelResult, strips: Sequence[tuple[str, Strip]]) -> Figu
             axis.set_title(panel.title, fontsize=9, color=LIGHT.ink, loc="left")
         row[0].set_title(f"{heading}\n{titles[0]}", fontsize=9, color=LIGHT.ink, loc="left")
         if strip.bar_um:
-            _draw_scale_bar(row[0], strip)
-    low = result.ranges.signal.low
-    limit = result.error_scale * result.signal_width
+            draw_scale_bar(row[0], strip.panels[0].pixels.shape, strip.bar_um, strip.bar_share)
     grey_axis, error_axis = bars.subplots(1, 2)
-    _colour_bar(
-        bars,
-        grey_axis,
-        colormaps["gray"],
-        low,
-        low + result.signal_width,
-        "truth and prediction (same range)",
-    )
-    _colour_bar(
-        bars,
-        error_axis,
-        ERROR_COLOURS,
-        -limit,
-        limit,
-        f"error: prediction - truth (± {100 * result.error_scale:g} % of the signal range)",
-    )
+    low = result.ranges.signal.low
+    ends = (low, low + result.signal_width)
+    _colour_bar(bars, grey_axis, colormaps["gray"], ends, "truth and prediction (same range)")
+    scale = f"± {100 * result.error_scale:g} % of the signal range"
+    text = f"error: prediction - truth ({scale})"
+    _colour_bar(bars, error_axis, ERROR_COLOURS, _error_ends(result), text)
     return figure
 
 
@@ -103,8 +93,8 @@ def tolerance_curve(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
     figure = new_figure(theme, (5.2, 3.6))
     axis = figure.add_subplot()
     percent = 100 * THRESHOLDS
-    for system, colour in zip(result.systems(), _cycle(theme), strict=False):
-        tolerances = [r.tolerance for r in result.systems()[system] if r.tolerance is not None]
+    for (system, rows), colour in zip(result.systems().items(), cycle(theme.lines), strict=False):
+        tolerances = [row.tolerance for row in rows if row.tolerance is not None]
         if not tolerances:
             continue
         curves = np.stack([t.curve for t in tolerances])
@@ -118,12 +108,9 @@ def tolerance_curve(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
         axis.plot(percent[best], mean[best], "o", color=colour, markersize=5)
     axis.set_xlim(0, 99)
     axis.set_ylim(0, _CURVE_TOP)
-    axis.set_xlabel("threshold i, % of the signal range", fontsize=9)
-    axis.set_ylabel("IE / mean + SE / area (lower is better)", fontsize=9)
-    axis.set_title(f"{result.name}: signal tolerance level = lowest point", fontsize=10)
-    dress(axis, theme)
-    if axis.lines:
-        axis.legend(fontsize=8, frameon=False, labelcolor=theme.ink)
+    title = f"{result.name}: signal tolerance level = lowest point"
+    x, y = "threshold i, % of the signal range", "IE / mean + SE / area (lower is better)"
+    dress(axis, theme, title, x, y, legend="best" if axis.lines else "")
     return figure
 
 
@@ -146,46 +133,57 @@ def scatter(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
     axis.text(
         0.84, 0.87, "equal", transform=axis.transAxes, ha="right", fontsize=8, color=theme.ink
     )
-    axis.set_xlabel("truth, grey levels", fontsize=9)
-    axis.set_ylabel("prediction, grey levels", fontsize=9)
-    share = 100 * result.scatter_share
-    axis.set_title(f"{result.name}: {share:.4g} % of all pixels", fontsize=10)
-    dress(axis, theme)
-    bar = figure.colorbar(picture, ax=axis, shrink=0.85)
-    bar.set_label("pixels in a square", fontsize=8, color=theme.ink)
-    bar.ax.tick_params(labelsize=8, colors=theme.ink, which="both")
+    title = f"{result.name}: {100 * result.scatter_share:.4g} % of all pixels"
+    dress(axis, theme, title, "truth, grey levels", "prediction, grey levels")
+    dress_bar(figure.colorbar(picture, ax=axis, shrink=0.85), theme, "pixels in a square")
     return figure
 
 
 def error_bar(result: ChannelResult, theme: Theme = LIGHT) -> Figure:
     """The colour bar of the error pictures, for the page."""
     figure = new_figure(theme, (4.6, 0.75))
-    limit = result.error_scale * result.signal_width
-    _colour_bar(
-        figure,
-        figure.add_subplot(),
-        ERROR_COLOURS,
-        -limit,
-        limit,
-        "prediction - truth, grey levels",
-        theme,
-    )
+    text = "prediction - truth, grey levels"
+    _colour_bar(figure, figure.add_subplot(), ERROR_COLOURS, _error_ends(result), text, theme)
     return figure
+
+
+def _error_ends(result: ChannelResult) -> tuple[float, float]:
+    limit = result.error_scale * result.signal_width
+    return -limit, limit
 
 
 def new_figure(theme: Theme, size: tuple[float, float]) -> Figure:
     """An empty figure of this size (inches) in the colours of the theme."""
-    figure = Figure(figsize=size, layout="constrained", facecolor=theme.ground)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=size, dpi=DPI, layout="constrained", facecolor=theme.ground)
 
 
-def _cycle(theme: Theme) -> tuple[str, ...]:
-    return theme.lines * 4
+def dress(
+    axis: Any,
+    theme: Theme,
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    *,
+    size: int = 10,
+    legend: str = "",
+) -> None:
+    """Label an axis, in the colours of the theme.
 
-
-def dress(axis: Any, theme: Theme) -> None:
-    """Axis, grid and words in the colours of the theme."""
+    Args:
+        axis: of matplotlib.
+        theme: its colours.
+        title: in letters of `size`; as all texts, "" leaves what is there.
+        x, y: names of the axes.
+        size: of the title's letters.
+        legend: its place; "" for none.
+    """
+    for text, put, letters in (
+        (title, axis.set_title, size), (x, axis.set_xlabel, 9), (y, axis.set_ylabel, 9),
+    ):  # fmt: skip
+        if text:
+            put(text, fontsize=letters)
+    if legend:
+        axis.legend(fontsize=8, frameon=False, labelcolor=theme.ink, loc=legend)
     axis.set_facecolor(theme.ground)
     axis.tick_params(colors=theme.ink, labelsize=8)
     axis.grid(color=theme.faint, alpha=0.25, linewidth=0.6)
@@ -197,27 +195,37 @@ def dress(axis: Any, theme: Theme) -> None:
         text.set_color(theme.ink)
 
 
+def dress_bar(bar: Any, theme: Theme, text: str) -> None:
+    """Label a colour bar, in the colours of the theme."""
+    bar.set_label(text, fontsize=8, color=theme.ink)
+    bar.outline.set_edgecolor(theme.faint)
+    bar.ax.tick_params(labelsize=8, colors=theme.ink, which="both")
+
+
 def _colour_bar(
     figure: Any,
     axis: Any,
     colours: Colormap,
-    low: float,
-    high: float,
+    ends: tuple[float, float],
     text: str,
     theme: Theme = LIGHT,
 ) -> None:
-    mappable = ScalarMappable(Normalize(low, high), cmap=colours)
-    bar = figure.colorbar(mappable, cax=axis, orientation="horizontal")
-    bar.set_label(text, fontsize=8, color=theme.ink)
-    bar.outline.set_edgecolor(theme.faint)
-    bar.ax.tick_params(labelsize=8, colors=theme.ink)
-    bar.ax.set_box_aspect(0.05)
+    mappable = ScalarMappable(Normalize(*ends), cmap=colours)
+    dress_bar(figure.colorbar(mappable, cax=axis, orientation="horizontal"), theme, text)
+    axis.set_box_aspect(0.05)
 
 
-def _draw_scale_bar(axis: Any, strip: Strip) -> None:
-    height, width = strip.panels[0].pixels.shape[:2]
+def draw_scale_bar(axis: Any, shape: Sequence[int], um: float, share: float) -> None:
+    """Draw a bar of `um` micrometres, `share` of the width of a picture (H, W) in pixels."""
+    height, width = shape[:2]
     left, y = 0.04 * width, 0.95 * height
-    axis.plot([left, left + strip.bar_share * width], [y, y], color="white", linewidth=2.5)
-    axis.text(
-        left, y - 0.03 * height, f"{strip.bar_um:g} µm", color="white", fontsize=7, va="bottom"
-    )
+    axis.plot([left, left + share * width], [y, y], color="white", linewidth=2.5)
+    axis.text(left, y - 0.03 * height, f"{um:g} µm", color="white", fontsize=7, va="bottom")
+
+
+def hide_axis(axis: Any) -> None:
+    """Leave a picture's axis without ticks and frame, but with its label."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)

@@ -110,12 +110,6 @@ class Pictures:
         return Strip(panels, self.bar_um, self.bar_share)
 
 
-def field_pictures(pair: FieldPair, result: ChannelResult) -> Pictures:
-    """The whole field, reduced to `LONGEST_SIDE`."""
-    height, width = pair.truth.shape[1:]
-    return _pictures(pair, result, (slice(0, height), slice(0, width)))
-
-
 def worst_region(pair: FieldPair, channel: str) -> tuple[slice, slice] | None:
     """The square of `DETAIL_SIDE` with the largest mean error; None for fields shown 1:1 anyway."""
     index = pair.channels.index(channel)
@@ -128,21 +122,17 @@ def worst_region(pair: FieldPair, channel: str) -> tuple[slice, slice] | None:
     side = DETAIL_SIDE
     sums = corner[side:, side:] - corner[:-side, side:] - corner[side:, :-side]
     sums += corner[:-side, :-side]
-    top, left = np.unravel_index(int(np.argmax(sums)), sums.shape)
-    return slice(int(top), int(top) + DETAIL_SIDE), slice(int(left), int(left) + DETAIL_SIDE)
+    top, left = map(int, np.unravel_index(int(np.argmax(sums)), sums.shape))
+    return slice(top, top + side), slice(left, left + side)
 
 
-def detail_pictures(
-    pair: FieldPair, result: ChannelResult, region: tuple[slice, slice]
+def make_pictures(
+    pair: FieldPair, result: ChannelResult, region: tuple[slice, slice] = (slice(0, None),) * 2
 ) -> Pictures:
-    """A region of the field, pixel by pixel."""
-    return _pictures(pair, result, region)
-
-
-def _pictures(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice]) -> Pictures:
+    """Pictures of a region of the field, the whole of it if not given, reduced to `LONGEST_SIDE`."""
     index = pair.channels.index(result.name)
     truth, prediction = pair.truth[index], pair.prediction[index]
-    signal = Range(result.ranges.signal.low, result.ranges.signal.low + result.signal_width)
+    signal, limit = result.ranges.signal, result.error_scale * result.signal_width
     inputs = []
     if pair.inputs is not None:
         names = pair.input_channels or tuple(f"input {i + 1}" for i in range(len(pair.inputs)))
@@ -151,7 +141,6 @@ def _pictures(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice
             inputs.append(Panel(f"input: {name}", grey(plane[region], own)))
     if result.coverage is not None:  # a panel in every field, black where one has no intervals
         widths = np.zeros(truth.shape) if pair.halfwidth is None else pair.halfwidth[index]
-        limit = result.error_scale * result.signal_width
         white = f"{limit:.0f}" if limit >= 10 else f"{limit:.3g}"
         title = f"half-width of the interval: black 0, white {white} grey levels or more"
         inputs.append(Panel(title, grey(widths[region], Range(0, limit))))
@@ -164,7 +153,7 @@ def _pictures(pair: FieldPair, result: ChannelResult, region: tuple[slice, slice
         tuple(inputs),
         Panel("truth", grey(truth[region], signal)),
         Panel("prediction", shown),
-        Panel("error", _error(error, result.error_scale * result.signal_width)),
+        Panel("error", _error(error, limit)),
         Panel(f"off by more than {100 * MASK_THRESHOLD:g} %", _painted(shown, mask)),
         float(mask.mean()),
         rows.start,

@@ -3,12 +3,14 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from vfn.evaluation.results import ChannelResult
 from vfn.metrics.agreement import BLOCK
 from vfn.metrics.feature_fidelity import SURVIVES, FeatureResult, survivors
-from vfn.metrics.matching import THRESHOLDS, Found
+from vfn.metrics.matching import THRESHOLDS
 from vfn.report import feature_figures, trust_figures
 from vfn.report.blocks import Charts, Part, Place, Places, Soft, Table, chart
 from vfn.report.wording import number
@@ -57,25 +59,26 @@ def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
         return []
     counts = Counter(fault.kind for _, fault in result.found)
     real, predicted = (
-        sum(row.values[column] for row in result.rows if math.isfinite(row.values[column]))
+        np.nansum([row.values[column] for row in result.rows])
         for column in ("nuclei_truth", "nuclei_predicted")
     )
-    sentences = [
+    sentence = (
         f"{real:.0f} nuclei are in the real fields, {predicted:.0f} in the predicted ones, found by the same "
         f"procedure in both. {counts['missed']} real ones are missing, {counts['hallucinated']} predicted ones "
         "do not exist. All that went wrong stand in objects.csv with their places."
-    ]
-    percent = [round(100 * threshold) for threshold in THRESHOLDS]
-    table = Table(
-        ["IoU at least", *(f"0.{p:02d}" for p in percent)],
-        [
-            ["F1", *(_text(summary, f"f1_{p}") for p in percent)],
-            ["AP", *(_text(summary, f"ap_{p}") for p in percent)],
-        ],
-        label="Nuclei",
-        tall=True,
     )
-    places = [_place(name, fault) for name, fault in result.found if _is_place(fault)]
+    percent = [round(100 * threshold) for threshold in THRESHOLDS]
+    rows = [[f.upper(), *(_text(summary, f"{f}_{p}") for p in percent)] for f in ("f1", "ap")]
+    header = ["IoU at least", *(f"0.{p:02d}" for p in percent)]
+    table = Table(header, rows, label="Nuclei", tall=True)
+    places = [
+        Place(
+            name, fault.kind, fault.row, fault.column,
+            f"{fault.area} px, grey value {fault.truth:.0f} in truth, {fault.prediction:.0f} predicted",
+        )
+        for name, fault in result.found
+        if fault.kind in ("missed", "hallucinated")
+    ]  # fmt: skip
     others = [
         f"{counts[k]} {k} ({KINDS[k]})" for k in ("split", "merged", "misoutlined") if counts[k]
     ]
@@ -85,19 +88,7 @@ def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
         + "F1 = 2 TP / (2 TP + FP + FN), AP = TP / (TP + FP + FN), for each field, then averaged."
     )
     listed = [Places("Nuclei", places)] if places else []
-    return [Part("Nuclei", [*sentences, table, *listed, Soft(note)])]
-
-
-def _is_place(fault: Found) -> bool:
-    return fault.kind in ("missed", "hallucinated")
-
-
-def _place(name: str, fault: Found) -> Place:
-    words = (
-        f"{fault.area} px, grey value {fault.truth:.0f} in truth, {fault.prediction:.0f} predicted"
-    )
-    kind: Literal["missed", "hallucinated"] = "missed" if fault.kind == "missed" else "hallucinated"
-    return Place(name, kind, fault.row, fault.column, words)
+    return [Part("Nuclei", [sentence, table, *listed, Soft(note)])]
 
 
 def _amounts(result: ChannelResult) -> list[Part]:
@@ -107,13 +98,15 @@ def _amounts(result: ChannelResult) -> list[Part]:
     agreement = result.agreement()
     if agreement.reason:
         return [Part("Amount of stain", [f"Not judged: {agreement.reason}."])]
-    low, high = (agreement.percent(v) for v in (agreement.lower, agreement.upper))
+    bias, low, high = (
+        _signed(agreement.percent(v)) for v in (agreement.bias, agreement.lower, agreement.upper)
+    )
     blocks = result.over == "blocks"
     objects = f"blocks of {BLOCK}x{BLOCK} px" if blocks else result.over
     sentence = (
         f"Summed over each of {agreement.n} {objects} of the real fields, the predicted amount of stain differs "
-        f"from the real one by {_signed(agreement.percent(agreement.bias))} % on average; for 95 % of the {result.over} "
-        f"by {_signed(low)} % to {_signed(high)} % (of the mean amount). Slope {agreement.slope:.2f}, r = {agreement.r:.3f}."
+        f"from the real one by {bias} % on average; for 95 % of the {result.over} "
+        f"by {low} % to {high} % (of the mean amount). Slope {agreement.slope:.2f}, r = {agreement.r:.3f}."
     )
     drawn = chart(
         lambda theme: trust_figures.amounts(
@@ -145,11 +138,12 @@ def _spectra(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
             f"Prediction and truth share details down to {resolution:.1f} px (2 px would be all)."
         )
     if ratio is not None:
-        what = "smooths" if ratio < ALIKE[0] else "adds texture or noise"
+        what = "it smooths" if ratio < ALIKE[0] else "it adds texture or noise"
+        if ALIKE[0] <= ratio <= ALIKE[1]:
+            what = "about as much"
         sentences.append(
             f"In the finer half of what stands above the camera's noise, the prediction has {ratio:.2g} times the "
-            f"power of the truth"
-            + (": about as much." if ALIKE[0] <= ratio <= ALIKE[1] else f": it {what}.")
+            f"power of the truth: {what}."
         )
     drawn = chart(
         lambda theme: trust_figures.spectra(result.name, fields, theme),
@@ -182,13 +176,15 @@ def _intervals(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
         return []
     curve = result.risk.curve()
     reached = [row.values["coverage"] for row in result.rows if "coverage" in row.values]
+    made, but = ("are made", NO_PROMISE) if result.promised is False else ("promise", "")
+    skill = f"ranking by interval goes {100 * curve.skill:.0f} % of the way from chance to a perfect ranking."
+    if math.isnan(curve.skill):
+        skill = "all errors are alike, so there is nothing to rank."
     sentences = [
-        f"The intervals {'are made' if result.promised is False else 'promise'} to hold {100 * result.coverage:g} % "
-        f"of the real pixels{NO_PROMISE if result.promised is False else ''}; they hold "
+        f"The intervals {made} to hold {100 * result.coverage:g} % of the real pixels{but}; they hold "
         f"{100 * summary['coverage']['mean']:.1f} % on average, {100 * min(reached):.1f} % in the worst field. They "
         f"are {100 * summary['interval_width']['mean']:.2g} % of the signal range wide on average.",
-        "Where the interval is wide the prediction should be wrong more often: "
-        + _skill(curve.skill),
+        f"Where the interval is wide the prediction should be wrong more often: {skill}",
     ]
     drawn = chart(
         lambda theme: trust_figures.risk_coverage(result.name, curve, theme),
@@ -197,25 +193,17 @@ def _intervals(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
     return [Part("Uncertainty", [*sentences, Charts([drawn])])]
 
 
-def _skill(skill: float) -> str:
-    if math.isnan(skill):
-        return "all errors are alike, so there is nothing to rank."
-    return (
-        f"ranking by interval goes {100 * skill:.0f} % of the way from chance to a perfect ranking."
-    )
-
-
 def _features(channel: str, result: FeatureResult, threshold: float) -> list[Part]:
     rows = result.of_channel(channel)
     if not rows:
         return []
     surviving = survivors(rows, threshold)
     known = sum(math.isfinite(row.r) for row in rows)
-    sentences = [
+    sentence = (
         f"{len(surviving)} of {known} CellProfiler measurements that the predicted {channel} enters keep r above "
         f"{threshold:g} against the real stain. The surest {min(len(surviving), SHOWN_SURVIVORS)} are listed, all "
         "stand in features.csv."
-    ]
+    )
     table = Table(
         ["measurement", "of", "group", "channel", "r", "95 % from", "to", "n"],
         [
@@ -239,7 +227,7 @@ def _features(channel: str, result: FeatureResult, threshold: float) -> list[Par
         ),
     ]
     note = Soft(" ".join(result.notes()))
-    return [Part("Which read-outs survive", [*sentences, Charts(charts), table, note])]
+    return [Part("Which read-outs survive", [sentence, Charts(charts), table, note])]
 
 
 def found_rows(results: Sequence[ChannelResult]) -> list[list[str]]:

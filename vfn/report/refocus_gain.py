@@ -1,16 +1,16 @@
 """Gain of refocusing blurred inputs, against leaving them as they are or leaving them out."""
 
 import math
-import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vfn.evaluation.columns import TITLES
 from vfn.evaluation.results import ChannelResult, finite
-from vfn.evaluation.rows import ImageScores
-from vfn.metrics.comparison import Paired, compare, make_units
+from vfn.evaluation.rows import ImageScores, mean_of, paired
+from vfn.models.words import counted
 from vfn.report.blocks import Part, Soft, Table
-from vfn.report.wording import TITLES, number
+from vfn.report.wording import number
 
 COLUMNS = ("psnr_signal", "ssim_signal", "pearson", "mae_signal", "psnr", "ssim", "mae")
 HEADER = ("field", "channel", "inputs", *COLUMNS)
@@ -27,7 +27,6 @@ class RefocusGain:
         sharp: of the fields that were in focus.
     """
 
-    channel: str
     refocused: Sequence[ImageScores]
     as_is: Sequence[ImageScores]
     sharp: Sequence[ImageScores]
@@ -39,18 +38,7 @@ class RefocusGain:
             return None
         done = sorted(result.unrefocused)
         rest = [row for i, row in enumerate(result.rows) if i not in result.unrefocused]
-        return cls(
-            result.name,
-            [result.rows[i] for i in done],
-            [result.unrefocused[i] for i in done],
-            rest,
-        )
-
-    def difference(self, column: str) -> Paired:
-        """Refocused minus as they are, over the blurred fields (or wells)."""
-        a, b = ([row.values[column] for row in rows] for rows in (self.as_is, self.refocused))
-        units = [row.well or row.field for row in self.refocused]
-        return compare(make_units(a, b, units))
+        return cls([result.rows[i] for i in done], [result.unrefocused[i] for i in done], rest)
 
     def ways(self) -> dict[str, Sequence[ImageScores]]:
         """The three ways to treat blurred fields -> the figures that the test set then has."""
@@ -60,43 +48,41 @@ class RefocusGain:
             "left out": self.sharp,
         }
 
+    @property
+    def blurred(self) -> dict[str, Sequence[ImageScores]]:
+        """Both ways to predict the blurred fields -> their figures."""
+        return {"refocused": self.refocused, "as they are": self.as_is}
+
     def summary(self) -> dict[str, Any]:
         """Part of `summary.json`."""
+
+        def means(ways: Mapping[str, Sequence[ImageScores]]) -> dict[str, Any]:
+            return {w: {c: finite(mean_of(rows, c)) for c in COLUMNS} for w, rows in ways.items()}
+
+        differences = {column: paired(self.as_is, self.refocused, column) for column in COLUMNS}
         return {
             "fields_refocused": len(self.refocused),
             "fields_in_focus": len(self.sharp),
-            "ways": {
-                way: {column: finite(_mean(rows, column)) for column in COLUMNS}
-                for way, rows in self.ways().items()
-            },
-            "blurred_fields": {
-                name: {column: finite(_mean(rows, column)) for column in COLUMNS}
-                for name, rows in (("refocused", self.refocused), ("as they are", self.as_is))
-            },
+            "ways": means(self.ways()),
+            "blurred_fields": means(self.blurred),
             "difference": {
                 column: {"mean": finite(p.difference), "low": finite(p.low), "high": finite(p.high)}
-                for column in COLUMNS
-                for p in (self.difference(column),)
+                for column, p in differences.items()
             },
         }
 
     def lines(self) -> list[list[str]]:
         """Return the rows of `refocus_gain.csv`."""
-        parts = (
-            ("in focus", self.sharp),
-            ("refocused", self.refocused),
-            ("as they are", self.as_is),
-        )
         return [
             [row.field, row.channel, name, *(f"{row.values[c]:.9g}" for c in COLUMNS)]
-            for name, rows in parts
+            for name, rows in {"in focus": self.sharp, **self.blurred}.items()
             for row in rows
         ]
 
     def sentence(self) -> str:
         """Return the result in a sentence."""
-        p, count = self.difference(TELLING), len(self.refocused)
-        fields = f"{count} blurred field{'s' if count > 1 else ''}"
+        p = paired(self.as_is, self.refocused, TELLING)
+        fields = counted(len(self.refocused), "blurred field")
         if math.isnan(p.difference):
             return f"Refocusing the inputs of {fields}: no figure of either is defined."
         amount = f"{p.difference:+.2f} dB"
@@ -113,13 +99,11 @@ class RefocusGain:
     def part(self) -> Part:
         """The part of the page."""
         shown = COLUMNS[:4]
+        ways = {f"all fields, blurred ones {way}": some for way, some in self.ways().items()}
+        ways |= {f"blurred fields alone, {way}": some for way, some in self.blurred.items()}
         rows = [
-            [f"all fields, blurred ones {way}", str(len(some)), *(_cell(some, c) for c in shown)]
-            for way, some in self.ways().items()
-        ]
-        rows += [
-            [f"blurred fields alone, {name}", str(len(some)), *(_cell(some, c) for c in shown)]
-            for name, some in (("refocused", self.refocused), ("as they are", self.as_is))
+            [way, str(len(some)), *(number(c, mean_of(some, c)) for c in shown)]
+            for way, some in ways.items()
         ]
         note = (
             "The same model throughout: it was trained on refocused inputs, so that blurred ones are strange to it. What "
@@ -128,13 +112,3 @@ class RefocusGain:
         header = ["", "fields", *(TITLES[column] for column in shown)]
         table = Table(header, rows, (0,), "Refocused inputs", tall=True)
         return Part("Refocused inputs", [self.sentence(), table, Soft(note)])
-
-
-def _mean(rows: Sequence[ImageScores], column: str) -> float:
-    values = [v for row in rows if math.isfinite(v := row.values[column])]
-    return statistics.fmean(values) if values else math.nan
-
-
-def _cell(rows: Sequence[ImageScores], column: str) -> str:
-    value = _mean(rows, column)
-    return "-" if math.isnan(value) else number(column, value)

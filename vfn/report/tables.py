@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vfn.evaluation.columns import BASELINE_COLUMNS, COLUMNS
 from vfn.evaluation.results import ChannelResult
-from vfn.evaluation.rows import BASELINE_COLUMNS, ImageScores
-from vfn.evaluation.stain import COLUMNS
+from vfn.evaluation.rows import ImageScores
 from vfn.system.csv_files import write_csv
 from vfn.system.files import write_text
 

@@ -43,9 +43,6 @@ def amounts(
         (0, agreement.intercept), slope=agreement.slope, color=theme.lines[1], linewidth=1.4,
         linestyle="--", label=f"slope {agreement.slope:.2f}, r {agreement.r:.3f}",
     )  # fmt: skip
-    scatter.set_xlabel("truth, summed grey levels", fontsize=9)
-    scatter.set_ylabel("prediction, summed grey levels", fontsize=9)
-    scatter.set_title(f"{name}: {len(truth)} {over}", fontsize=10)
     difference.scatter((x + y) / 2, y - x, **dots)
     for level, style, words in (
         (agreement.bias, "-", "mean"), (agreement.lower, "--", "limits"), (agreement.upper, "--", ""),
@@ -56,15 +53,15 @@ def amounts(
             f"{words} {percent}".strip(), (1, level), (-2, 3), xycoords=("axes fraction", "data"),
             textcoords="offset points", ha="right", fontsize=8, color=theme.ink,
         )  # fmt: skip
-    difference.set_xlabel("mean of both", fontsize=9)
-    difference.set_ylabel("prediction - truth", fontsize=9)
-    difference.set_title("difference (95 % lie within the limits)", fontsize=10)
     for axis in (scatter, difference):
         axis.ticklabel_format(style="sci", scilimits=(-3, 4))
         axis.xaxis.offsetText.set_color(theme.ink)
         axis.yaxis.offsetText.set_color(theme.ink)
-        dress(axis, theme)
-    scatter.legend(fontsize=8, frameon=False, labelcolor=theme.ink, loc="upper left")
+    x_name, y_name = (f"{whose}, summed grey levels" for whose in ("truth", "prediction"))
+    title = f"{name}: {len(truth)} {over}"
+    dress(scatter, theme, title, x_name, y_name, legend="upper left")
+    title = "difference (95 % lie within the limits)"
+    dress(difference, theme, title, "mean of both", "prediction - truth")
     return figure
 
 
@@ -85,20 +82,16 @@ def spectra(name: str, fields: Sequence[Spectra], theme: Theme = LIGHT) -> Figur
         axis.plot(frequency, mean, color=theme.lines[0], linewidth=1.8)
         axis.set_xlim(0, 0.5)
         axis.set_xticks([0.05, 0.1, 0.2, 0.3, 0.5], ["20", "10", "5", "3.3", "2"])
-        axis.set_xlabel("size of detail (period), px; finer to the right", fontsize=9)
     threshold = np.mean([f.threshold for f in fields], axis=0)
     shared.plot(frequency, threshold, "--", color=theme.lines[1], linewidth=1.2, label="threshold")
     shared.set_ylim(-0.1, 1.05)
-    shared.set_ylabel("Fourier ring correlation", fontsize=9)
-    shared.set_title(f"{name}: which details are right", fontsize=10)
     power.axhline(1, color=theme.ink, linewidth=1)
     power.set_yscale("log")
     power.set_ylim(0.01, 10)
-    power.set_ylabel("power, prediction / truth", fontsize=9)
-    power.set_title("how much detail: 1 as much, below smooths", fontsize=10)
-    for axis in (shared, power):
-        dress(axis, theme)
-    shared.legend(fontsize=8, frameon=False, labelcolor=theme.ink)
+    size, title = "size of detail (period), px; finer to the right", "which details are right"
+    dress(shared, theme, f"{name}: {title}", size, "Fourier ring correlation", legend="best")
+    title = "how much detail: 1 as much, below smooths"
+    dress(power, theme, title, size, "power, prediction / truth")
     return figure
 
 
@@ -112,9 +105,6 @@ def risk_coverage(name: str, curve: RiskCoverageCurve, theme: Theme = LIGHT) -> 
     axis.axhline(100 * curve.random, color=theme.lines[1], linestyle="--", label="by chance")
     axis.set_xlim(0, 100)
     axis.set_ylim(bottom=0)
-    axis.set_xlabel("pixels kept, the surest first, %", fontsize=9)
-    axis.set_ylabel("mean error, % of the signal range", fontsize=9)
-    axis.set_title(f"{name}: error of what is kept", fontsize=10)
-    dress(axis, theme)
-    axis.legend(fontsize=8, frameon=False, labelcolor=theme.ink)
+    x, y = "pixels kept, the surest first, %", "mean error, % of the signal range"
+    dress(axis, theme, f"{name}: error of what is kept", x, y, legend="best")
     return figure

@@ -1,138 +1,15 @@
 """The report's sentences: the meaning of a channel's metrics."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vfn.evaluation.columns import COLUMNS, HIGHER_IS_BETTER, TITLES
 from vfn.evaluation.results import ChannelResult, label
-from vfn.evaluation.rows import HIGHER_IS_BETTER, ImageScores
+from vfn.evaluation.rows import ImageScores
 
-TITLES = {
-    "mae": "MAE",
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "pearson": "Pearson r",
-    "tolerance_level": "Tolerance level",
-    "tolerance_threshold": "at threshold",
-    "mae_signal": "signal MAE",
-    "psnr_signal": "signal PSNR (dB)",
-    "ssim_signal": "signal SSIM",
-    "mse": "MSE",
-    "nrmse": "NRMSE",
-    "ms_ssim": "MS-SSIM",
-    "mse_signal": "signal MSE",
-    "nrmse_signal": "signal NRMSE",
-    "ms_ssim_signal": "signal MS-SSIM",
-    "gain": "Gain",
-    "offset": "Offset (grey levels)",
-    "r2": "R²",
-    "frc_resolution": "FRC resolution (px)",
-    "power_ratio": "Power ratio",
-    "shift_rows": "Shift down (px)",
-    "shift_columns": "Shift right (px)",
-    "shift_local": "Shift in parts (px)",
-    "bias_signal": "signal bias",
-    "contrast": "Contrast",
-    "contrast_truth": "Contrast of the truth",
-    "noise_truth": "Noise of the truth",
-    "pearson_ceiling": "Highest r for this noise",
-    "shading": "Shading",
-    "tolerance_level_signal": "signal tolerance level",
-    "tolerance_threshold_signal": "at signal threshold",
-    "piqe": "PIQE",
-    "brisque": "BRISQUE",
-    "piqe_truth": "PIQE of the truth",
-    "brisque_truth": "BRISQUE of the truth",
-    "nuclei_truth": "Nuclei in the truth",
-    "nuclei_predicted": "Nuclei in the prediction",
-    "count_error": "Count error",
-    **{
-        f"{figure}_{percent}": f"{figure.upper()} at IoU 0.{percent}"
-        for figure in ("f1", "ap")
-        for percent in range(50, 91, 5)
-    },
-    "mean_ap": "Mean AP",
-    "matched_iou": "IoU of matched nuclei",
-    "outline_shift": "Outlines outside by (px)",
-    "missed": "Missed nuclei",
-    "hallucinated": "Hallucinated nuclei",
-    "split": "Split nuclei",
-    "merged": "Merged nuclei",
-    "misoutlined": "Badly outlined nuclei",
-    "amount_n": "Amount: objects",
-    "amount_slope": "Amount: slope",
-    "amount_r": "Amount: r",
-    "amount_bias": "Amount: bias (%)",
-    "amount_lower": "Amount: lower limit (%)",
-    "amount_upper": "Amount: upper limit (%)",
-    "amount_off": "Amount: share off by 25 %",
-    "bleed_through": "Bleed-through",
-    "coverage": "Coverage",
-    "interval_width": "Width of the intervals",
-}
-SPECS = {
-    "mae": ".4f",
-    "psnr": ".2f",
-    "ssim": ".4f",
-    "pearson": ".3f",
-    "tolerance_level": ".4f",
-    "tolerance_threshold": ".2f",
-    "mae_signal": ".4f",
-    "psnr_signal": ".2f",
-    "ssim_signal": ".4f",
-    "mse": ".3g",
-    "nrmse": ".4f",
-    "ms_ssim": ".4f",
-    "mse_signal": ".3g",
-    "nrmse_signal": ".4f",
-    "ms_ssim_signal": ".4f",
-    "gain": ".3f",
-    "offset": ".1f",
-    "r2": ".3f",
-    "frc_resolution": ".2f",
-    "power_ratio": ".3g",
-    "shift_rows": ".2f",
-    "shift_columns": ".2f",
-    "shift_local": ".2f",
-    **dict.fromkeys(
-        ("bias_signal", "contrast", "contrast_truth", "noise_truth", "pearson_ceiling"), ".3f"
-    ),
-    "shading": ".3f",
-    "tolerance_level_signal": ".3f",
-    "tolerance_threshold_signal": ".2f",
-    **dict.fromkeys(("piqe", "brisque", "piqe_truth", "brisque_truth"), ".1f"),
-    **dict.fromkeys(
-        (
-            "nuclei_truth",
-            "nuclei_predicted",
-            "missed",
-            "hallucinated",
-            "split",
-            "merged",
-            "misoutlined",
-            "amount_n",
-        ),
-        ".1f",
-    ),
-    **{f"{figure}_{p}": ".3f" for figure in ("f1", "ap") for p in range(50, 91, 5)},
-    **dict.fromkeys(
-        (
-            "count_error",
-            "mean_ap",
-            "matched_iou",
-            "amount_slope",
-            "amount_r",
-            "amount_off",
-            "bleed_through",
-            "coverage",
-            "interval_width",
-        ),
-        ".3f",
-    ),
-    "outline_shift": ".2f",
-    **dict.fromkeys(("amount_bias", "amount_lower", "amount_upper"), ".1f"),
-}
 # Behind every p value and interval over fields.
 FIELDS_AS_UNITS = "Fields count as independent here, which those of one well are not: p values may be too small and intervals too narrow. What is missing is the well of each field"
 # Below this part of the full range, figures on the full range say little about the stain.
@@ -143,7 +20,10 @@ COMPARED = ("psnr_signal", "pearson", "ssim_signal")
 
 def number(column: str, value: float | None) -> str:
     """A figure with the digits that it deserves; "-" where it is undefined."""
-    return "-" if value is None else format(value, SPECS[column])
+    if value is None or math.isnan(value):
+        return "-"
+    spec = COLUMNS[column].spec if column in COLUMNS else ".4g"
+    return "∞" if math.isinf(value) else format(value, spec)
 
 
 def findings(result: ChannelResult, summary: Mapping[str, Any]) -> list[str]:
@@ -154,7 +34,7 @@ def findings(result: ChannelResult, summary: Mapping[str, Any]) -> list[str]:
         summary: its part of `summary.json`.
     """
     fields = len(result.rows)
-    sentences = [*_size_of_error(result, summary)]
+    sentences = _size_of_error(result, summary)
     for system, rows in list(result.systems().items())[1:]:
         sentences.append(_against(system, result.rows, rows, summary))
     signal, full = result.ranges.signal, result.ranges.full
@@ -182,10 +62,10 @@ def _size_of_error(result: ChannelResult, summary: Mapping[str, Any]) -> list[st
     sentences = []
     error, r = summary["mae_signal"]["mean"], summary["pearson"]["mean"]
     if error is not None:
-        levels = error * result.ranges.signal.width
+        width = result.ranges.signal.width
         sentences.append(
             f"A predicted pixel is off by {100 * error:.2g} % of the signal range on average "
-            f"({levels:.3g} of {result.ranges.signal.width:.0f} grey levels)."
+            f"({error * width:.3g} of {width:.0f} grey levels)."
         )
     if r is not None:
         sentences.append(
@@ -206,30 +86,30 @@ def _against(
     lost: list[str] = []
     for column in COMPARED:
         ours, theirs = summary[column]["mean"], means[column]["mean"]
-        if ours is None or theirs is None:
-            continue
-        better = ours > theirs if HIGHER_IS_BETTER[column] else ours < theirs
-        winner, loser = (ours, theirs) if better else (theirs, ours)
-        text = f"{TITLES[column]} {number(column, winner)} against {number(column, loser)}"
-        (won if better else lost).append(text)
+        if ours is not None and theirs is not None:
+            better = (ours > theirs) is HIGHER_IS_BETTER[column] and ours != theirs
+            pair = (ours, theirs) if better else (theirs, ours)
+            texts = (number(column, value) for value in pair)
+            (won if better else lost).append(f"{TITLES[column]} {' against '.join(texts)}")
     name = f"the {label(system)}"
     if not won and not lost:
         return f"A comparison with {name} is not defined for these fields."
     if not won:
-        return f"{name[0].upper()}{name[1:]} beats the prediction: {'; '.join(lost)}." + _count(
-            model, baseline
+        text = f"{name[0].upper()}{name[1:]} beats the prediction: {'; '.join(lost)}."
+    elif not lost:
+        text = f"The prediction beats {name}: {'; '.join(won)}."
+    else:
+        text = (
+            f"Against {name} the result is mixed. The prediction is better in {'; '.join(won)}; "
+            f"{name} is better in {'; '.join(lost)}."
         )
-    if not lost:
-        return f"The prediction beats {name}: {'; '.join(won)}." + _count(model, baseline)
-    return (
-        f"Against {name} the result is mixed. The prediction is better in {'; '.join(won)}; "
-        f"the {label(system)} is better in {'; '.join(lost)}." + _count(model, baseline)
-    )
+    return text + _count(model, baseline)
 
 
 def _count(model: Sequence[ImageScores], baseline: Sequence[ImageScores]) -> str:
-    ours = np.array([row.values["psnr_signal"] for row in model])
-    theirs = np.array([row.values["psnr_signal"] for row in baseline])
+    ours, theirs = (
+        np.array([row.values["psnr_signal"] for row in rows]) for rows in (model, baseline)
+    )
     defined = ~(np.isnan(ours) | np.isnan(theirs))
     if defined.sum() < 2:
         return ""
