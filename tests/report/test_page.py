@@ -133,7 +133,7 @@ def test_every_block_has_its_markup():
         Command("x"),
         Gallery(Strip((picture,), None, 0.0), "f", "x"),
         Places("x", [place]),
-        Slider("x", Pictures((), *[picture] * 4, 0, 0, 0, 2, 3, None, 0), "f", "x", (), "", 1e6),
+        Slider("x", Pictures((), *[picture] * 4, 0, 0, 0, 2, 3, None, 0), "f", "x", {}, "", 1e6),
         Table(["x"], [["y"]]),
     ]
     assert {type(block) for block in made} == set(Block.__subclasses__())

@@ -72,8 +72,7 @@ def compare(
     found = _as_json(runs, comparisons, notes, unit, provenance)
     write_csv(output / "compare.csv", CSV_HEADER, [_cells(c) for c in comparisons])
     tables.write_summary(output / "compare.json", found)
-    page = compare_page.render([run.name for run in runs], comparisons, notes, found)
-    write_text(output / "compare.html", page)
+    write_text(output / "compare.html", compare_page.render(comparisons, found))
     console = make_console()
     for pair in run_pairs(comparisons):
         console.print(compare_table(pair))

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -207,12 +208,9 @@ def mean(
     return float(statistics.mean(found.tolist()))  # exact: equal figures stay within a limit
 
 
-def _plain(column: str, words: str) -> Callable[[Stain], Measurement]:
-    def measure(stain: Stain) -> Measurement:
-        values = stain.signal(column)
-        return Measurement(values, mean(values), words)
-
-    return measure
+def _plain(stain: Stain, column: str, words: str) -> Measurement:
+    values = stain.signal(column)
+    return Measurement(values, mean(values), words)
 
 
 def _ceiling(stain: Stain) -> Values:
@@ -260,39 +258,30 @@ def _psnr_gain(stain: Stain) -> Measurement:
     return Measurement(gain, value, words)
 
 
-def _share(part: str, whole: str, none: str, words: str) -> Callable[[Stain], Measurement]:
-    def measure(stain: Stain) -> Measurement:
-        count, total = stain.column(part), stain.column(whole)
-        mean(total, NO_OBJECTS)
-        if np.nansum(total) == 0:
-            raise NotJudgedError(none)
-        shares = np.full(len(total), math.nan)
-        np.divide(count, total, out=shares, where=total >= COUNTABLE)
-        counted, objects = float(np.nansum(count)), float(np.nansum(total))
-        return Measurement(shares, counted / objects, words, of=f"{objects:.0f} nuclei")
-
-    return measure
+def _share(stain: Stain, part: str, whole: str, none: str, words: str) -> Measurement:
+    count, total = stain.column(part), stain.column(whole)
+    mean(total, NO_OBJECTS)
+    if np.nansum(total) == 0:
+        raise NotJudgedError(none)
+    shares = np.full(len(total), math.nan)
+    np.divide(count, total, out=shares, where=total >= COUNTABLE)
+    counted, objects = float(np.nansum(count)), float(np.nansum(total))
+    return Measurement(shares, counted / objects, words, of=f"{objects:.0f} nuclei")
 
 
-def _counted(column: str, words: str) -> Callable[[Stain], Measurement]:
-    def measure(stain: Stain) -> Measurement:
-        values = stain.column(column)
-        value = mean(values, NO_OBJECTS)
-        few = stain.column("nuclei_truth") < COUNTABLE
-        return Measurement(np.where(few, math.nan, values), value, words)
-
-    return measure
+def _counted(stain: Stain, column: str, words: str) -> Measurement:
+    values = stain.column(column)
+    value = mean(values, NO_OBJECTS)
+    few = stain.column("nuclei_truth") < COUNTABLE
+    return Measurement(np.where(few, math.nan, values), value, words)
 
 
-def _amounts(column: str, words: str) -> Callable[[Stain], Measurement]:
-    def measure(stain: Stain) -> Measurement:
-        values = stain.signal(column)
-        values = np.where(stain.column("amount_n") < COUNTABLE, math.nan, values)
-        unit = {"nuclei": "nucleus", "cells": "cell"}.get(stain.over, "block of 64 x 64 px")
-        value = mean(values, f"no field has {COUNTABLE} objects with an amount")
-        return Measurement(values, value, words.replace("UNITS", stain.over).replace("UNIT", unit))
-
-    return measure
+def _amounts(stain: Stain, column: str, words: str) -> Measurement:
+    values = stain.signal(column)
+    values = np.where(stain.column("amount_n") < COUNTABLE, math.nan, values)
+    unit = {"nuclei": "nucleus", "cells": "cell"}.get(stain.over, "block of 64 x 64 px")
+    value = mean(values, f"no field has {COUNTABLE} objects with an amount")
+    return Measurement(values, value, words.replace("UNITS", stain.over).replace("UNIT", unit))
 
 
 def _offset(stain: Stain) -> Measurement:
@@ -392,48 +381,48 @@ CRITERIA: tuple[Criterion, ...] = (
     ),
     Criterion(
         "hallucinated", "hallucinated nuclei", ("count",), "most", ".1%", "",
-        _share(
-            "hallucinated", "nuclei_predicted", "no nucleus was predicted",
-            "{} of the predicted nuclei do not exist",
+        partial(
+            _share, part="hallucinated", whole="nuclei_predicted", none="no nucleus was predicted",
+            words="{} of the predicted nuclei do not exist",
         ),
     ),
     Criterion(
         "missed", "missed nuclei", ("count",), "most", ".1%", "",
-        _share(
-            "missed", "nuclei_truth", "there is no nucleus in the truth",
-            "{} of the real nuclei are missing",
+        partial(
+            _share, part="missed", whole="nuclei_truth", none="there is no nucleus in the truth",
+            words="{} of the real nuclei are missing",
         ),
     ),
     Criterion(
         "f1_50", "nuclei found again", ("count", "outline"), "least", ".3f", "",
-        _counted("f1_50", "Real and predicted nuclei match with F1 = {} at IoU 0.5"), True, 1.0,
+        partial(_counted, column="f1_50", words="Real and predicted nuclei match with F1 = {} at IoU 0.5"), True, 1.0,
     ),
     Criterion(
         "matched_iou", "overlap of outlines", ("outline",), "least", ".3f", "",
-        _counted("matched_iou", "Matched nuclei overlap with a mean IoU of {}"), highest=1.0,
+        partial(_counted, column="matched_iou", words="Matched nuclei overlap with a mean IoU of {}"), highest=1.0,
     ),
     Criterion(
         "outline_shift", "place of outlines", ("outline",), "within", "+.2f", " px",
-        _counted("outline_shift", "Outlines lie {} outside of the real ones"), True,
+        partial(_counted, column="outline_shift", words="Outlines lie {} outside of the real ones"), True,
     ),
     Criterion(
         "amount_off", "cells with a wrong amount", ("amount",), "most", ".1%", "",
-        _amounts("amount_off", "{} of the UNITS have an amount that is off by more than 25 %"),
+        partial(_amounts, column="amount_off", words="{} of the UNITS have an amount that is off by more than 25 %"),
     ),
     Criterion(
         "amount_r", "amount in each cell", ("amount", "compare"), "least", ".3f", "",
-        _amounts("amount_r", "Real and predicted amount in each UNIT agree with r = {}"), highest=1.0,
+        partial(_amounts, column="amount_r", words="Real and predicted amount in each UNIT agree with r = {}"), highest=1.0,
     ),
     Criterion("gain", "brightness", ("amount", "compare"), "within", ".2f", "", _gain, True),
     Criterion("offset", "ground level", ("amount", "compare"), "within", "+.1%", "", _offset, True),
     Criterion(
         "shading", "evenness over the field", ("amount", "compare"), "most", ".2f", "",
-        _plain("shading", "The brightness of the prediction against the truth changes by {} over a field"), True,
+        partial(_plain, column="shading", words="The brightness of the prediction against the truth changes by {} over a field"), True,
     ),
     Criterion("bleed_through", "signal of other channels", ("where", "amount"), "most", ".1%", "", _bleeding, True),
     Criterion(
         "shift", "place", ("where", "outline"), "most", ".2f", " px",
-        _plain("shift_local", "The prediction lies {} from the truth"), True,
+        partial(_plain, column="shift_local", words="The prediction lies {} from the truth"), True,
     ),
     Criterion("power_ratio", "fine detail", ("texture",), "within", ".2f", "", _texture, True),
     Criterion("features", "features that survive", ("texture",), "least", ".1%", "", _features),

@@ -31,15 +31,7 @@ import numpy as np
 from vfn.errors import UserError
 from vfn.evaluation.pairs import FieldPair, PairSource
 from vfn.metrics.feature_fidelity import FeatureResult, Level, Moments
-from vfn.metrics.features import (
-    COMPARTMENTS,
-    GROUPS,
-    Array,
-    Feature,
-    ObjectChannels,
-    measure,
-    require_cp_measure,
-)
+from vfn.metrics.features import COMPARTMENTS, GROUPS, Array, Feature, ObjectChannels, measure
 from vfn.metrics.objects import segment_cells, segment_nuclei
 from vfn.system.progress import progress
 
@@ -160,7 +152,6 @@ def compare_features(
     Raises:
         UserError: cp-measure is not installed, a worker died.
     """
-    require_cp_measure()
     level = level or ("fields" if len(source) >= MIN_FIELDS else "objects")
     scales = dict(grey_scales(source) if scales is None else scales)
     workers = min(workers or os.cpu_count() or 1, len(source))
@@ -205,7 +196,7 @@ def _depends_on(
 
 
 def _unfit(pair: FieldPair, channels: ObjectChannels) -> str:
-    """Why a field cannot be measured; empty if it can."""
+    """The reason why a field cannot be measured; empty if it can."""
     there = {*pair.input_channels, *pair.channels}
     for needed in filter(None, (channels.nuclear, channels.body)):
         if needed not in there:

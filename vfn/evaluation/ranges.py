@@ -39,6 +39,9 @@ class Range:
         """From the lower to the upper end; 0 for a single value."""
         return self.high - self.low
 
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
 
 @dataclass(frozen=True)
 class ChannelRanges:

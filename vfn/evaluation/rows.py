@@ -221,12 +221,9 @@ def _plane(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def _reasons(
-    prediction: NDArray[Any],
-    truth: NDArray[Any],
-    ranges: ChannelRanges,
-    columns: Sequence[str],
+    prediction: NDArray[Any], truth: NDArray[Any], ranges: ChannelRanges, columns: Sequence[str]
 ) -> Iterator[str]:
-    """Why some of the pixel figures of this image are undefined or infinite."""
+    """Give the reasons for figures of this image that are undefined or infinite."""
 
     def of(*names: str) -> str:
         return ", ".join(name for name in names if name in columns)

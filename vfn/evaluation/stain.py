@@ -18,13 +18,7 @@ from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import ChannelRanges
 from vfn.evaluation.rows import ImageScores, score_image
 from vfn.metrics import objects
-from vfn.metrics.agreement import (
-    BLOCK,
-    agree,
-    block_intensities,
-    integrated_intensities,
-    share_off,
-)
+from vfn.metrics.agreement import BLOCK, agree, block_intensities, integrated_intensities, share_off
 from vfn.metrics.bleeding import Bleeding, bleeding
 from vfn.metrics.contrast import ground, smooth
 from vfn.metrics.coverage import coverage_reached, mean_width
@@ -114,11 +108,7 @@ def _real_nuclei(
 
 
 def _measure(
-    pair: FieldPair,
-    i: int,
-    ranges: ChannelRanges,
-    scores: ObjectScores | None,
-    real: Labels | None,
+    pair: FieldPair, i: int, ranges: ChannelRanges, scores: ObjectScores | None, real: Labels | None
 ) -> Measured:
     channel, truth, prediction = pair.channels[i], pair.truth[i], pair.prediction[i]
     row = score_image(pair.field, channel, prediction, truth, ranges)
@@ -155,13 +145,14 @@ def _measure(
     if pair.unrefocused is not None:
         image = pair.unrefocused[i]
         blurred = score_image(pair.field, channel, image, truth, ranges, BASELINE_COLUMNS)
-    return Measured(row, baselines, scores and scores.found, *amounts, over, blurred)
+    faults = None if scores is None else scores.found
+    return Measured(row, baselines, faults, *amounts, over, blurred)
 
 
 def _amounts(
     truth: NDArray[Any], prediction: NDArray[Any], scores: ObjectScores | None, real: Labels | None
 ) -> tuple[str, tuple[Float, Float]]:
-    """What amounts of stain were summed over, and the amounts in truth and prediction."""
+    """Objects that amounts of stain are summed over, and the amounts in truth and prediction."""
     if scores is not None:
         return "nuclei", (scores.truth_intensity, scores.prediction_intensity)
     if np.isfinite(prediction).all():
@@ -173,7 +164,7 @@ def _amounts(
 
 
 def _bleeding(pair: FieldPair, i: int, width: float) -> Bleeding | None:
-    """What is mixed in of the field's other channels; None without any, or where it cannot be told."""
+    """The other channel of the field that is mixed in most; None without any, or where it cannot be told."""
     name, prediction = pair.channels[i], pair.prediction[i]
     if not (width > 0 and np.isfinite(prediction).all()):
         return None

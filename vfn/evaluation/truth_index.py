@@ -156,7 +156,7 @@ def _joined(stem: str) -> str:
 
 
 def _keys(stem: str, *, unique: bool) -> tuple[str, ...]:
-    """Under what names the channels of a prediction's field may be found by `split_token`."""
+    """Names under which `split_token` may find the channels of a prediction's field."""
     return (_joined(stem), _joined(Path(stem).name)) if unique else (_joined(stem),)
 
 

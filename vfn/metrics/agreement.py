@@ -1,4 +1,4 @@
-"""Do predicted and real stain agree on how much there is of it in each object?
+"""Agreement of predicted and real stain on how much there is of it in each object.
 
 Integrated intensities are taken over the real objects in both images, so they do not depend on how
 the prediction would be segmented, and the same ground, the real one, is taken off both: an offset of
@@ -161,13 +161,5 @@ def agree(truth: NDArray[np.float64], prediction: NDArray[np.float64]) -> Agreem
     if not scale > 0:
         reason.append("mean real amount is not above 0: percentages undefined")
     return Agreement(
-        n,
-        slope,
-        intercept,
-        r,
-        bias,
-        bias - margin,
-        bias + margin,
-        scale,
-        "; ".join(reason),
+        n, slope, intercept, r, bias, bias - margin, bias + margin, scale, "; ".join(reason)
     )

@@ -1,4 +1,4 @@
-"""Are the intervals of a prediction worth their name: coverage reached, width, and ranking of errors.
+"""Quality of a prediction's intervals: coverage reached, width, and ranking of errors.
 
 An interval is prediction +- half-width, both in grey values. Two things are asked of it. It must
 hold the truth as often as was said (`coverage_reached`), being no wider than needed (`mean_width`).

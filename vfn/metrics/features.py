@@ -69,7 +69,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class ObjectChannels:
-    """In which channels objects are found: nuclei in `nuclear`, cells about them in `body`."""
+    """The channels in which objects are found: nuclei in `nuclear`, cells about them in `body`."""
 
     nuclear: str
     body: str | None = None

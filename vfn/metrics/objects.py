@@ -229,10 +229,10 @@ def score_objects(
 
 
 def _values(matching: Matching, found: tuple[Found, ...]) -> dict[str, float]:
-    kinds = Counter(fault.kind for fault in found)
+    kinds: Counter[str] = Counter(fault.kind for fault in found)
     real = len(matching.truth.numbers)
     some = 1.0 if real else math.nan
-    values = {
+    values: dict[str, float] = {
         "nuclei_truth": real,
         "nuclei_predicted": len(matching.prediction.numbers),
         "count_error": matching.count_error,

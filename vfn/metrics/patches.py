@@ -200,10 +200,5 @@ def patch_metrics(prefix: str) -> MetricCollection:
 def full_range_metrics(prefix: str) -> MetricCollection:
     """Figures on all that the dtype can hold, of images in [0, 1]."""
     return MetricCollection(
-        {
-            "psnr": PixelPSNR(1.0),
-            "ssim": PatchSSIM(1.0, 0.0),
-        },
-        prefix=prefix,
-        postfix="_full",
+        {"psnr": PixelPSNR(1.0), "ssim": PatchSSIM(1.0, 0.0)}, prefix=prefix, postfix="_full"
     )

@@ -226,7 +226,7 @@ def _normalised(image: NDArray[Any], border: int) -> Image:
 
 
 def _unfit(display: NDArray[Any]) -> str:
-    """Why a display has no score at all; empty if it may have one."""
+    """The reason why a display has no score at all; empty if it may have one."""
     if display.ndim != 2:
         raise ValueError(f"expected an image (H, W), got {display.shape}")
     if min(display.shape) < BLOCK:

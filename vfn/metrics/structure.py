@@ -68,7 +68,7 @@ def multiscale(
 def _valid_means(
     prediction: Tensor, truth: Tensor, width: Tensor, seen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_means` over the windows that `seen` (1 where valid) fills, and whether there are any."""
+    """Means as of `_means` over the windows that `seen` (1 where valid) fills, and whether there are any."""
     whole = 1 - seen.flatten(0, -3)
     whole = F.max_pool2d(F.max_pool2d(whole, (SSIM_WINDOW, 1), 1), (1, SSIM_WINDOW), 1) <= 0
     whole = whole.to(seen.dtype).view(*seen.shape[:-2], *whole.shape[-2:])

@@ -126,10 +126,7 @@ def _signal_area(truth: NDArray[Any], low: float, width: float) -> float:
 
 
 def error_mask(
-    prediction: NDArray[np.generic],
-    truth: NDArray[np.generic],
-    threshold: float,
-    data_range: float,
+    prediction: NDArray[np.generic], truth: NDArray[np.generic], threshold: float, data_range: float
 ) -> NDArray[np.bool_]:
     """True where E > threshold: the pixels that the paper's figure 6 paints green.
 
@@ -184,7 +181,7 @@ def _cumulate_integers(
 def _cumulate_floats(
     prediction: NDArray[np.generic], truth: NDArray[np.generic], data_range: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Do the same as `_cumulate_integers` for images with fractions."""
+    """Count and sum of E as `_cumulate_integers`, for images with fractions."""
     error = (absolute_error(prediction, truth) / data_range).ravel()
     # Bin b holds the errors whose smallest threshold is b; NaN and what lies above 0.99 go last.
     edges = np.append(THRESHOLDS, np.inf)

@@ -203,25 +203,6 @@ class Places(Block):
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A place in a picture.
-
-    Attributes:
-        anchor: target of the link; empty where none leads here.
-        kind: of the place.
-        words: shown beside the mark once a link led there.
-        left: fraction of the picture's width.
-        top: fraction of its height.
-    """
-
-    anchor: str
-    kind: str
-    words: str
-    left: float
-    top: float
-
-
-@dataclass(frozen=True)
 class Slider(Block):
     """Truth and prediction under one another with a movable line between them, and other pictures.
 
@@ -230,7 +211,7 @@ class Slider(Block):
         pictures: of the region.
         field: name of the field.
         what: "whole field" or "detail".
-        marks: places within the region.
+        marks: places within the region, each with the anchor of its link; empty where none leads here.
         note: small print below.
         limit: characters of each picture.
     """
@@ -239,7 +220,7 @@ class Slider(Block):
     pictures: Pictures
     field: str
     what: str
-    marks: Sequence[Mark]
+    marks: Mapping[Place, str]
     note: str
     limit: float
 

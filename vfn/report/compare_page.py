@@ -26,21 +26,14 @@ HOW_TO_READ = (
 )  # fmt: skip
 
 
-def render(
-    runs: Sequence[str],
-    comparisons: Sequence[Comparison],
-    notes: Sequence[str],
-    found: Mapping[str, Any],
-) -> str:
+def render(comparisons: Sequence[Comparison], found: Mapping[str, Any]) -> str:
     """Return the page as text.
 
     Args:
-        runs: names, in the order given.
         comparisons: corrected ones.
-        notes: what was left out and why.
         found: the content of `compare.json`.
     """
-    pairs = run_pairs(comparisons)
+    pairs, runs, notes = run_pairs(comparisons), found["runs"], found["notes"]
     left_out = [blocks.Part("What was left out", [blocks.Bullets([f"{note}." for note in notes])])]
     head = blocks.Section(
         "",
@@ -50,7 +43,7 @@ def render(
             blocks.Fold("How to read it", [blocks.Terms(HOW_TO_READ)]),
         ],
     )
-    folders = [(name, blocks.Styled(folder, "mono")) for name, folder in found["runs"].items()]
+    folders = [(name, blocks.Styled(folder, "mono")) for name, folder in runs.items()]
     units = ", ".join(dict.fromkeys(pair.head.kind for pair in pairs))
     methods = blocks.how_computed(
         [*folders, *_methods(units, found["settings"])], found["provenance"],

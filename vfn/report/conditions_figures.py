@@ -83,8 +83,8 @@ class Shown:
             if not math.isnan(self.threshold):
                 right.axvline(self.threshold, color=theme.faint, linestyle="--", linewidth=1)
         title = "cells; dashed: 5 % of the control lie beyond"
-        x, legend = "departure of a cell, SD of the control", "best" if len(everything) else ""
-        dress(right, theme, title, x, "% of cells", size=9, legend=legend)
+        across, legend = "departure of a cell, SD of the control", "best" if len(everything) else ""
+        dress(right, theme, title, across, "% of cells", size=9, legend=legend)
         return figure
 
 

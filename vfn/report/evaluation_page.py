@@ -12,7 +12,7 @@ from vfn.models.words import counted
 from vfn.report import blocks
 from vfn.report.html import today
 from vfn.report.images import LONGEST_SIDE, MASK_THRESHOLD
-from vfn.report.stain_section import ShownField, full_range, signal_range, stain_section
+from vfn.report.stain_section import ShownField, stain_section
 from vfn.report.wording import number
 
 # Characters of all pictures together, which keeps the page below 15 MB whatever the images hold.
@@ -168,6 +168,6 @@ def _origin(result: ChannelResult) -> tuple[str, str]:
     """The fields and ranges of a channel, for the last section."""
     pixels = f"{result.ranges.pixels:,}".replace(",", " ")
     return result.name, (
-        f"{len(result.rows)} fields, {pixels} pixels. Full range {full_range(result)} ({result.ranges.full_origin}); signal range "
-        f"{signal_range(result)} (0.1 to 99.9 percentile of all true pixels, not clipped)."
+        f"{len(result.rows)} fields, {pixels} pixels. Full range {result.ranges.full} ({result.ranges.full_origin}); signal range "
+        f"{result.ranges.signal} (0.1 to 99.9 percentile of all true pixels, not clipped)."
     )

@@ -94,7 +94,7 @@ def histograms(
 def matrix(
     rows: Sequence[FeatureRow], title: str, threshold: float = SURVIVES, theme: Theme = LIGHT
 ) -> Figure:
-    """r of every feature as a coloured cell: a panel for each compartment, a line for each channel.
+    """Draw r of every feature as a coloured cell: a panel for each compartment, a line for each channel.
 
     Across stand the features in groups, in each by name; a correlation stands in the lines of both
     its channels. Cells without r (undefined, or equal by construction) show the ground.

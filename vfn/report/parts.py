@@ -17,9 +17,7 @@ from vfn.report.wording import number
 
 SHOWN_SURVIVORS = 40
 ALIKE = (0.8, 1.25)  # power ratios that are called equal
-KINDS = {
-    "missed": "real, but not in the prediction",
-    "hallucinated": "predicted, but not real",
+OTHER_FAULTS = {
     "split": "one real nucleus, several predicted",
     "merged": "several real nuclei, one predicted",
     "misoutlined": "there, but overlaps by less than half (IoU)",
@@ -57,7 +55,7 @@ def _text(summary: Mapping[str, Any], column: str) -> str:
 def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
     if result.found is None:
         return []
-    counts = Counter(fault.kind for _, fault in result.found)
+    counts: Counter[str] = Counter(fault.kind for _, fault in result.found)
     real, predicted = (
         np.nansum([row.values[column] for row in result.rows])
         for column in ("nuclei_truth", "nuclei_predicted")
@@ -79,9 +77,7 @@ def _nuclei(result: ChannelResult, summary: Mapping[str, Any]) -> list[Part]:
         for name, fault in result.found
         if fault.kind in ("missed", "hallucinated")
     ]  # fmt: skip
-    others = [
-        f"{counts[k]} {k} ({KINDS[k]})" for k in ("split", "merged", "misoutlined") if counts[k]
-    ]
+    others = [f"{counts[k]} {k} ({words})" for k, words in OTHER_FAULTS.items() if counts[k]]
     note = (
         "A nucleus is missed or hallucinated if less than a fifth of it lies on nuclei of the other image. "
         + (f"Besides: {', '.join(others)}. " if others else "")

@@ -49,9 +49,7 @@ def stain_section(
 ) -> blocks.Section:
     """Return the section; `limit` is the number of characters of each picture."""
     anchors = {field.row.field: f"{anchor}-field-{i}" for i, field in enumerate(shown)}
-    marks: dict[str, dict[blocks.Place, str]] = {
-        name: {} for name in anchors
-    }  # place -> its anchor
+    marks: dict[str, dict[blocks.Place, str]] = {name: {} for name in anchors}
     for part in parts:
         for places in (block for block in part.blocks if isinstance(block, blocks.Places)):
             for place in places.places:
@@ -67,22 +65,14 @@ def stain_section(
         _chooser(result, anchors),
         blocks.Soft(
             "Move the line to change from the truth to the prediction: drag it in the picture, or use the slider and the arrow keys. "
-            f"Both have the same display range, {signal_range(result)}; inputs each their own. Error: prediction minus truth, the same scale "
+            f"Both have the same display range, {result.ranges.signal}; inputs each their own. Error: prediction minus truth, the same scale "
             f"in all fields, ± {100 * result.error_scale:g} % of the signal range:"
         ),
         blocks.Key(key),
-        *(
-            _field(
-                anchors[field.row.field],
-                field,
-                i < OPEN_FIELDS,
-                result,
-                marks[field.row.field],
-                limit,
-            )
-            for i, field in enumerate(shown)
-        ),
     ]
+    for i, field in enumerate(shown):
+        name = field.row.field
+        fields.append(_field(anchors[name], field, i < OPEN_FIELDS, result, marks[name], limit))
     said = blocks.Part("What the figures say", [blocks.Bullets(findings(result, summary))])
     averages = blocks.Part(
         f"Averages over {counted(len(result.rows), 'field')}", _averages(result, summary)
@@ -136,17 +126,16 @@ def _field(
         f"Green: {100 * whole.beyond:.2f} % of the pixels are off by more than {100 * MASK_THRESHOLD:g} % of the signal range, "
         f"{MASK_THRESHOLD * result.signal_width:.4g} grey levels."
     )
-    marks = [_mark(key, place, whole) for place, key in places.items()]
     content: list[blocks.Content] = [
-        blocks.Slider(f"{anchor}-whole", whole, name, "whole field", marks, note, limit)
+        blocks.Slider(f"{anchor}-whole", whole, name, "whole field", places, note, limit)
     ]
     if detail is not None:
-        inside = [
-            _mark("", place, detail)
+        inside = {
+            place: ""
             for place in places
             if 0 <= place.row - detail.top < detail.height
             and 0 <= place.column - detail.left < detail.width
-        ]
+        }
         content += [
             blocks.Soft(
                 f"Full resolution, where the error is largest ({detail.width} x {detail.height} pixels from row {detail.top}, "
@@ -155,16 +144,6 @@ def _field(
             blocks.Slider(f"{anchor}-detail", detail, name, "detail", inside, "", limit),
         ]
     return blocks.Fold(title, content, is_open, anchor=anchor, css="field")
-
-
-def _mark(anchor: str, place: blocks.Place, pictures: Pictures) -> blocks.Mark:
-    return blocks.Mark(
-        anchor,
-        place.kind,
-        ", ".join(filter(None, [place.kind, place.words])),
-        (place.column + 0.5 - pictures.left) / pictures.width,
-        (place.row + 0.5 - pictures.top) / pictures.height,
-    )
 
 
 def _mean_cell(column: str, entry: Mapping[str, Any], wins: bool) -> blocks.Styled:
@@ -180,7 +159,6 @@ def _averages(result: ChannelResult, summary: Mapping[str, Any]) -> list[blocks.
     """The prediction and its baselines, the best figures marked."""
     systems = {MODEL: summary, **in_order(summary["baselines"])}
     best = best_systems({n: {c: s[c]["mean"] for c in SHOWN_COLUMNS} for n, s in systems.items()})
-
     rows: list[list[str | blocks.Styled]] = [
         [label(n), *(_mean_cell(c, own[c], best.get(c) == n) for c in SHOWN_COLUMNS)]
         for n, own in systems.items()
@@ -190,7 +168,7 @@ def _averages(result: ChannelResult, summary: Mapping[str, Any]) -> list[blocks.
         note += " ★ best of its column."
     if any("note" in own[c] for own in systems.values() for c in SHOWN_COLUMNS):
         note += " † some fields are undefined or infinite and left out."
-    note += f" Full range {full_range(result)}, signal range {signal_range(result)}."
+    note += f" Full range {result.ranges.full}, signal range {result.ranges.signal}."
     return [blocks.Table(["", *(TITLES[c] for c in SHOWN_COLUMNS)], rows), blocks.Soft(note)]
 
 
@@ -209,13 +187,3 @@ def _curves(result: ChannelResult) -> blocks.Part:
         "the prediction is too dark, above too bright.",
     )
     return blocks.Part("Curves", [blocks.Charts([tolerance, scatter])])
-
-
-def full_range(result: ChannelResult) -> str:
-    """Return the full range as text."""
-    return f"{result.ranges.full.low:g} to {result.ranges.full.high:g}"
-
-
-def signal_range(result: ChannelResult) -> str:
-    """Return the signal range as text."""
-    return f"{result.ranges.signal.low:.6g} to {result.ranges.signal.high:.6g}"

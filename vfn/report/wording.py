@@ -41,7 +41,7 @@ def findings(result: ChannelResult, summary: Mapping[str, Any]) -> list[str]:
     if full.width > 0 and signal.width < DIM * full.width:
         share = 100 * signal.width / full.width
         sentences.append(
-            f"The stain uses {share:.2g} % of the full range ({full.low:g} to {full.high:g}), so MAE, "
+            f"The stain uses {share:.2g} % of the full range ({full}), so MAE, "
             "PSNR, SSIM and tolerance level on the full range look better than the picture is: "
             "go by the signal columns."
         )
