@@ -18,7 +18,7 @@ from vfn.errors import UserError
 from vfn.evaluation.pairs import HALFWIDTH, Array, FieldPair
 from vfn.evaluation.truth_index import Match, TruthIndex, listed, one_channel, relative_stem
 
-T = TypeVar("T")
+T = TypeVar("T", str, float)
 
 
 @dataclass(frozen=True)
@@ -339,7 +339,7 @@ def _the_one(told: str, found: Iterable[T], remedy: str) -> T | None:
     Raises:
         UserError: they differ.
     """
-    values = list(dict.fromkeys(found))
+    values = sorted(set(found))
     if len(values) > 1:
         raise UserError(f"{told} {listed(values)}; {remedy}")
     return values[0] if values else None
