@@ -1,14 +1,22 @@
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from tests.planes import make_sample
+from vfn.data import statistics
 from vfn.data.cache import ImageCache
 from vfn.data.discovery.fields import FilePlane
 from vfn.data.illumination import FlatField, MeanImage
+from vfn.data.image_statistics import measured, unpacked
+from vfn.data.input_shift import field_statistics
+from vfn.data.intensity import Histogram
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
 from vfn.data.statistics import Baselines, DatasetStatistics, mean_images, survey
@@ -177,3 +185,113 @@ def test_mean_images_are_those_of_whole_fields() -> None:
         mean.add(array)
     ours, theirs = ([FlatField.fit(m).to_dict() for m in each] for each in (means, expected))
     assert ours == theirs
+
+
+IMAGES = st.sampled_from(["uint8", "int8", "uint16", "int16"]).flatmap(
+    lambda dtype: arrays(dtype, st.tuples(st.integers(1, 40), st.integers(1, 40)))
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(IMAGES)
+def test_statistics_of_the_index_are_those_of_the_pixels(image: np.ndarray) -> None:
+    found, histogram = unpacked(measured(image)), Histogram(image.dtype)
+    assert found.shift == field_statistics(image)
+    assert found.lowest == image.min()
+    assert found.lowest + len(found.counts) - 1 == image.max()
+    histogram.merge(found.lowest, found.counts)
+    values = image.astype(int) - np.iinfo(image.dtype).min
+    np.testing.assert_array_equal(
+        histogram.counts, np.bincount(values.ravel(), minlength=len(histogram.counts))
+    )
+    assert histogram.mean() == image.mean(dtype=np.float64)
+
+
+def same_statistics(ours: DatasetStatistics, truth: DatasetStatistics) -> None:
+    """Bit for bit."""
+    assert ours.baselines.to_dict() == truth.baselines.to_dict()
+    for one, other in zip(ours.histograms, truth.histograms, strict=True):
+        np.testing.assert_array_equal(one.counts, other.counts)
+        for some, others in zip(one.samples, other.samples, strict=True):
+            np.testing.assert_array_equal(some, others)
+    assert [e.to_dict() for e in ours.envelopes] == [e.to_dict() for e in truth.envelopes]
+    assert (ours.explained, ours.fitted, ours.fields) == (
+        truth.explained,
+        truth.fitted,
+        truth.fields,
+    )
+
+
+@pytest.mark.parametrize("fitted", [2, 200])
+@pytest.mark.parametrize(
+    "dtypes", [["uint8", "uint16"], ["uint16", "uint8", "float32"], ["float32", "uint16", "int16"]]
+)
+def test_a_data_set_in_the_store_has_the_statistics_of_its_pixels(
+    dtypes: list[str], fitted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on the second start, with partial labels and a region."""
+    monkeypatch.setattr(statistics, "FITTED", fitted)
+    samples = random_samples(8, dtypes, 1)
+    samples[1] = dataclasses.replace(samples[1], region=(slice(2, 9), slice(0, 5)))
+    if len(dtypes) > 2:
+        samples[2] = dataclasses.replace(samples[2], targets=(samples[2].targets[0], None))
+    train, others = samples[:6], samples[6:]
+    truth = look(train, others)
+    for _ in range(2):
+        store = ImageCache(tmp_path / "store")
+        store.prepare(plane for sample in samples for plane in sample.planes)
+        same_statistics(survey(train, others, store, [None] * len(dtypes)), truth)
+
+
+def test_a_start_reads_no_more_pixels_than_linear_baselines_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "FITTED", 3)
+    read: list[str] = []
+    monkeypatch.setattr(
+        statistics, "read_sample", lambda s, store: read.append(s.name) or read_sample(s, store)
+    )
+    samples = random_samples(12, ["uint16", "uint8"], 1)
+    store = ImageCache(tmp_path / "store")
+    store.prepare(plane for sample in samples for plane in sample.planes)
+    found = survey(samples[:9], samples[9:], store, [None] * 2)
+    assert found.fitted == len(read) == len(set(read) & {s.name for s in samples[:9]}) == 3
+    y = pixels(samples[:9], "targets")
+    assert found.baselines.mean == y.mean()
+    sampled = [sample for sample in samples[:9] if sample.name in read]
+    x, y = pixels(sampled, "inputs"), pixels(sampled, "targets")
+    truth = np.linalg.lstsq(np.vstack([x, np.ones(x.shape[1])]).T, y[0], rcond=None)[0]
+    np.testing.assert_allclose(found.baselines.weights[0], truth[:1], rtol=1e-8)
+
+
+def test_every_target_is_among_what_linear_baselines_are_fitted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(statistics, "FITTED", 2)
+    samples = random_samples(9, ["uint8"] * 3, 1)
+    rare = [
+        s if i == 4 else dataclasses.replace(s, targets=(s.targets[0], None))
+        for i, s in enumerate(samples)
+    ]
+    found = look(rare)
+    assert found.fitted in (2, 3)
+    assert found.fields == (9, 1)
+    x, y = pixels(samples[4:5], "inputs"), pixels(samples[4:5], "targets")
+    truth = np.linalg.lstsq(np.vstack([x, np.ones(x.shape[1])]).T, y[1], rcond=None)[0]
+    np.testing.assert_allclose(found.baselines.weights[1], truth[:1], rtol=1e-8)
+
+
+def test_statistics_that_changed_on_the_disk_are_not_used(tmp_path: Path) -> None:
+    samples = random_samples(3, ["uint8", "uint16"], 1)
+    planes = [plane for sample in samples for plane in sample.planes]
+    truth = look(samples[:2], samples[2:])
+    store = ImageCache(tmp_path)
+    store.prepare(planes)
+    (shard,) = tmp_path.glob("*.planes")
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 1  # statistics end the shard
+    shard.write_bytes(data)
+    again = ImageCache(tmp_path)
+    again.prepare(planes)
+    assert again.statistics(planes[-1]) is None
+    same_statistics(survey(samples[:2], samples[2:], again, [None] * 2), truth)

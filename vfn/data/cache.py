@@ -7,6 +7,7 @@ from (path, size, time of change, reader version): a changed or moved file is si
 
 The index begins with a checksum of itself, and holds one for each MiB of a plane. Every process checks a MiB when it reads from it first,
 so a start does not read the whole store, and bytes that changed on the disk are never used.
+Behind the pixels of a shard lie the statistics of its images of 8 and 16 bit, measured when they were decoded.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ import numpy as np
 from filelock import FileLock
 
 from vfn.data.discovery.fields import ImageSource
+from vfn.data.image_statistics import ImageStatistics, measured, unpacked
 from vfn.errors import UserError
 from vfn.system.files import clear_leftovers, make_folder, replacing, write_text
 from vfn.system.progress import progress
@@ -37,7 +39,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 SHARD_BYTES = 256 * 2**20  # small enough that an interrupted decoding loses little
 ALIGNMENT = 64  # bytes: every plane starts on a cache line
-FORMAT = 3  # of the index; a shard with another is not read
+FORMAT = 4  # of the index; a shard with another is not read
 BLOCK = 2**20  # bytes of a plane that share a checksum
 log = logging.getLogger(__name__)
 
@@ -83,13 +85,15 @@ def store_name(root: Path) -> str:
 
 
 class Place(NamedTuple):
-    """Place of a plane: its shard, first byte, shape, dtype, and the CRC-32 of each of its blocks."""
+    """Place of a plane: its shard, first byte, shape, dtype, the CRC-32 of each of its blocks, and the first
+    byte and length of its statistics."""
 
     shard: Path
     offset: int
     shape: tuple[int, int]
     dtype: str
     checksums: tuple[int, ...]
+    statistics: tuple[int, int]
 
 
 class ImageCache:
@@ -127,12 +131,32 @@ class ImageCache:
         if place is None:
             return plane.read()
         try:
-            shard = self._maps.get(place.shard)
-            if shard is None:
-                shard = self._maps[place.shard] = np.memmap(place.shard, np.uint8, "r")
-            return np.ndarray(place.shape, place.dtype, shard, place.offset)
+            return np.ndarray(place.shape, place.dtype, self._map(place.shard), place.offset)
         except (OSError, TypeError, ValueError):  # gone, or shorter by now
             return self._decoded_anew(plane, place)
+
+    def _map(self, shard: Path) -> np.memmap:
+        found = self._maps.get(shard)
+        if found is None:
+            found = self._maps[shard] = np.memmap(shard, np.uint8, "r")
+        return found
+
+    def holds(self, plane: ImageSource) -> bool:
+        """Return True if `peek` finds the plane in the store, without decoding it."""
+        return plane in self._where
+
+    def statistics(self, plane: ImageSource) -> ImageStatistics | None:
+        """Return what was measured when `plane` was decoded; None if it is not in the store, or not of 8 or
+        16 bit."""
+        place = self._where.get(plane)
+        if place is None or not place.statistics[1]:
+            return None
+        start, size = place.statistics
+        try:
+            return unpacked(self._map(place.shard)[start : start + size].tobytes())
+        except (OSError, ValueError, zlib.error):  # gone, or changed
+            self._forget(plane, place)
+            return None
 
     def checked(
         self, plane: ImageSource, array: np.ndarray, rows: slice = slice(None)
@@ -162,6 +186,10 @@ class ImageCache:
 
     def _decoded_anew(self, plane: ImageSource, place: Place) -> np.ndarray:
         """Read the plane from its file, now and at every later reading by this process."""
+        self._forget(plane, place)
+        return plane.read()
+
+    def _forget(self, plane: ImageSource, place: Place) -> None:
         log.warning(
             "data.cache: %s has changed since it was written: %s is decoded at every reading; "
             "the next start decodes it anew",
@@ -170,7 +198,6 @@ class ImageCache:
         self._where.pop(plane, None)  # another thread may have found it at the same time
         with suppress(OSError):  # others may have done it; a cache to read only stays as it is
             place.shard.with_suffix(".json").unlink()
-        return plane.read()
 
     def prepare(self, planes: Iterable[ImageSource]) -> None:
         """Decode, in parallel, what of `planes` is not in the store yet. Nothing without a folder.
@@ -221,8 +248,7 @@ def _clear(folder: Path) -> None:
 
 def _decode(folder: Path, planes: Sequence[ImageSource], keys: Mapping[ImageSource, str]) -> None:
     """Write shards of `planes`."""
-    arrays = in_parallel(_read, planes, "decoding images", len(planes))
-    decoded = zip(planes, arrays, strict=True)
+    decoded = in_parallel(_decoded, planes, "decoding images", len(planes))
     first, done = next(decoded), 0
     _check_space(folder, first[1].nbytes * len(planes))
     rest = chain([first], decoded)
@@ -230,15 +256,20 @@ def _decode(folder: Path, planes: Sequence[ImageSource], keys: Mapping[ImageSour
     for number in count(max(taken, default=-1) + 1):
         shard = folder / f"{number:06d}.planes"
         entries: list[list[Any]] = []
+        known: list[bytes] = []
         with replacing(shard) as temporary, temporary.open("wb") as file:
-            for plane, array in rest:
-                pixels = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            for plane, array, statistics in rest:
+                pixels = array.reshape(-1).view(np.uint8)
                 file.write(bytes(-file.tell() % ALIGNMENT))
                 entry = [keys[plane], file.tell(), array.shape, array.dtype.name]
                 entries.append([*entry, _checksums(pixels)])
                 file.write(pixels.data)
+                known.append(statistics)
                 if file.tell() >= SHARD_BYTES:
                     break
+            for one, statistics in zip(entries, known, strict=True):
+                one.append([file.tell(), len(statistics)])
+                file.write(statistics)
             size = file.tell()
         text = json.dumps({"bytes": size, "planes": entries})
         write_text(shard.with_suffix(".json"), f"{_head(text)}\n{text}")
@@ -281,8 +312,8 @@ def _places(index: Path) -> dict[str, Place]:
     if shard.stat().st_size != described["bytes"]:
         raise ValueError("the shard has another size")
     return {
-        key: Place(shard, offset, tuple(shape), dtype, tuple(checksums))
-        for key, offset, shape, dtype, checksums in described["planes"]
+        key: Place(shard, offset, tuple(shape), dtype, tuple(checksums), tuple(statistics))
+        for key, offset, shape, dtype, checksums, statistics in described["planes"]
     }
 
 
@@ -295,6 +326,11 @@ def hashed(key: str) -> str:
 def code_digest(file: str) -> str:
     """Return a digest of the code in `file`, for the keys of planes that it computes."""
     return hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
+
+
+def _decoded(plane: ImageSource) -> tuple[ImageSource, np.ndarray, bytes]:
+    array = np.ascontiguousarray(_read(plane))
+    return plane, array, measured(array)
 
 
 def _read(plane: ImageSource) -> np.ndarray:

@@ -24,6 +24,10 @@ def summary(data: StainData) -> str:
     if min(data.measured.fields) < len(data.split.train):
         have = zip(data.task.targets, data.measured.fields, strict=True)
         parts.append("training samples with " + ", ".join(f"{c}: {n}" for c, n in have))
+    if data.measured.fitted < len(data.split.train):
+        parts.append(
+            f"linear baselines fitted on {data.measured.fitted:,} of {len(data.split.train):,} training samples"
+        )
     parts += [data.registration.summary(), *(step.summary() for step in data.steps)]
     return "; ".join(filter(None, parts))
 

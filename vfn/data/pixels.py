@@ -38,16 +38,8 @@ def read_sample(
     Raises:
         UserError: channels of different sizes.
     """
-    planes = sample.inputs + sample.targets
-    arrays = [None if plane is None else store.peek(plane) for plane in planes]
-    named, first = next((p, a) for p, a in zip(planes, arrays, strict=True) if a is not None)
-    for plane, array in zip(planes, arrays, strict=True):
-        if array is not None and array.shape != first.shape:
-            raise UserError(
-                f"field {sample.name}: {named} is {_size(first)} pixels and {plane} is "
-                f"{_size(array)}; channels of one field must have one size, or each "
-                "pixel of one cover 2x2, 3x3, ... of the other in every field; crop or scale one of them"
-            )
+    planes, arrays = sample.inputs + sample.targets, peek_sample(sample, store)
+    first = present(arrays)[0]
     region = sample.region or (slice(0, first.shape[0]), slice(0, first.shape[1]))
     if window is not None:
         rows, columns = within(region, window)
@@ -63,6 +55,25 @@ def read_sample(
         else _moved(store.checked(plane, array, _rows(region, dy)), region, dy, dx)
         for plane, array, (dy, dx) in zip(planes, arrays, offsets, strict=True)
     ]
+
+
+def peek_sample(sample: Sample, store: ImageCache) -> list[np.ndarray | None]:
+    """Return the whole planes of a sample, inputs first, for their dtype and size: see `ImageCache.peek`.
+
+    Raises:
+        UserError: channels of different sizes.
+    """
+    planes = sample.inputs + sample.targets
+    arrays = [None if plane is None else store.peek(plane) for plane in planes]
+    named, first = next((p, a) for p, a in zip(planes, arrays, strict=True) if a is not None)
+    for plane, array in zip(planes, arrays, strict=True):
+        if array is not None and array.shape != first.shape:
+            raise UserError(
+                f"field {sample.name}: {named} is {_size(first)} pixels and {plane} is "
+                f"{_size(array)}; channels of one field must have one size, or each "
+                "pixel of one cover 2x2, 3x3, ... of the other in every field; crop or scale one of them"
+            )
+    return arrays
 
 
 def target_dtype(sample: Sample, target: int, array: np.ndarray, store: ImageCache) -> np.dtype:

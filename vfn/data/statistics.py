@@ -1,4 +1,8 @@
-"""Statistics of a data set, from one pass over it before training that checks every image."""
+"""Statistics of a data set, from one pass over it before training.
+
+Whole images that the store holds are known from its index (`ImageStatistics`): their pixels are not read again. What needs
+the pixels of several channels together is fitted on a sample of the training fields.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +13,16 @@ import numpy as np
 from vfn.data.cache import ImageCache, in_parallel
 from vfn.data.discovery.fields import ImageSource
 from vfn.data.illumination import FlatField, MeanImage
+from vfn.data.image_statistics import ImageStatistics
 from vfn.data.input_shift import TrainingDistribution, field_statistics
 from vfn.data.intensity import Histogram, to_dtype
 from vfn.data.linear_filter import FilterSums, LinearFilter
-from vfn.data.pixels import present, read_sample, target_dtype
+from vfn.data.pixels import peek_sample, present, read_sample, target_dtype
 from vfn.data.samples import Sample
 from vfn.errors import UserError
+
+FITTED = 200  # training samples that have a target and that its linear map and filter are fitted on
+SEED = 0  # of their choice
 
 
 @dataclass(frozen=True)
@@ -22,12 +30,12 @@ class Baselines:
     """Simple predictions that any network must beat, in grey values, fitted on the training pixels.
 
     Attributes:
-        weights: (Ct, Ci) and `offset` (Ct,): least squares of the targets on the inputs over all
-            training pixels. Strong where one stain bleeds into the other's channel.
+        weights: (Ct, Ci) and `offset` (Ct,): least squares of the targets on the inputs over the
+            training pixels, of `FITTED` samples where there are more. Strong where one stain bleeds into the other's channel.
         mean: (Ct,) of the targets over the training pixels.
         median: (Ct,), the same, the constant with the least absolute error; exact up to 16 bit, else of
             20,000 pixels of each image. None in checkpoints of earlier versions.
-        filter: linear filter of the inputs; None in checkpoints of earlier versions.
+        filter: linear filter of the inputs, fitted on the same samples as `weights`; None in checkpoints of earlier versions.
     """
 
     weights: np.ndarray
@@ -111,19 +119,29 @@ class DatasetStatistics:
         histograms: of the training pixels, inputs first, then targets; corrected for illumination
             where that is asked for.
         baselines: fitted on the training pixels as they are on disk.
+        fitted: how many training samples the linear ones of these were fitted on.
         envelopes: of each input, over the training fields.
-        explained: of each target, the share of the training pixels' variance that its linear map
-            explains (R^2).
+        explained: of each target, the share of the variance that its linear map explains (R^2), over
+            the samples that it was fitted on.
         fields: how many training samples have each target.
         pixel_size: micrometres, of the first input of the first training sample; None if not stated.
     """
 
     histograms: tuple[Histogram, ...]
     baselines: Baselines
+    fitted: int
     envelopes: tuple[TrainingDistribution, ...]
     explained: tuple[float, ...]
     fields: tuple[int, ...]
     pixel_size: float | None
+
+
+_Measured = tuple[
+    Sample,
+    list[np.ndarray | None],
+    list[ImageStatistics | None],
+    list[dict[str, float]],
+]  # the arguments of `_Survey.add`
 
 
 class _GreyValues:
@@ -158,18 +176,27 @@ class _Survey:
         store: ImageCache,
         flats: Sequence[FlatField | None],
     ) -> None:
-        sample = train[0]
+        sample, self.whole = train[0], len(train) <= FITTED
+        self.fitted = _drawn(train)  # by their id
         self.store, self.flats, self.inputs = store, flats, len(sample.inputs)
         self.grey = [_GreyValues() for _ in flats]
         self.raw = [_GreyValues() for _ in sample.targets]  # before illumination is corrected
-        self.windows = FilterSums(self.inputs, len(sample.targets), len(train))
+        self.windows = FilterSums(self.inputs, len(sample.targets), len(self.fitted))
         self.moments = [_Moments(self.inputs) for _ in sample.targets]
         self.statistics: list[list[dict[str, float]]] = [[] for _ in sample.inputs]
 
     def add(
-        self, sample: Sample, arrays: Sequence[np.ndarray | None], numbers: list[dict[str, float]]
+        self,
+        sample: Sample,
+        arrays: Sequence[np.ndarray | None],
+        known: Sequence[ImageStatistics | None],
+        numbers: list[dict[str, float]],
     ) -> None:
-        """Check a sample and, if it comes with the `field_statistics` of its inputs, measure it."""
+        """Check a sample and, if it comes with the `field_statistics` of its inputs, measure it.
+
+        Args:
+            known: from the store's index, for each of `arrays`; empty if that does not know the sample.
+        """
         planes = sample.inputs + sample.targets
         for channel, (plane, array) in enumerate(zip(planes, arrays, strict=True)):
             if plane is None or array is None:
@@ -179,14 +206,16 @@ class _Survey:
             if target >= 0:
                 dtype = target_dtype(sample, target, array, self.store)
             histogram, flat = self.grey[channel].meet(plane, dtype), self.flats[channel]
-            if numbers:
+            if known and (image := known[channel]) is not None:
+                histogram.merge(image.lowest, image.counts)
+            elif numbers:
                 grey = array if flat is None else flat.correct(array, sample.region)
                 histogram.add(_as(grey, dtype))
                 if target >= 0 and flat is not None:
                     self.raw[target].meet(plane, dtype).add(_as(array, dtype))
-        for known, number in zip(self.statistics, numbers, strict=False):
-            known.append(number)
-        if numbers:
+        for seen, number in zip(self.statistics, numbers, strict=False):
+            seen.append(number)
+        if id(sample) in self.fitted:
             self._add_moments(arrays)
 
     def _add_moments(self, arrays: Sequence[np.ndarray | None]) -> None:
@@ -199,16 +228,19 @@ class _Survey:
     def baselines(self) -> tuple[Baselines, tuple[float, ...]]:
         """Return the baselines, and the share of each target's variance that the linear map explains."""
         weights, offset, mean, explained = zip(*(sums.fit() for sums in self.moments), strict=True)
-        medians = [
-            float(histogram.quantiles(np.array([0.5]))[0])
+        histograms = [
+            histogram
             for raw, corrected in zip(self.raw, self.grey[self.inputs :], strict=True)
             if (histogram := raw.histogram or corrected.histogram) is not None
         ]
+        if not self.whole:
+            means = zip(histograms, mean, strict=True)
+            mean = tuple(h.mean() if h.exact else sampled for h, sampled in means)
         fitted = Baselines(
             np.stack(weights),
             np.array(offset),
             np.array(mean),
-            np.array(medians),
+            np.array([float(h.quantiles(np.array([0.5]))[0]) for h in histograms]),
             self.windows.fit(),
         )
         return fitted, explained
@@ -218,13 +250,35 @@ def _as(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return array if array.dtype == dtype else to_dtype(array, dtype.name)
 
 
+def _drawn(train: Sequence[Sample]) -> set[int]:
+    """Draw the samples that linear baselines are fitted on: `FITTED` of those that have each target, or all."""
+    if len(train) <= FITTED:
+        return {id(sample) for sample in train}
+    chosen: set[int] = set()
+    order = np.random.default_rng(SEED).permutation(len(train))
+    for target in range(len(train[0].targets)):
+        having = [id(train[i]) for i in order if train[i].targets[target] is not None]
+        chosen.update(having[:FITTED])
+    return chosen
+
+
+def _known(sample: Sample, store: ImageCache) -> list[ImageStatistics | None]:
+    """Return the statistics in the store's index, inputs first; empty unless they are those of the sample."""
+    if sample.region is not None or sample.offsets:
+        return []
+    known = {plane: store.statistics(plane) for plane in sample.planes}
+    if None in known.values():
+        return []
+    return [None if plane is None else known[plane] for plane in sample.inputs + sample.targets]
+
+
 def survey(
     train: Sequence[Sample],
     others: Sequence[Sample],
     store: ImageCache,
     flats: Sequence[FlatField | None],
 ) -> DatasetStatistics:
-    """Read every sample once: check all of them, and measure the training ones.
+    """Check every sample, and measure the training ones; pixels that the store's index tells enough of are not read.
 
     Args:
         flats: flat field of each channel, inputs first.
@@ -234,11 +288,22 @@ def survey(
     """
     found, training = _Survey(train, store, flats), {id(sample) for sample in train}
 
-    def measure(sample: Sample) -> tuple[Sample, list[np.ndarray | None], list[dict[str, float]]]:
-        arrays, numbers = read_sample(sample, store), []
-        if id(sample) in training:
-            numbers = [field_statistics(a) for a in present(arrays[: found.inputs])]
-        return sample, arrays, numbers
+    uncorrected = all(flat is None for flat in flats)
+
+    def measure(sample: Sample) -> _Measured:
+        trains = id(sample) in training
+        known = _known(sample, store) if trains and uncorrected else []
+        checked = known or not trains  # when it was decoded
+        if id(sample) in found.fitted or not (checked and all(map(store.holds, sample.planes))):
+            arrays = read_sample(sample, store)
+        else:
+            arrays = peek_sample(sample, store)
+        numbers = []
+        if trains:
+            images = known[: found.inputs]
+            numbers = [image.shift for image in images if image is not None]
+            numbers = numbers or [field_statistics(a) for a in present(arrays[: found.inputs])]
+        return sample, arrays, known, numbers
 
     samples = [*train, *others]
     for read in in_parallel(measure, samples, "reading images", len(samples)):
@@ -247,6 +312,7 @@ def survey(
     return DatasetStatistics(
         tuple(one.histogram for one in found.grey if one.histogram is not None),
         baselines,
+        len(found.fitted),
         tuple(TrainingDistribution.fit(known) for known in found.statistics),
         explained,
         tuple(sum(s.targets[i] is not None for s in train) for i in range(len(found.moments))),
