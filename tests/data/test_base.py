@@ -3,9 +3,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tifffile
 
-from vfn.data import describe
+from vfn.data import describe, statistics
 from vfn.data.config import DataConfig
 from vfn.data.samples import Task
 from vfn.data.sets import FolderData
@@ -48,3 +49,25 @@ def test_the_data_module_loads_nothing_of_higher_rooms() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     rooms = {module.split(".")[1] for module in done.stdout.split()}
     assert rooms == {"data", "errors", "system"}
+
+
+def test_the_summary_says_how_many_samples_linear_baselines_are_fitted_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        for channel in ("rna", "ph3"):
+            array = rng.integers(0, 255, (20, 20)).astype(np.uint8)
+            tifffile.imwrite(tmp_path / f"{i}_{channel}.tif", array)
+
+    def summary() -> str:
+        config = DataConfig(
+            "folder", str(tmp_path), patch_size=16, cache_dir=str(tmp_path / "store")
+        )
+        data = FolderData(Task("t", ("rna",), ("ph3",)), config)
+        data.setup()
+        return describe.summary(data)
+
+    assert "fitted" not in summary()
+    monkeypatch.setattr(statistics, "FITTED", 3)
+    assert "; linear baselines fitted on 3 of " in summary()

@@ -200,13 +200,14 @@ class ImageCache:
             place.shard.with_suffix(".json").unlink()
 
     def prepare(self, planes: Iterable[ImageSource]) -> None:
-        """Decode, in parallel, what of `planes` is not in the store yet. Nothing without a folder.
+        """Decode, in parallel, what of `planes` is not in the store yet. Nothing without a folder, or for planes
+        that were prepared before.
 
         Raises:
             UserError: an image that cannot be read, a disk that is full or cannot be written.
         """
-        wanted = list(dict.fromkeys(planes))
-        if self.folder is None:
+        wanted = [plane for plane in dict.fromkeys(planes) if plane not in self._where]
+        if self.folder is None or not wanted:
             return
         try:
             make_folder(self.folder)
@@ -223,7 +224,7 @@ class ImageCache:
                 _clear(self.folder)
                 _decode(self.folder, missing, keys)
                 known = _known(self.folder)
-        self._where = {plane: known[keys[plane]] for plane in wanted}
+        self._where |= {plane: known[keys[plane]] for plane in wanted}
 
 
 def _known(folder: Path) -> dict[str, Place]:
