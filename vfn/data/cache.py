@@ -31,6 +31,7 @@ from filelock import FileLock
 
 from vfn.data.discovery.fields import ImageSource
 from vfn.data.image_statistics import ImageStatistics, measured, unpacked
+from vfn.data.images import release
 from vfn.errors import UserError
 from vfn.system.files import clear_leftovers, make_folder, replacing, write_text
 from vfn.system.progress import progress
@@ -331,7 +332,9 @@ def code_digest(file: str) -> str:
 
 def _decoded(plane: ImageSource) -> tuple[ImageSource, np.ndarray, bytes]:
     array = np.ascontiguousarray(_read(plane))
-    return plane, array, measured(array)
+    statistics = measured(array)
+    release(array)  # a large one waits on the disk to be written
+    return plane, array, statistics
 
 
 def _read(plane: ImageSource) -> np.ndarray:

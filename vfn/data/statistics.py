@@ -31,7 +31,8 @@ class Baselines:
 
     Attributes:
         weights: (Ct, Ci) and `offset` (Ct,): least squares of the targets on the inputs over the
-            training pixels, of `FITTED` samples where there are more. Strong where one stain bleeds into the other's channel.
+            training pixels, of `FITTED` samples where there are more. Strong where one stain bleeds into
+            the other's channel.
         mean: (Ct,) of the targets over the training pixels.
         median: (Ct,), the same, the constant with the least absolute error; exact up to 16 bit, else of
             20,000 pixels of each image. None in checkpoints of earlier versions.
@@ -267,7 +268,7 @@ def _known(sample: Sample, store: ImageCache) -> list[ImageStatistics | None]:
     if sample.region is not None or sample.offsets:
         return []
     known = {plane: store.statistics(plane) for plane in sample.planes}
-    if None in known.values():
+    if any(one is None for one in known.values()):
         return []
     return [None if plane is None else known[plane] for plane in sample.inputs + sample.targets]
 
