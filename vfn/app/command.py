@@ -107,31 +107,18 @@ def listen(port: int) -> socket.socket:
     if not 0 <= port <= LAST_PORT:
         raise UserError(f"port={port}: give a number up to {LAST_PORT}, or 0 for any that is free")
     try:
-        return _bound(port)
+        return socket.create_server((HOST, port), backlog=128)
     except OSError as exc:
         free = next(filter(_is_free, range(port + 1, min(port + TRIED, LAST_PORT) + 1)), 0)
         raise UserError(
-            f"port={port}: cannot be used ({exc.strerror}); say port={free}"
+            f"port={port}: cannot be used ({os.strerror(exc.errno or 0)}); say port={free}"
             + (", which is free" if free else " for any that is free")
         ) from exc
 
 
-def _bound(port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if os.name == "posix":  # elsewhere it would let two programs have one port
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((HOST, port))
-        listening.listen(128)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
 def _is_free(port: int) -> bool:
     try:
-        _bound(port).close()
+        socket.create_server((HOST, port)).close()
     except OSError:
         return False
     return True

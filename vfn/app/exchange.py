@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from vfn.app.queue import defect
 from vfn.app.workspace import FULL, NOT_FOUND, TOO_LARGE, Refused
 from vfn.errors import DiskFull, UserError
 from vfn.system.files import FULL as FULL_DISK
@@ -28,11 +29,6 @@ class Told(JSONResponse):
         return json.dumps(content, allow_nan=False).encode()
 
 
-def whole(query: Mapping[str, str], key: str) -> int:
-    """Return the whole number `key` of a query."""
-    return to_number(query.get(key), key, int)
-
-
 def to_number(value: Any, key: str, kind: Callable[[Any], T] = float) -> T:  # type: ignore[assignment]
     """Convert `value`, of the setting `key`.
 
@@ -43,12 +39,6 @@ def to_number(value: Any, key: str, kind: Callable[[Any], T] = float) -> T:  # t
         return kind(value)
     except (TypeError, ValueError, OverflowError) as exc:
         raise UserError(f"{key}={value}: is no number") from exc
-
-
-def length_of(request: Request) -> int:
-    """Return the stated length of the body, 0 if there is none."""
-    stated = request.headers.get("content-length", "0")
-    return int(stated) if stated.isdecimal() else 0
 
 
 async def asked_by(request: Request) -> dict[str, Any]:
@@ -67,34 +57,26 @@ async def asked_by(request: Request) -> dict[str, Any]:
     return asked
 
 
-def _line(request: Request, exc: Exception) -> Response:
-    status = FULL if isinstance(exc, DiskFull) else BAD_REQUEST
-    return Told({"error": str(exc)}, getattr(exc, "status", status))
+def _told(request: Request, exc: Exception) -> Response:
+    """Return an error as one line."""
+    match exc:
+        case HTTPException():
+            line, status = exc.detail, exc.status_code
+        case UserError():
+            line, status = str(exc), FULL if isinstance(exc, DiskFull) else BAD_REQUEST
+            status = getattr(exc, "status", status)
+        case ClientDisconnect():
+            line, status = "the request did not arrive whole", TOO_LATE
+        case OSError():
+            line = f"{exc.filename or 'a file'}: {exc.strerror or exc}; look whether it is still there, and its rights"
+            status = FULL if exc.errno in FULL_DISK else NOT_FOUND
+        case _:
+            log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
+            line, status = defect(exc), DEFECT
+    return Told({"error": line}, status)
 
 
-def _http_line(request: Request, exc: HTTPException) -> Response:
-    return Told({"error": exc.detail}, exc.status_code)
-
-
-def _half(request: Request, exc: Exception) -> Response:
-    return Told({"error": "the request did not arrive whole"}, TOO_LATE)
-
-
-def _unreadable(request: Request, exc: OSError) -> Response:
-    line = f"{exc.filename or 'a file'}: {exc.strerror or exc}; look whether it is still there, and its rights"
-    return Told({"error": line}, FULL if exc.errno in FULL_DISK else NOT_FOUND)
-
-
-def _defect(request: Request, exc: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
-    line = f"a defect of vfn, not of your images ({type(exc).__name__}); the terminal says more"
-    return Told({"error": line}, DEFECT)
-
-
-ERRORS: Mapping[Any, Any] = {
-    HTTPException: _http_line,
-    UserError: _line,
-    ClientDisconnect: _half,
-    OSError: _unreadable,
-    Exception: _defect,
-}  # what Starlette answers instead
+# What Starlette answers instead.
+ERRORS: Mapping[Any, Any] = dict.fromkeys(
+    (HTTPException, UserError, ClientDisconnect, OSError, Exception), _told
+)

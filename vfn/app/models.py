@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,9 @@ class Models:
             if key not in self._cards:
                 self._cards[key] = _card(path)
             # What the run's table says may come later than the checkpoint.
-            card = {**self._cards[key], **_figures(run), "date": _date(status.st_mtime)}
             modified = status.st_mtime
+            date = time.strftime("%Y-%m-%d %H:%M", time.localtime(modified))
+            card = {**self._cards[key], **_figures(run), "date": date}
         except (OSError, ValueError, OverflowError, UserError) as exc:  # the others stay usable
             card = _problem(path, exc)
         return modified, Model(name, path, {"name": name, **card})
@@ -121,10 +123,6 @@ def _folders(folder: Path) -> list[Path]:
         path for path in paths
         if os.path.isdir(path) and not (path.is_symlink() and path.resolve() in above)
     ]  # fmt: skip
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def _problem(path: Path, exc: Exception) -> dict[str, Any]:
@@ -169,26 +167,15 @@ def _card(path: Path) -> dict[str, Any]:
 
 
 def _figures(run: Path) -> dict[str, Any]:
-    """Return the validation metrics of the best epoch."""
-    epochs = _epochs(run / "metrics.csv")
-    if not epochs:
-        return {"epochs": None, "val_psnr": None, "val_mae": None}
-    mae, psnr = min(epochs, key=lambda pair: pair[0])
-    return {"epochs": len(epochs), "val_psnr": psnr, "val_mae": mae}
-
-
-def _epochs(table: Path) -> list[tuple[float, float]]:
-    """Return the validation MAE and PSNR of each epoch; empty if unknown."""
-    try:
-        _check_size(table)
-        figures = [(float(row["val/mae"]), float(row["val/psnr"])) for row in read_epochs(table)]
-    except (OSError, UserError, ValueError, KeyError):
-        return []
-    return [pair for pair in figures if all(map(math.isfinite, pair))]
-
-
-def _check_size(path: Path) -> None:
-    """Raise ValueError for a path that is not a file or too large."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_TABLE:
-        raise ValueError(f"{path}: is no table")
+    """Return the number of epochs and the validation metrics of the best one; None if unknown."""
+    table = run / "metrics.csv"
+    epochs: list[tuple[float, float]] = []
+    # A pipe or a folder in its place, or a table of absurd size, is not opened.
+    with suppress(OSError, UserError, ValueError, KeyError):
+        status = table.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_TABLE:
+            rows = read_epochs(table)
+            epochs = [(float(row["val/mae"]), float(row["val/psnr"])) for row in rows]
+    known = [pair for pair in epochs if all(map(math.isfinite, pair))]
+    mae, psnr = min(known, key=lambda pair: pair[0], default=(None, None))
+    return {"epochs": len(known) or None, "val_psnr": psnr, "val_mae": mae}

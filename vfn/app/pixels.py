@@ -1,8 +1,7 @@
 """Parts of images for the browser: no larger than the screen needs, in 16 bit."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -36,10 +35,6 @@ class Scale:
     median: float
     offset: float
     step: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
 
 
 def measure(image: np.ndarray) -> Scale:
@@ -76,10 +71,7 @@ def part(
     Returns:
         (h, w) uint16 codes, see `Scale`; h and w are 1 or more.
     """
-    (top, bottom), (left, right) = (
-        (min(max(0, start), size - 1), max(min(stop, size), min(max(0, start), size - 1) + 1))
-        for (start, stop), size in zip((rows, columns), image.shape, strict=True)
-    )
+    (top, bottom), (left, right) = map(_cut, (rows, columns), image.shape)
     height, width = bottom - top, right - left
     shrink = max(1.0, max(height, width) / min(max(1, side), SIDE))
     stride = max(1, int(shrink // FINE))
@@ -92,3 +84,8 @@ def part(
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     codes = (pixels.astype(np.float64) - scale.offset) / scale.step
     return np.clip(np.rint(codes), 0, CODES).astype("<u2")
+
+
+def _cut(span: tuple[int, int], size: int) -> tuple[int, int]:
+    start = min(max(0, span[0]), size - 1)
+    return start, max(min(span[1], size), start + 1)

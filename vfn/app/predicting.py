@@ -1,7 +1,7 @@
 """Predictions of the page, by the code of the command `predict`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -94,51 +94,36 @@ class Layer:
     """One image that the page shows: an input, a stain, or a half-width.
 
     Attributes:
-        path, index: where a predicted image lies; `plane` where an input does.
         training: the range of the training's images that became [-1, 1], grey values.
         bright: of a half-width, its median where the stain is bright.
     """
 
     kind: str
     channel: str
+    plane: ImageSource
     scale: Scale
     training: tuple[float, float]
-    plane: ImageSource | None = None
-    path: Path | None = None
-    index: int = 0
     bright: float | None = None
 
-    def read(self) -> np.ndarray:
-        """Pixels (H, W).
-
-        Raises:
-            UserError: see `read_image`.
-        """
-        if self.plane is not None:
-            return self.plane.read()
-        assert self.path is not None
-        return read_image(self.path).array[self.index]
+    def told(self) -> dict[str, Any]:
+        """Return plain data for the page."""
+        return {key: getattr(self, key) for key in ("kind", "channel", "training", "bright")} | (
+            asdict(self.scale)
+        )
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """A predicted field: its file and layers, or the reason for failure.
+    """A predicted field.
 
     Attributes:
-        size: of the file, bytes.
-        warnings: lines that lower the trust in it.
-        notes: what the intervals promise, and what nobody knows.
+        told: plain data for the page; of a field that failed, its `name` and `error` alone.
+        path: of its file.
     """
 
-    name: str
-    error: str = ""
+    told: Mapping[str, Any]
     path: Path | None = None
-    size: int = 0
-    shape: tuple[int, int] = (0, 0)
-    pixel_size: float | None = None
-    layers: tuple[Layer, ...] = ()
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    layers: Sequence[Layer] = ()
 
 
 def checkpoint_of(model: Model) -> Checkpoint:
@@ -220,7 +205,9 @@ def predict(job: Job, config: DictConfig) -> list[Predicted]:
     checkpoint = checkpoint_of(order.model)
     # Made anew each time: as predict.py, it chooses the arithmetic by the first field that it meets.
     predictor = make_predictor(config, checkpoint, order.coverage, str(config.backend))
-    notes = _promises(checkpoint, predictor.coverage)
+    notes = []
+    if predictor.coverage is not None and checkpoint.uncertainty is not None:
+        notes = checkpoint.uncertainty.promise(predictor.coverage, checkpoint.task.targets)
     results = []
     for number, sample in enumerate(order.samples):
 
@@ -239,14 +226,9 @@ def predict(job: Job, config: DictConfig) -> list[Predicted]:
             watch(1.0)
             results.append(_described(sample, paths[0], checkpoint, predictor.channels, notes))
         except UserError as exc:
-            results.append(Predicted(sample.name, error=order.source.words(exc)))
+            told = {"name": sample.name, "error": order.source.words(exc)}
+            results.append(Predicted(told))
     return results
-
-
-def _promises(checkpoint: Checkpoint, coverage: float | None) -> list[str]:
-    if coverage is None or checkpoint.uncertainty is None:
-        return []
-    return checkpoint.uncertainty.promise(coverage, checkpoint.task.targets)
 
 
 def _described(
@@ -256,24 +238,40 @@ def _described(
     channels: Sequence[str],
     notes: Sequence[str],
 ) -> Predicted:
-    task, layers = checkpoint.task, []
-    for channel, plane, fitted in zip(task.inputs, sample.inputs, checkpoint.inputs, strict=True):
-        training = (fitted.low, fitted.high)
-        layers.append(Layer("input", channel, measure(plane.read()), training, plane))
-    image = read_image(path)
+    task, image = checkpoint.task, read_image(path)
+    layers = [
+        Layer("input", channel, plane, measure(plane.read()), (fitted.low, fitted.high))
+        for channel, plane, fitted in zip(
+            task.inputs, sample.inputs, checkpoint.inputs, strict=True
+        )
+    ]
     ranges = [(one.low, one.high) for one in checkpoint.targets]
     ranges += [(0.0, (high - low) / 2) for low, high in ranges]
     for index, (channel, pixels) in enumerate(zip(channels, image.array, strict=True)):
-        scale, bright, kind = measure(pixels), None, "stain"
+        kind, bright = "stain", None
         if index >= len(task.targets):
             kind, bright = "halfwidth", _bright(pixels, image.array[index - len(task.targets)])
-        layers.append(Layer(kind, channel, scale, ranges[index], None, path, index, bright))
+        plane = FilePlane(path, index)
+        layers.append(Layer(kind, channel, plane, measure(pixels), ranges[index], bright))
     size, trained = sample.inputs[0].pixel_size, checkpoint.pixel_size
-    warnings = _shifts(path.parent / "input_shift.csv")
-    return Predicted(
-        sample.name, "", path, path.stat().st_size, image.array.shape[1:], size, tuple(layers),
-        tuple(warnings), (*notes, *_unknown_size(size, trained)),
-    )  # fmt: skip
+    unknown = (
+        f"the file states no pixel size; the model was trained on {trained or 0:.4g} µm a pixel: check that "
+        "yours are alike"
+    )
+    shifts = path.parent / "input_shift.csv"
+    alarms = read_csv(shifts).rows if shifts.is_file() else []
+    told = {
+        "name": sample.name,
+        "error": "",
+        "height": image.array.shape[1],
+        "width": image.array.shape[2],
+        "pixel_size": size,
+        "bytes": path.stat().st_size,
+        "warnings": [f"{row['channel']}: {row['finding']}" for row in alarms],
+        "notes": [*notes, *([unknown] if trained and not size else [])],
+        "layers": [layer.told() for layer in layers],
+    }
+    return Predicted(told, path, layers)
 
 
 def _bright(halfwidth: np.ndarray, stain: np.ndarray) -> float:
@@ -281,43 +279,3 @@ def _bright(halfwidth: np.ndarray, stain: np.ndarray) -> float:
     widths, values = subsample(halfwidth), subsample(stain)
     middle, top = np.percentile(values, (50, AUTO[1]))
     return float(np.median(widths[values >= (middle + top) / 2]))
-
-
-def _shifts(table: Path) -> list[str]:
-    """Return the warnings of the input-shift alarm."""
-    if not table.is_file():
-        return []
-    return [f"{row['channel']}: {row['finding']}" for row in read_csv(table).rows]
-
-
-def _unknown_size(size: float | None, trained: float | None) -> list[str]:
-    if size or not trained:
-        return []
-    return [
-        f"the file states no pixel size; the model was trained on {trained:.4g} µm a pixel: check that "
-        "yours are alike"
-    ]
-
-
-def described(predicted: Predicted) -> dict[str, Any]:
-    """Return one field as plain data for the page."""
-    return {
-        "name": predicted.name,
-        "error": predicted.error,
-        "height": predicted.shape[0],
-        "width": predicted.shape[1],
-        "pixel_size": predicted.pixel_size,
-        "bytes": predicted.size,
-        "warnings": list(predicted.warnings),
-        "notes": list(predicted.notes),
-        "layers": [
-            {
-                "kind": x.kind,
-                "channel": x.channel,
-                "training": x.training,
-                "bright": x.bright,
-                **x.scale.to_dict(),
-            }
-            for x in predicted.layers
-        ],
-    }

@@ -186,5 +186,9 @@ class Queue:
         except Exception as exc:  # a defect of ours must not end the queue
             if not job.over:
                 log.exception("a prediction failed")
-            line = f"a defect of vfn, not of your images ({type(exc).__name__}); the terminal says more"
-            self._settle(job, State.FAILED, line)
+            self._settle(job, State.FAILED, defect(exc))
+
+
+def defect(exc: Exception) -> str:
+    """Return the line that tells an error of ours."""
+    return f"a defect of vfn, not of your images ({type(exc).__name__}); the terminal says more"

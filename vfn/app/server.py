@@ -4,6 +4,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -17,19 +18,17 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from vfn import __version__
-from vfn.app.exchange import ERRORS, Told, asked_by, length_of, to_number, whole
+from vfn.app.exchange import ERRORS, Told, asked_by, to_number
 from vfn.app.folders import Folders
 from vfn.app.models import Models
 from vfn.app.pixels import SIDE, part
 from vfn.app.predicting import (
     SHOWN_FIELDS,
-    Found,
     Order,
     Predicted,
     Source,
     assigned,
     checkpoint_of,
-    described,
     look,
     predict,
 )
@@ -49,6 +48,7 @@ from vfn.models.intervals import check_coverage
 from vfn.report.html import environment
 
 LOOKS = 8  # at files at once; where a disk does not answer, they hang and leave the rest of the page alone
+Work = Callable[[Mapping[str, Any]], Response]  # of what the page asks, as plain data
 STATIC = {"app.css": "text/css", "app.js": "text/javascript"}
 
 
@@ -70,12 +70,12 @@ class Site:
             Route("/static/{name}", self.static),
             Route("/api/settings", self.settings),
             Route("/api/models", self.list_models),
-            Route("/api/folder", self.list_folder, methods=["POST"]),
+            Route("/api/folder", partial(self._apart, self.list_folder), methods=["POST"]),
             Route("/api/drops", self.new_drop, methods=["POST"]),
             Route("/api/drops/{drop}", self.remove_drop, methods=["DELETE"]),
             Route("/api/drops/{drop}/files", self.receive, methods=["PUT"]),
-            Route("/api/fields", self.look, methods=["POST"]),
-            Route("/api/jobs", self.order, methods=["POST"]),
+            Route("/api/fields", partial(self._apart, self.look), methods=["POST"]),
+            Route("/api/jobs", partial(self._apart, self.order), methods=["POST"]),
             Route("/api/jobs/{job}", self.state),
             Route("/api/jobs/{job}", self.stop, methods=["DELETE"]),
             Route("/api/jobs/{job}/pixels", self.pixels),
@@ -112,22 +112,13 @@ class Site:
         """Return every trained model."""
         return Told({"models": [dict(model.card) for model in self.models.all()]})
 
-    async def list_folder(self, request: Request) -> Response:
+    def list_folder(self, asked: Mapping[str, Any]) -> Response:
         """List an allowed folder."""
-        return await self._apart(self._list_folder, request)
-
-    def _list_folder(self, asked: Mapping[str, Any]) -> Response:
         root = to_number(asked.get("root"), "root", int)
         folder = self.folders.resolve(root, str(asked.get("path", "")))
         found = self.folders.list(folder)
         below = folder.relative_to(self.folders.roots[root]).as_posix()
-        return Told(
-            {
-                "path": "" if below == "." else below,
-                "folders": list(found.folders),
-                "images": found.images,
-            }
-        )
+        return Told({"path": "" if below == "." else below, **asdict(found)})
 
     def new_drop(self, request: Request) -> Response:
         """Create a folder for uploads."""
@@ -141,9 +132,10 @@ class Site:
         """Receive one file, streamed to disk."""
         drop = self.workspace.drop(request.path_params["drop"])
         name = request.query_params.get("name", "")
+        stated = request.headers.get("content-length", "0")
         self.workspace.check_uploads()
         with drop.receiving(name) as write:
-            drop.check_size(name, length_of(request))
+            drop.check_size(name, int(stated) if stated.isdecimal() else 0)
             async for chunk in request.stream():
                 write(chunk)
         return Told({"files": drop.files})
@@ -157,21 +149,17 @@ class Site:
         self.workspace.remove(drop)
         return Told({})
 
-    async def look(self, request: Request) -> Response:
+    def look(self, asked: Mapping[str, Any]) -> Response:
         """Return the fields that a model finds in a drop or a folder."""
-        return await self._apart(self._look, request)
-
-    def _look(self, asked: Mapping[str, Any]) -> Response:
         source = self._source(asked)
         model = self.models.find(str(asked.get("model")))
         found = look(model, source)
-        checkpoint = checkpoint_of(model)
-        task = checkpoint.task
+        inputs = checkpoint_of(model).task.inputs
         return Told(
             {
                 "problem": found.problem,
                 "damaged": list(found.damaged),
-                "wanted": list(task.inputs),
+                "wanted": list(inputs),
                 "planes": [{"file": name, "index": index} for name, index in found.planes],
                 "count": len(found.samples),
                 "fields": [
@@ -179,7 +167,7 @@ class Site:
                         "name": sample.name,
                         "channels": {
                             channel: source.name(plane)
-                            for channel, plane in zip(task.inputs, sample.inputs, strict=True)
+                            for channel, plane in zip(inputs, sample.inputs, strict=True)
                         },
                     }
                     for sample in found.samples[:SHOWN_FIELDS]
@@ -187,11 +175,8 @@ class Site:
             }
         )
 
-    async def order(self, request: Request) -> Response:
+    def order(self, asked: Mapping[str, Any]) -> Response:
         """Queue a prediction."""
-        return await self._apart(self._order, request)
-
-    def _order(self, asked: Mapping[str, Any]) -> Response:
         source = self._source(asked)
         model = self.models.find(str(asked.get("model")))
         coverage = asked.get("coverage")
@@ -205,7 +190,7 @@ class Site:
             }
             samples = assigned(model, source, chosen)
         else:
-            found: Found = look(model, source)
+            found = look(model, source)
             if found.problem:
                 raise UserError(found.problem)
             wanted = asked.get("fields")
@@ -230,20 +215,18 @@ class Site:
         """Return the progress and the results of a prediction."""
         job = self._job(request)
         order: Order = job.order
-        results: list[Predicted] = job.result or []
         return Told(
             {
-                "state": str(job.state),
+                **{
+                    key: getattr(job, key)
+                    for key in ("state", "label", "share", "seconds", "error")
+                },
                 "ahead": self.queue.ahead(job),
-                "label": job.label,
-                "share": job.share,
-                "seconds": job.seconds,
-                "error": job.error,
                 "model": order.model.name,
                 "verdicts": order.model.card["verdicts"],
                 "coverage": order.coverage,
                 "command": _command(order),
-                "fields": [described(one) for one in results],
+                "fields": [one.told for one in job.result or []],
             }
         )
 
@@ -256,15 +239,14 @@ class Site:
         """Return a part of a layer, see `vfn.app.pixels`."""
         query = request.query_params
         layers = self._field(request).layers
-        number = whole(query, "layer")
+        keys = ("layer", "top", "left", "height", "width", "side")
+        number, top, left, height, width, side = (
+            to_number(query.get(key, SIDE if key == "side" else None), key, int) for key in keys
+        )
         if not 0 <= number < len(layers):
             raise Refused(NOT_FOUND, "there is no such image")
-        layer = layers[number]
-        top, left, height, width = (whole(query, key) for key in ("top", "left", "height", "width"))
-        side = whole(query, "side") if "side" in query else SIDE
-        codes = part(
-            layer.read(), layer.scale, (top, top + height), (left, left + width), side
-        )  # fmt: skip
+        plane, scale = layers[number].plane, layers[number].scale
+        codes = part(plane.read(), scale, (top, top + height), (left, left + width), side)
         shape = {"X-Height": str(codes.shape[0]), "X-Width": str(codes.shape[1])}
         return Response(codes.tobytes(), media_type="application/octet-stream", headers=shape)
 
@@ -293,9 +275,7 @@ class Site:
         gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
         return FileResponse(folder / "predicted.zip", filename="predicted.zip", background=gone)
 
-    async def _apart(
-        self, work: Callable[[Mapping[str, Any]], Response], request: Request
-    ) -> Response:
+    async def _apart(self, work: Work, request: Request) -> Response:
         """Run work that reads the user's files, which may hang, in a thread."""
         asked = await asked_by(request)
         if self._looking.available_tokens < 1:
@@ -309,7 +289,7 @@ class Site:
 
     def _field(self, request: Request) -> Predicted:
         results: list[Predicted] = self._job(request).result or []
-        number = whole(request.query_params, "field")
+        number = to_number(request.query_params.get("field"), "field", int)
         if not 0 <= number < len(results):
             raise Refused(NOT_FOUND, "there is no such field")
         return results[number]
