@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vfn.cli.entry import plain, set_up_logging
+from vfn.commands.predict import required
 from vfn.data.base import StainData
 from vfn.data.samples import Task
 from vfn.data.sets import DATA_SETS
@@ -38,18 +39,19 @@ def make_panel(config: DictConfig) -> list[Finding] | None:
         UserError: anything wrong in the config or the data.
     """
     set_up_logging()
-    if not config.output:
-        raise UserError("output: where shall the panel go? give output=DIR")
-    output = Path(str(config.output))
+    output = required(config, "output", "DIR")
     question = ask(config)
     part, parts = int(config.part), int(config.parts)
     if not 0 <= part < parts:
         raise UserError(f"part={part} parts={parts}: give a part from 0 to parts - 1")
     swept = HydraConfig.get().mode == RunMode.MULTIRUN
-    data = _data(config, question)
+    first, *others = question.channels
+    if not others:
+        raise UserError(f"channels={list(question.channels)}: a panel takes two channels or more")
+    # All channels, which no network sees at once: to look the images over.
+    data = stain_data(config, Task("panel", (first,), tuple(others)))
     cells = Cells(config, make_folder(output), _digest(data))
-    mine = question.cells[part::parts]
-    results = _train(cells, mine)
+    results = _train(cells, question.cells[part::parts])
     if swept or parts > 1:
         log.info(
             "part %d of %d is trained; the same command without -m, part and parts writes the panel",
@@ -80,7 +82,7 @@ def ask(config: DictConfig) -> Question:
     if config.keep not in ("none", "best"):
         raise UserError(f"keep={config.keep}: choose none or best")
     rows = tuple(Row.from_dict(row) for row in plain(config.rows))
-    free = tuple(str(c) for c in config.free)
+    free = tuple(map(str, config.free))
     channels, targets = _asked(config, rows, free)
     cells = plan(
         channels, targets, int(config.inputs_up_to), int(config.repeats), bool(config.joint), rows
@@ -98,10 +100,12 @@ def _asked(
     Raises:
         UserError: none is named, or one that the data set lacks.
     """
-    have = _channels(config)
+    kind = DATA_SETS.get(str(config.data.name))
+    # Empty where only the files could tell.
+    have = tuple(map(str, plain(config.data).get("channels") or (kind and kind.CHANNELS) or ()))
+    targets: tuple[str, ...] = ()
     if rows:
         channels = tuple(dict.fromkeys(c for row in rows for c in (*row.inputs, row.target)))
-        targets: tuple[str, ...] = ()
     else:
         channels = tuple(map(str, config.channels)) or have
         targets = tuple(map(str, config.targets)) or tuple(c for c in channels if c not in free)
@@ -116,23 +120,6 @@ def _asked(
             "'data.channels={dna: TOKEN, er: TOKEN}'"
         )
     return channels, targets
-
-
-def _channels(config: DictConfig) -> tuple[str, ...]:
-    """Channels that the data set has; empty where only the files could tell."""
-    given = plain(config.data).get("channels")
-    if given:
-        return tuple(str(c) for c in given)
-    kind = DATA_SETS.get(str(config.data.name))
-    return tuple(kind.CHANNELS or ()) if kind else ()
-
-
-def _data(config: DictConfig, question: Question) -> StainData:
-    """The data set with all channels, which no network sees at once: to look the images over."""
-    first, *others = question.channels
-    if not others:
-        raise UserError(f"channels={list(question.channels)}: a panel takes two channels or more")
-    return stain_data(config, Task("panel", (first,), tuple(others)))
 
 
 def _digest(data: StainData) -> str:
@@ -154,16 +141,11 @@ def _train(cells: Cells, mine: Sequence[Cell]) -> list[dict[str, Any]]:
     # What another process is at comes last, when it is done there.
     for wait in (False, True):
         for cell in missing:
-            if known[cell] is not None:
-                continue
-            known[cell] = cells.train(cell, wait)
-            if known[cell] is None:
-                continue
-            done += 1
-            left = (time.monotonic() - start) / done * (len(missing) - done)
-            log.info(
-                "%d of %d: %s; %s left", done, len(missing), _line(known[cell]), _minutes(left)
-            )
+            if known[cell] is None and (result := cells.train(cell, wait)):
+                known[cell] = result
+                done += 1
+                left = (time.monotonic() - start) / done * (len(missing) - done)
+                log.info("%d of %d: %s; %s left", done, len(missing), _line(result), _minutes(left))
     return [result for cell in mine if (result := known[cell]) is not None]
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -16,8 +16,7 @@ FIGURES = ("pearson", "psnr_signal", "ssim_signal", "mae_signal")
 GRADES = ("L", "A", "H")  # low, average, high
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A figure over the repeats: mean and 95 % interval; NaN where one repeat gives none."""
 
     mean: float
@@ -100,10 +99,9 @@ def interval(values: Sequence[float | None], correlation: bool = False) -> Estim
     if len(x) > 1:
         spread = float(x.std(ddof=1)) / math.sqrt(len(x))
         half = float(special.stdtrit(len(x) - 1, (1 + LEVEL) / 2)) * spread  # Student's quantile
-    ends = [mean, mean - half, mean + half]
-    if correlation:
-        ends = [math.tanh(end) for end in ends]
-    return Estimate(ends[0], ends[1], ends[2], len(x))
+    ends = (mean, mean - half, mean + half)
+    mean, low, high = map(math.tanh, ends) if correlation else ends
+    return Estimate(mean, low, high, len(x))
 
 
 def collect(cells: Iterable[Mapping[str, Any]], grades: Grades) -> list[Finding]:
@@ -176,40 +174,26 @@ def smallest_panels(
         wanted: r that every predicted channel must reach.
     """
     stains = [channel for channel in channels if channel not in free]
+
+    def stained(chosen: tuple[str, ...]) -> Stained:
+        there = {*chosen, *free}
+        sources: dict[str, tuple[tuple[str, ...], float]] = {}
+        for target in (stain for stain in stains if stain not in chosen):
+            known = [
+                (inputs, r)
+                for (inputs, name), r in quality.items()
+                if name == target and set(inputs) <= there and not math.isnan(r)
+            ]
+            sources[target] = max(known, key=lambda pair: pair[1], default=((), math.nan))
+        enough = all(r >= wanted for _, r in sources.values())  # NaN is not
+        return Stained(chosen, sources, enough)
+
     found: list[Stained] = []
     for size in range(len(stains)):
-        choices = sorted(
-            (
-                _stained(chosen, quality, stains, free, wanted)
-                for chosen in combinations(stains, size)
-            ),
-            key=lambda choice: -choice.worst,
-        )
+        choices = [stained(chosen) for chosen in combinations(stains, size)]
+        choices.sort(key=lambda choice: -choice.worst)
         enough = [choice for choice in choices if choice.enough]
         if enough:
             return found + enough
         found.append(choices[0])
     return found
-
-
-def _stained(
-    chosen: tuple[str, ...],
-    quality: Mapping[tuple[tuple[str, ...], str], float],
-    stains: Sequence[str],
-    free: Sequence[str],
-    wanted: float,
-) -> Stained:
-    there = {*chosen, *free}
-    sources: dict[str, tuple[tuple[str, ...], float]] = {}
-    for target in stains:
-        if target in chosen:
-            continue
-        known = [
-            (r, inputs)
-            for (inputs, name), r in quality.items()
-            if name == target and set(inputs) <= there and not math.isnan(r)
-        ]
-        r, inputs = max(known, key=lambda pair: pair[0], default=(math.nan, ()))
-        sources[target] = (inputs, r)
-    enough = all(r >= wanted for _, r in sources.values())  # NaN is not
-    return Stained(chosen, sources, enough)

@@ -7,19 +7,7 @@ from vfn.panel.findings import GRADES, Finding, Stained
 from vfn.panel.heat_map import heat_map
 from vfn.panel.plan import Question
 from vfn.panel.words import NO_BETTER, estimate_text
-from vfn.report.blocks import (
-    Bullets,
-    Charts,
-    Fold,
-    Page,
-    Section,
-    Soft,
-    Styled,
-    Table,
-    Terms,
-    chart,
-    how_computed,
-)
+from vfn.report import blocks
 from vfn.report.html import today
 
 WORDS = {"H": "high", "A": "average", "L": "low"}
@@ -44,7 +32,7 @@ def render(
         said: sentences at the top.
         budget: how much each network was trained.
     """
-    drawn = chart(
+    drawn = blocks.chart(
         lambda theme: heat_map(question, findings, theme),
         "heat map: r of every input set and target",
     )
@@ -54,22 +42,24 @@ def render(
         f"{letters} quality; r of {grades.high:g} or more is H, of {grades.average:g} or more A. Two letters: the interval over the "
         "repeats spans the limit between them; a question mark: it spans both limits, so the repeats do not tell."
     )
-    page = Page(
+    page = blocks.Page(
         "Which stain predicts which",
         "Which stain predicts which",
         [
-            Soft(today()),
-            Section("", [Bullets(said)]),
-            Section("Every input set and target", [Charts([drawn]), Soft(note)]),
+            blocks.Soft(today()),
+            blocks.Section("", [blocks.Bullets(said)]),
+            blocks.Section(
+                "Every input set and target", [blocks.Charts([drawn]), blocks.Soft(note)]
+            ),
             *([_smallest(question, panels)] if panels else []),
             _numbers(question, findings),
-            how_computed([*budget.items()], {}, "panel.csv (every training) and panel.json"),
+            blocks.how_computed([*budget.items()], {}, "panel.csv (every training) and panel.json"),
         ],
     )
     return page.html()
 
 
-def _smallest(question: Question, panels: Sequence[Stained]) -> Section:
+def _smallest(question: Question, panels: Sequence[Stained]) -> blocks.Section:
     free = [c for c in question.channels if c in question.free]
     text = (
         f"How few stains give all the others with r of {question.wanted:g} or more, and the best choice below that number."
@@ -89,13 +79,13 @@ def _smallest(question: Question, panels: Sequence[Stained]) -> Section:
         ]
         for panel in panels
     ]
-    table = Table(["stains", "make", "predict", "enough"], rows, words=(1, 2, 3))
-    return Section("The smallest panel", [text, table])
+    table = blocks.Table(["stains", "make", "predict", "enough"], rows, words=(1, 2, 3))
+    return blocks.Section("The smallest panel", [text, table])
 
 
-def _numbers(question: Question, findings: Sequence[Finding]) -> Section:
+def _numbers(question: Question, findings: Sequence[Finding]) -> blocks.Section:
     paper = {(row.inputs, row.target): row for row in question.rows}
-    rows: list[list[str | Styled]] = []
+    rows: list[list[str | blocks.Styled]] = []
     for f in findings:
         row = paper.get((f.inputs, f.target))
         rows.append(
@@ -107,7 +97,7 @@ def _numbers(question: Question, findings: Sequence[Finding]) -> Section:
                 *([f"{row.grade} ({row.name})" if row else ""] if paper else []),
                 estimate_text(f.figures["ssim_signal"]),
                 estimate_text(f.figures["psnr_signal"], 1),
-                Styled(f"{f.gain.mean:+.1f}", "off" if f.gain.mean < NO_BETTER else ""),
+                blocks.Styled(f"{f.gain.mean:+.1f}", "off" if f.gain.mean < NO_BETTER else ""),
                 label(f.baseline),
             ]
         )
@@ -122,5 +112,7 @@ def _numbers(question: Question, findings: Sequence[Finding]) -> Section:
         "stains because, other than PSNR, it does not depend on how dark most of the field is. In brackets a 95 % interval over "
         f"{repeats} repeat{'' if repeats == 1 else 's'} (Student's t on Fisher's z)."
     )
-    how = Terms([("Pearson r", pearson), *HOW_TO_READ])
-    return Section("Numbers", [Table(header, rows, words), Fold("How to read it", [how])])
+    how = blocks.Terms([("Pearson r", pearson), *HOW_TO_READ])
+    return blocks.Section(
+        "Numbers", [blocks.Table(header, rows, words), blocks.Fold("How to read it", [how])]
+    )

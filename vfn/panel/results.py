@@ -14,7 +14,7 @@ from vfn.evaluation.results import finite
 from vfn.panel.findings import FIGURES, Estimate, Finding, Stained, smallest_panels
 from vfn.panel.heat_map import heat_map
 from vfn.panel.page import render
-from vfn.panel.plan import Question
+from vfn.panel.plan import Question, Row
 from vfn.panel.refocus import Across
 from vfn.panel.words import sentences
 from vfn.report.figures import png_bytes
@@ -38,13 +38,26 @@ def write(
         results: one for each training.
         refocused: channels that a refocusing model was tried on.
     """
-    panels = [] if question.rows else smallest(question, findings)
+    quality = {(f.inputs, f.target): f.figures["pearson"].mean for f in findings}
+    panels = (
+        []
+        if question.rows
+        else smallest_panels(quality, question.channels, question.free, question.wanted)
+    )
     said = [*sentences(question, findings, panels), *(one.sentence for one in refocused)]
     budget = _budget(config, results)
     header = ("inputs", "target", "repeat", "system", *FIGURES, "split", "fields", "seconds")
     write_csv(output / "panel.csv", header, _lines(results))
-    found = _as_dict(question, findings, panels, said, budget)
-    found["refocus"] = [asdict(one) for one in refocused]
+    paper = {(row.inputs, row.target): row for row in question.rows}
+    found = {
+        "sentences": said,
+        "pairs": [_pair(f, paper.get((f.inputs, f.target))) for f in findings],
+        "panels": [_panel(panel) for panel in panels],
+        "grades": asdict(question.grades),
+        "wanted": question.wanted,
+        "budget": budget,
+        "refocus": [asdict(one) for one in refocused],
+    }
     text = json.dumps(found, indent=1, allow_nan=False)
     write_text(output / "panel.json", text + "\n")
     with replacing(output / "panel.png") as temporary:
@@ -54,12 +67,6 @@ def write(
     for sentence in said:
         print(sentence)
     print(f"report: {page}")
-
-
-def smallest(question: Question, findings: Sequence[Finding]) -> list[Stained]:
-    """The best choice of stains for each number of them; see `smallest_panels`."""
-    quality = {(f.inputs, f.target): f.figures["pearson"].mean for f in findings}
-    return smallest_panels(quality, question.channels, question.free, question.wanted)
 
 
 def _lines(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -75,50 +82,29 @@ def _lines(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def _as_dict(
-    question: Question,
-    findings: Sequence[Finding],
-    panels: Sequence[Stained],
-    said: Sequence[str],
-    budget: Mapping[str, str],
-) -> dict[str, Any]:
-    paper = {(row.inputs, row.target): row for row in question.rows}
-
-    def pair(f: Finding) -> dict[str, Any]:
-        row = paper.get((f.inputs, f.target))
-        return {
-            "inputs": list(f.inputs),
-            "target": f.target,
-            **{column: _estimate(f.figures[column]) for column in FIGURES},
-            "psnr_gain": _estimate(f.gain),
-            "baseline": f.baseline,
-            "baseline_pearson": _estimate(f.baseline_figures["pearson"]),
-            "grade": f.grade,
-            **({"paper": {"name": row.name, "grade": row.grade}} if row else {}),
-        }
-
+def _pair(f: Finding, row: Row | None) -> dict[str, Any]:
     return {
-        "sentences": list(said),
-        "pairs": [pair(f) for f in findings],
-        "panels": [
-            {
-                "stains": list(p.stains),
-                "enough": p.enough,
-                "predicted": {
-                    target: {"from": list(inputs), "pearson": finite(r)}
-                    for target, (inputs, r) in p.sources.items()
-                },
-            }
-            for p in panels
-        ],
-        "grades": {"high": question.grades.high, "average": question.grades.average},
-        "wanted": question.wanted,
-        "budget": dict(budget),
+        "inputs": list(f.inputs),
+        "target": f.target,
+        **{column: _estimate(f.figures[column]) for column in FIGURES},
+        "psnr_gain": _estimate(f.gain),
+        "baseline": f.baseline,
+        "baseline_pearson": _estimate(f.baseline_figures["pearson"]),
+        "grade": f.grade,
+        **({"paper": {"name": row.name, "grade": row.grade}} if row else {}),
     }
 
 
+def _panel(panel: Stained) -> dict[str, Any]:
+    predicted = {
+        target: {"from": list(inputs), "pearson": finite(r)}
+        for target, (inputs, r) in panel.sources.items()
+    }
+    return {"stains": list(panel.stains), "enough": panel.enough, "predicted": predicted}
+
+
 def _estimate(e: Estimate) -> dict[str, Any]:
-    return {"mean": finite(e.mean), "low": finite(e.low), "high": finite(e.high), "n": e.n}
+    return {key: finite(value) for key, value in e._asdict().items()}
 
 
 def _budget(config: DictConfig, results: Sequence[Mapping[str, Any]]) -> dict[str, str]:

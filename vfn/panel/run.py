@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from vfn import __version__
 from vfn.cli.entry import plain, set_up_logging
 from vfn.commands.checkpoint_pairs import CheckpointPairs
-from vfn.evaluation.pairs import FieldPair
-from vfn.evaluation.ranges import ChannelRanges, channel_ranges
+from vfn.evaluation.ranges import channel_ranges
 from vfn.evaluation.results import finite
 from vfn.evaluation.rows import pixel_figures
 from vfn.inference.predictor import Predictor
@@ -47,20 +45,17 @@ class Cells:
     def training(self, cell: Cell) -> DictConfig:
         """The config of `train.py` for a cell."""
         config = self.config
-        data = {**plain(config.data)}
-        data["split_seed"] = int(data["split_seed"]) + cell.repeat
-        data["patches_per_epoch"] = int(config.steps) * int(data["batch_size"])
+        data = plain(config.data)
+        data["split_seed"] += cell.repeat
+        data["patches_per_epoch"] = int(config.steps) * data["batch_size"]
+        once = {"max_epochs": 1, "sample_every_n_epochs": 10**6}
         return OmegaConf.create(
             {
                 "data": data,
                 "task": cell.task.to_dict(),
                 "loss": plain(config.loss),
                 "model": plain(config.model),
-                "trainer": {
-                    **plain(config.trainer),
-                    "max_epochs": 1,
-                    "sample_every_n_epochs": 10**6,
-                },
+                "trainer": {**plain(config.trainer), **once},
                 "logger": {"name": "csv"},
                 "run": cell.name,
                 "seed": int(config.seed) + cell.repeat,
@@ -142,7 +137,8 @@ def _score(pairs: CheckpointPairs) -> dict[str, dict[str, dict[str, float | None
     for index in range(len(pairs)):
         pair = pairs.pair(index)
         for i, channel in enumerate(pair.channels):
-            for system, figures in _figures(pair, i, ranges[channel]).items():
+            for system, image in {"prediction": pair.prediction, **pair.baselines}.items():
+                figures = pixel_figures(image[i], pair.truth[i], ranges[channel], FIGURES)
                 values[channel].setdefault(system, []).append(figures)
     return {
         channel: {
@@ -150,12 +146,4 @@ def _score(pairs: CheckpointPairs) -> dict[str, dict[str, dict[str, float | None
             for system, fields in systems.items()
         }
         for channel, systems in values.items()
-    }
-
-
-def _figures(pair: FieldPair, i: int, ranges: ChannelRanges) -> Mapping[str, dict[str, float]]:
-    images = {"prediction": pair.prediction, **pair.baselines}
-    return {
-        system: pixel_figures(image[i], pair.truth[i], ranges, FIGURES)
-        for system, image in images.items()
     }
