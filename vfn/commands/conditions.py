@@ -36,10 +36,10 @@ from vfn.models.checkpoint import Checkpoint, load_checkpoint
 from vfn.refocus.step import refocused
 from vfn.report.conditions_figures import shown_channel
 from vfn.report.conditions_page import render, sentences
-from vfn.report.figures import png_bytes
+from vfn.report.figures import write_png
 from vfn.system.csv_files import write_csv
 from vfn.system.dotted import trusted
-from vfn.system.files import make_folder, replacing, write_text
+from vfn.system.files import make_folder, write_text
 
 log = logging.getLogger(__name__)
 
@@ -211,8 +211,7 @@ def compare_conditions(
     shown = {c: shown_channel(c, fields, treated, control, ranges[c], expected[c]) for c in ranges}
     figures = make_folder(output / "figures")
     for channel, one in shown.items():
-        with replacing(figures / f"{channel}_departures.png") as temporary:
-            temporary.write_bytes(png_bytes(one.picture()))
+        write_png(figures / f"{channel}_departures.png", one.picture())
     page = output / "conditions.html"
     write_text(page, render(summary, shown, provenance))
     for sentence in said:

@@ -192,19 +192,29 @@ def _restoration(maps: Sequence[IntensityNormaliser]) -> list[dict[str, Any]]:
     ]
 
 
-def _axes(channels: Sequence[str], stride: int, scale: float | None, of_input: bool) -> list[Any]:
-    """Describe the axes: batch, channel, y, x."""
+def _tensor(
+    name: str,
+    channels: Sequence[str],
+    maps: Sequence[IntensityNormaliser],
+    pixel_size: float | None,
+    stride: int = 0,
+) -> dict[str, Any]:
+    """Describe a tensor: axes batch, channel, y and x, dtype and test.
+
+    Args:
+        stride: of the sizes that an input may have; 0 for an output, as large as the input.
+    """
+    scale = {} if pixel_size is None else {"unit": "micrometer", "scale": pixel_size}
     axes: list[dict[str, Any]] = [
         {"type": "batch"},
         {"type": "channel", "channel_names": list(channels)},
     ]
     for axis in "yx":
-        free = {"min": stride, "step": stride}
-        size = free if of_input else {"tensor_id": INPUT, "axis_id": axis}
-        axes.append({"type": "space", "id": axis, "size": size})
-        if scale is not None:
-            axes[-1] |= {"unit": "micrometer", "scale": scale}
-    return axes
+        like = {"tensor_id": INPUT, "axis_id": axis}
+        size = {"min": stride, "step": stride} if stride else like
+        axes.append({"type": "space", "id": axis, "size": size, **scale})
+    test = {"source": f"test_{name}.npy"}
+    return {"id": name, "axes": axes, "data": {"type": _kind(maps)}, "test_tensor": test}
 
 
 def _tolerance(targets: Sequence[IntensityNormaliser], stain: np.ndarray) -> dict[str, Any]:
@@ -227,8 +237,7 @@ def _description(
         opset: of the weights.
         stain: the test output.
     """
-    task, stride = checkpoint.task, stride_of(checkpoint.generator)
-    taken, given = _kind(checkpoint.inputs), _kind(checkpoint.targets)
+    task, size = checkpoint.task, label.pixel_size
     said = f"Predicts {', '.join(task.targets)} from {', '.join(task.inputs)} of the same field of view."
     return {
         "type": "model",
@@ -242,21 +251,17 @@ def _description(
         "documentation": {"source": "README.md"},
         "inputs": [
             {
-                "id": INPUT,
                 "description": "grey values as the microscope gave them",
-                "axes": _axes(task.inputs, stride, label.pixel_size, True),
-                "data": {"type": taken},
-                "test_tensor": {"source": "test_input.npy"},
+                **_tensor(
+                    INPUT, task.inputs, checkpoint.inputs, size, stride_of(checkpoint.generator)
+                ),
                 "preprocessing": _preparation(checkpoint.inputs),
             }
         ],
         "outputs": [
             {
-                "id": OUTPUT,
                 "description": "predicted stains, grey values on the scale of the real ones",
-                "axes": _axes(task.targets, stride, label.pixel_size, False),
-                "data": {"type": given},
-                "test_tensor": {"source": "test_output.npy"},
+                **_tensor(OUTPUT, task.targets, checkpoint.targets, size),
                 "postprocessing": _restoration(checkpoint.targets),
             }
         ],

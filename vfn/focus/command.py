@@ -33,16 +33,18 @@ from vfn.refocus.measures import (
 )
 from vfn.refocus.scale import FocusMap, FocusScale, FocusScore
 from vfn.refocus.series import calibrate_on_samples
-from vfn.report.figures import png_bytes
+from vfn.report.figures import write_png
 from vfn.system.csv_files import write_csv
 from vfn.system.dotted import trusted
-from vfn.system.files import make_folder, replacing, write_text
+from vfn.system.files import write_text
 from vfn.system.locks import claimed
 from vfn.training.build import stain_data
 
 log = logging.getLogger(__name__)
-MEASURES = ("power_log_log_slope", "variance_of_laplacian", "normalised_variance")
-FIELDS_HEADER = ("field", "um", "low", "high", "blurred", "tiles_blurred", *MEASURES)
+MEASURES = (power_log_log_slope, variance_of_laplacian, normalised_variance)
+FIELDS_HEADER = (
+    "field", "um", "low", "high", "blurred", "tiles_blurred", *(m.__name__ for m in MEASURES),
+)  # fmt: skip
 TILES_HEADER = ("field", "top", "left", "um", "low", "high")
 CALIBRATION_HEADER = ("of", "depth", "mean_absolute_error", "mean_error")
 
@@ -54,7 +56,7 @@ class Scored:
     name: str
     score: FocusScore
     tiles: FocusMap
-    measures: tuple[float, float, float]
+    measures: Sequence[float]
 
 
 def focus(config: DictConfig) -> None:
@@ -82,12 +84,10 @@ def focus(config: DictConfig) -> None:
     scale, samples = _scale_and_samples(config, Path(str(config.input)))
     with claimed(output):
         if config.anchor:
-            spectra = list(in_parallel(_spectrum, samples, "focus", len(samples)))
-            scale = scale.anchored(spectra)
-        fields = list(
-            in_parallel(lambda sample: _score(sample, scale), samples, "focus", len(samples))
-        )
-        _write(fields, scale, float(config.beyond), output)
+            spectra = in_parallel(_spectrum, samples, "focus", len(samples))
+            scale = scale.anchored(list(spectra))
+        fields = in_parallel(lambda sample: _score(sample, scale), samples, "focus", len(samples))
+        _write(list(fields), scale, float(config.beyond), output)
 
 
 def _scale_and_samples(config: DictConfig, source: Path) -> tuple[FocusScale, list[Sample]]:
@@ -139,12 +139,7 @@ def _score(sample: Sample, scale: FocusScale) -> Scored:
     image = _image(sample)
     spectrum = tile_spectra(image, scale.tile)
     score, tiles = scale.rate(mean_spectrum(spectrum)), scale.rate_tiles(spectrum, image.shape)
-    measures = (
-        power_log_log_slope(image),
-        variance_of_laplacian(image),
-        normalised_variance(image),
-    )
-    return Scored(sample.name, score, tiles, measures)
+    return Scored(sample.name, score, tiles, [measure(image) for measure in MEASURES])
 
 
 def _share_blurred(field: Scored, beyond: float) -> float:
@@ -173,10 +168,8 @@ def _write(fields: Sequence[Scored], scale: FocusScale, beyond: float, output: P
         for j, left in enumerate(f.tiles.lefts)
     ]  # fmt: skip
     write_csv(output / "tiles.csv", TILES_HEADER, tiles)
-    with replacing(output / "focus.png") as temporary:
-        temporary.write_bytes(
-            png_bytes(focus_figure([(f.name, f.score.um, f.tiles.um) for f in fields], beyond))
-        )
+    shown = [(f.name, f.score.um, f.tiles.um) for f in fields]
+    write_png(output / "focus.png", focus_figure(shown, beyond))
     blurred = sum(f.score.um > beyond for f in fields)
     empty = sum(np.isnan(f.score.um) for f in fields)
     print(
@@ -197,11 +190,9 @@ def _calibrate(config: DictConfig, output: Path) -> None:
     if not task.input_z:
         raise UserError("task.input_z: a scale needs planes at known depths; give task=refocus")
     data = stain_data(config, task)
-    samples = data.samples()
-    scale = calibrate_on_samples(samples, task, data.store)
+    scale = calibrate_on_samples(data.samples(), task, data.store)
     if scale is None:
         raise UserError("no scale could be made; see above")
-    output = make_folder(output)
     write_text(output / "focus.json", json.dumps(scale.to_dict()) + "\n")
     lines = [
         [of, f"{depth:g}", f"{absolute:.4g}", f"{off:.4g}"]
@@ -209,7 +200,6 @@ def _calibrate(config: DictConfig, output: Path) -> None:
         for depth, (absolute, off) in scale.errors(tiles).items()
     ]
     write_csv(output / "calibration.csv", CALIBRATION_HEADER, lines)
-    with replacing(output / "calibration.png") as temporary:
-        temporary.write_bytes(png_bytes(calibration_figure(scale)))
+    write_png(output / "calibration.png", calibration_figure(scale))
     print(f"scale of focus of {task.inputs[0]}: {scale}; tiles +- {scale.mean_error(True):.2g} um")
     print(f"scale=...: {output / 'focus.json'}")

@@ -12,22 +12,8 @@ from typing import Any
 import numpy as np
 from napari.layers import Image
 from napari.qt.threading import create_worker
+from qtpy import QtWidgets
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QDoubleSpinBox,
-    QFileDialog,
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QProgressBar,
-    QPushButton,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
 
 import vfn
 from vfn.data.discovery.layout import split_plane
@@ -44,7 +30,7 @@ COLOURS = {"do not use": "#ff7068", None: "#e0a030", "care": "#e0a030", "use": "
 LENGTH, NO_UNIT = "[length]", "pixel"
 
 
-class PredictWidget(QWidget):
+class PredictWidget(QtWidgets.QWidget):
     """The dock widget "Predict stains".
 
     Args:
@@ -56,45 +42,39 @@ class PredictWidget(QWidget):
         self.viewer = napari_viewer
         self.model: vfn.Model | None = None
         self._worker: Any = None
-        self._gone = gone = threading.Event()  # the dock was closed: Qt has deleted what is inside
-        self.destroyed.connect(lambda: gone.set())
+        self._gone = threading.Event()  # the dock was closed: Qt has deleted what is inside
+        self.destroyed.connect(self._gone.set)
         self._before: dict[str, Any] = {}  # of the first input's layer, for those that are added
-        self.checkpoint = QLineEdit()
+        self.checkpoint = QtWidgets.QLineEdit()
         self.checkpoint.setPlaceholderText("outputs/NAME/checkpoints/best.ckpt")
         self.checkpoint.editingFinished.connect(self.load)
-        browse = QPushButton("Choose…")
+        browse = QtWidgets.QPushButton("Choose…")
         browse.clicked.connect(self._browse)
-        row = QHBoxLayout()
-        row.addWidget(self.checkpoint)
-        row.addWidget(browse)
-        self.inputs: dict[str, QComboBox] = {}
-        self._inputs_form = QFormLayout()
-        self.pixel_size = QDoubleSpinBox()
+        self.inputs: dict[str, QtWidgets.QComboBox] = {}
+        self._inputs_form = QtWidgets.QFormLayout()
+        self.pixel_size = QtWidgets.QDoubleSpinBox()
         self.pixel_size.setDecimals(4)
         self.pixel_size.setRange(0, 1000)
         self.pixel_size.setSpecialValueText("not known")
         self.pixel_size.setToolTip("Compared with that of the training images; 0: not known")
-        self.intervals = QCheckBox("half-widths of intervals that hold")
-        self.coverage = QSpinBox()
+        self.intervals = QtWidgets.QCheckBox("half-widths of intervals that hold")
+        self.coverage = QtWidgets.QSpinBox()
         self.coverage.setRange(50, 99)
         self.coverage.setValue(90)
         self.coverage.setSuffix(" % of pixels")
-        widths = QHBoxLayout()
-        widths.addWidget(self.intervals)
-        widths.addWidget(self.coverage)
-        self.button = QPushButton("Predict")
+        self.button = QtWidgets.QPushButton("Predict")
         self.button.clicked.connect(self._pressed)
-        self.progress = QProgressBar()
+        self.progress = QtWidgets.QProgressBar()
         self.status = _label()
         self.verdict = _label()
         self.warnings = _label("color: #e0a030;")
         self.error = _label("color: #ff7068;")
-        form = QFormLayout()
-        form.addRow("Checkpoint", row)
+        form = QtWidgets.QFormLayout()
+        form.addRow("Checkpoint", _row(self.checkpoint, browse))
         form.addRow(self._inputs_form)
         form.addRow("Pixel size (µm)", self.pixel_size)
-        form.addRow(widths)
-        column = QVBoxLayout(self)
+        form.addRow(_row(self.intervals, self.coverage))
+        column = QtWidgets.QVBoxLayout(self)
         column.addLayout(form)
         for widget in (
             self.button, self.progress, self.error, self.verdict, self.warnings, self.status,
@@ -111,7 +91,7 @@ class PredictWidget(QWidget):
 
     def _browse(self) -> None:
         start = self.checkpoint.text() or "outputs"
-        path, _ = QFileDialog.getOpenFileName(
+        path, _ = QtWidgets.QFileDialog.getOpenFileName(
             self, "Checkpoint of a trained model", start, "Checkpoints (*.ckpt)"
         )
         if path:
@@ -145,7 +125,7 @@ class PredictWidget(QWidget):
             self._inputs_form.removeRow(0)
         self.inputs = {}
         for channel in () if self.model is None else self.model.inputs:
-            box = QComboBox()
+            box = QtWidgets.QComboBox()
             box.activated.connect(self._take_pixel_size)
             self._inputs_form.addRow(channel, box)
             self.inputs[channel] = box
@@ -219,16 +199,13 @@ class PredictWidget(QWidget):
         stack, warnings = result
         channels = self.model.channels(coverage)
         verdict = [verdict.text for verdict in self.model.verdicts]
-        for channel, pixels, look in zip(
-            channels, stack, layers.options(channels, stack), strict=True
+        names = [f"{channel} predicted" for channel in channels]
+        for channel, name, pixels, look in zip(
+            channels, names, stack, layers.options(channels, stack), strict=True
         ):
-            about = {
-                "channel": channel, "checkpoint": str(self.model.path), "verdict": verdict,
-            }  # fmt: skip
-            self.viewer.add_image(
-                pixels, name=f"{channel} predicted", **look, **self._before,
-                metadata={layers.KEY: about},
-            )  # fmt: skip
+            about = {"channel": channel, "checkpoint": str(self.model.path), "verdict": verdict}
+            told = {layers.KEY: about}
+            self.viewer.add_image(pixels, name=name, **look, **self._before, metadata=told)
         if size is None and self.model.pixel_size is not None:
             warnings = [
                 f"pixel size not known, so not compared with the training's "
@@ -237,7 +214,7 @@ class PredictWidget(QWidget):
             ]
         more = [f"… and {len(warnings) - SHOWN} more"] if len(warnings) > SHOWN else []
         self.warnings.setText("\n".join(f"⚠ {line}" for line in warnings[:SHOWN] + more))
-        self.status.setText(f"Added {', '.join(f'{channel} predicted' for channel in channels)}.")
+        self.status.setText(f"Added {', '.join(names)}.")
 
     # --- work in the background ---
 
@@ -300,8 +277,15 @@ class PredictWidget(QWidget):
             self.intervals.setChecked(False)
 
 
-def _label(style: str = "") -> QLabel:
-    label = QLabel()
+def _row(*widgets: QtWidgets.QWidget) -> QtWidgets.QHBoxLayout:
+    row = QtWidgets.QHBoxLayout()
+    for widget in widgets:
+        row.addWidget(widget)
+    return row
+
+
+def _label(style: str = "") -> QtWidgets.QLabel:
+    label = QtWidgets.QLabel()
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     label.setTextFormat(Qt.TextFormat.PlainText)
@@ -314,14 +298,12 @@ def _likely(channel: str, images: list[Image], alone: bool) -> Image | None:
     fits a single input."""
     measured = [layer for layer in images if layers.KEY not in layer.metadata] or images
     name, z = split_plane(channel)
-    for layer in measured:
-        if layer.name.casefold() == channel.casefold():
-            return layer
+    fitting = [layer for layer in measured if layer.name.casefold() == channel.casefold()]
     if z is None:
-        for layer in measured:
-            if split_token(layer.name, name) is not None:
-                return layer
-    return measured[0] if alone and len(measured) == 1 else None
+        fitting += [layer for layer in measured if split_token(layer.name, name) is not None]
+    if alone and len(measured) == 1:
+        fitting += measured
+    return next(iter(fitting), None)
 
 
 def pixel_size(layer: Image) -> float | None:

@@ -17,9 +17,9 @@ from vfn.panel.page import render
 from vfn.panel.plan import Question, Row
 from vfn.panel.refocus import Across
 from vfn.panel.words import sentences
-from vfn.report.figures import png_bytes
+from vfn.report.figures import write_png
 from vfn.system.csv_files import write_csv
-from vfn.system.files import replacing, write_text
+from vfn.system.files import write_text
 
 
 def write(
@@ -60,8 +60,7 @@ def write(
     }
     text = json.dumps(found, indent=1, allow_nan=False)
     write_text(output / "panel.json", text + "\n")
-    with replacing(output / "panel.png") as temporary:
-        temporary.write_bytes(png_bytes(heat_map(question, findings)))
+    write_png(output / "panel.png", heat_map(question, findings))
     page = output / "panel.html"
     write_text(page, render(question, findings, panels, said, budget))
     for sentence in said:

@@ -120,12 +120,9 @@ def _best(pairs: Sequence[Pair]) -> Filter:
     for sigma in SIGMAS:
         for balance in BALANCES:
             parts = [_deconvolved(pair.blurred, sigma, balance).ravel() for pair in pairs]
-            best = min(best, _scaled(np.concatenate(parts), sharp, sigma, balance), key=_error)
+            new = _scaled(np.concatenate(parts), sharp, sigma, balance)
+            best = min(best, new, key=lambda candidate: candidate[0])
     return best[1]
-
-
-def _error(candidate: tuple[float, Filter]) -> float:
-    return candidate[0]
 
 
 def _scaled(x: Float, truth: Float, sigma: float, balance: float) -> tuple[float, Filter]:

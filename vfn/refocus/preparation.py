@@ -7,7 +7,7 @@ from typing import Any
 from vfn.data.cache import ImageCache
 from vfn.data.config import DataConfig
 from vfn.data.discovery.layout import listed
-from vfn.data.samples import Sample, Task
+from vfn.data.samples import Task
 from vfn.data.splits import Split
 from vfn.data.steps import Step
 from vfn.errors import UserError
@@ -44,7 +44,7 @@ class RefocusStep(Step):
             )
         fields: frozenset[str] | None = None
         if config.refocus_fields is not None:
-            known = {sample.field for sample in [*split.train, *split.val, *split.test]}
+            known = {sample.field for sample in split.samples}
             fields = read_fields(Path(config.refocus_fields), known)
         settings = RefocusSettings(
             config.refocus_beyond, listed(config.refocus_channels), config.refocus_action, fields
@@ -53,16 +53,14 @@ class RefocusStep(Step):
         self.fitted = Refocusing.fit(path, settings, self.task, split.train, cache)
         self._whole, self._cache = split, cache
         split = self.fitted.divided(split, cache)
-        parts: list[Sample] = [*split.train, *split.val, *split.test]
-        cache.prepare(plane for sample in parts for plane in sample.planes)
+        cache.prepare(plane for sample in split.samples for plane in sample.planes)
         return split
 
     def summary(self) -> str:
         """Count the blurred fields; empty if nothing was looked for."""
         if self.fitted is None:
             return ""
-        whole = [*self._whole.train, *self._whole.val, *self._whole.test]
-        return self.fitted.summary(whole, self._cache)
+        return self.fitted.summary(self._whole.samples, self._cache)
 
     def recipe(self) -> dict[str, Any]:
         """Return the part of the recipe."""

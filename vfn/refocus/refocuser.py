@@ -6,9 +6,9 @@ model's target; the range of the model's input keeps its place relative to that.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -60,7 +60,8 @@ class Refocuser:
             f"{checkpoint.identity} {sharp.low:g} {sharp.high:g} {self._predictor.precision}"
         )
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        # Fields are read several times in a row.
+        self.plane = lru_cache(KEPT)(lambda plane: self(plane.read()))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Refocus an image (H, W) in grey values; dtype and scale stay.
@@ -70,18 +71,6 @@ class Refocuser:
         """
         with self._lock:
             return self._predictor.predict([image])[0]
-
-    def plane(self, plane: ImageSource) -> np.ndarray:
-        """Refocus a plane, or return it if it is one of the last few: fields are read several times in a row."""
-        with self._lock:
-            known = self._kept.get(plane.key)
-        if known is None:
-            known = self(plane.read())
-            with self._lock:
-                self._kept[plane.key] = known
-                if len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-        return known
 
 
 def check_refocuses(checkpoint: Checkpoint) -> None:
@@ -107,7 +96,7 @@ class RefocusedPlane:
 
     def read(self) -> np.ndarray:
         """Read the pixels (H, W) in the dtype of the blurred plane."""
-        return self.refocuser.plane(self.blurred)
+        return self.refocuser.plane(self.blurred)  # type: ignore[arg-type]  # hashable
 
     @property
     def pixel_size(self) -> float | None:

@@ -110,12 +110,30 @@ class _Index:
         low, high = np.quantile(alike, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=1)
         return np.minimum(low, um), np.maximum(high, um)
 
+    def rate(self, spectrum: Spectrum) -> tuple[Float, Float, Float]:
+        """Return estimate, lower and upper end, (...,) each; NaN where nothing is shown."""
+        um = np.full(spectrum.floor.shape, math.nan)
+        low, high = um.copy(), um.copy()
+        shows = spectrum.shows
+        if shows.any():
+            um[shows] = self.um(spectrum.features[shows])
+            low[shows], high[shows] = self.interval(um[shows])
+        return um, low, high
+
     def to_dict(self) -> dict[str, list[float]]:
         return {key: getattr(self, key).tolist() for key in self.__dataclass_fields__}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "_Index":
         return cls(**{key: np.asarray(data[key], float) for key in cls.__dataclass_fields__})
+
+
+class _Measured(NamedTuple):
+    """Features (n, BANDS) of one plane or its tiles, its |z| and the number of its field."""
+
+    features: Float
+    z: float
+    field: int
 
 
 def _fit(features: Float, z: Float) -> _Index:
@@ -130,8 +148,12 @@ def _fit(features: Float, z: Float) -> _Index:
     return _Index(centre, spread, weights, depths, values, np.empty(0), np.empty(0))
 
 
-def _fit_held_out(features: Float, z: Float, fields: NDArray[np.intp]) -> _Index:
+def _fit_held_out(measured: Sequence[_Measured]) -> _Index:
     """With the estimates of each field by the scale of the others."""
+    features = np.concatenate([one.features for one in measured])
+    counts = [len(one.features) for one in measured]
+    z = np.repeat([one.z for one in measured], counts)
+    fields = np.repeat([one.field for one in measured], counts)
     index = _fit(features, z)
     estimates = np.full(len(z), math.nan)
     folds = fields % min(int(fields.max()) + 1, 20)  # of many fields some are left out together
@@ -175,33 +197,26 @@ class FocusScale:
             UserError: fewer than two depths among the planes that show something.
         """
         names: dict[str, int] = {}
-        features, z, fields = [], [], []
-        parts: list[tuple[Float, float, int]] = []
+        planes: list[_Measured] = []
+        parts: list[_Measured] = []
         for sample in samples:
             spectrum = tile_spectra(sample.image, tile)
             mean = mean_spectrum(spectrum)
-            if not mean.shows:
-                continue
-            number = names.setdefault(sample.field, len(names))
-            features.append(mean.features)
-            z.append(abs(float(sample.z)))
-            fields.append(number)
-            parts.append((spectrum.features[spectrum.shows], abs(float(sample.z)), number))
-        if len(set(z)) < 2:
+            if mean.shows:
+                place = abs(float(sample.z)), names.setdefault(sample.field, len(names))
+                planes.append(_Measured(mean.features[None], *place))
+                parts.append(_Measured(spectrum.features[spectrum.shows], *place))
+        depths = {plane.z for plane in planes}
+        if len(depths) < 2:
             raise UserError(
-                f"focus: planes at {len(set(z))} depth(s) that show a specimen; a scale needs two or "
+                f"focus: planes at {len(depths)} depth(s) that show a specimen; a scale needs two or "
                 "more distances from focus"
             )
-        step = max(1, sum(len(part) for part, _, _ in parts) // TILES_FITTED)
-        parts = [(part[::step], depth, number) for part, depth, number in parts]
-        of_tiles = _fit_held_out(
-            np.concatenate([part for part, _, _ in parts]),
-            np.concatenate([np.full(len(part), depth) for part, depth, _ in parts]),
-            np.concatenate([np.full(len(part), number) for part, _, number in parts]),
-        )
-        table, depths = np.stack(features), np.array(z)
-        whole = _fit_held_out(table, depths, np.array(fields))
-        return cls(whole, of_tiles, tile, pixel_size, table[depths == depths.min()].mean(0))
+        step = max(1, sum(len(part.features) for part in parts) // TILES_FITTED)
+        of_tiles = _fit_held_out([p._replace(features=p.features[::step]) for p in parts])
+        nearest = [plane.features for plane in planes if plane.z == min(depths)]
+        sharp = np.concatenate(nearest).mean(0)
+        return cls(_fit_held_out(planes), of_tiles, tile, pixel_size, sharp)
 
     @property
     def depths(self) -> tuple[float, ...]:
@@ -215,13 +230,8 @@ class FocusScale:
         """
         index = self.parts if tiles else self.whole
         off = index.estimates - index.truths
-        return {
-            float(depth): (
-                float(np.abs(off[index.truths == depth]).mean()),
-                float(off[index.truths == depth].mean()),
-            )
-            for depth in np.unique(index.truths)
-        }
+        by_depth = {float(depth): off[index.truths == depth] for depth in np.unique(index.truths)}
+        return {z: (float(np.abs(own).mean()), float(own.mean())) for z, own in by_depth.items()}
 
     def mean_error(self, tiles: bool = False) -> float:
         """Mean absolute error over all held-out planes, um; NaN for a single field."""
@@ -231,16 +241,11 @@ class FocusScale:
         return float(np.abs(index.estimates - index.truths).mean())
 
     def __str__(self) -> str:
-        reach = (
-            f"0 to {self.depths[-1]:g} um"
-            if not self.depths[0]
-            else (f"{self.depths[0]:g} to {self.depths[-1]:g} um")
-        )
         error = self.mean_error()
         known = (
             "error not known (one field)" if math.isnan(error) else f"+- {error:.2g} um held out"
         )
-        return f"{reach}, {known}"
+        return f"{self.depths[0]:g} to {self.depths[-1]:g} um, {known}"
 
     def score(self, image: NDArray[np.generic]) -> FocusScore:
         """Distance from focus of a whole image (H, W) in grey values.
@@ -252,22 +257,13 @@ class FocusScale:
 
     def rate(self, spectrum: Spectrum) -> FocusScore:
         """The score of an image whose mean spectrum is known."""
-        if not spectrum.shows:
-            return FocusScore(math.nan, math.nan, math.nan)
-        um = self.whole.um(spectrum.features[None])
-        low, high = self.whole.interval(um)
-        return FocusScore(float(um[0]), float(low[0]), float(high[0]))
+        um, low, high = map(float, self.whole.rate(spectrum))
+        return FocusScore(um, low, high)
 
     def rate_tiles(self, spectrum: Spectrum, shape: tuple[int, ...]) -> FocusMap:
         """The map of an image (H, W) of this shape whose tiles' spectra are known."""
         tops, lefts, side = tile_corners(shape, self.tile)
-        um = np.full(spectrum.floor.shape, math.nan)
-        low, high = um.copy(), um.copy()
-        shows = spectrum.shows
-        if shows.any():
-            um[shows] = self.parts.um(spectrum.features[shows])
-            low[shows], high[shows] = self.parts.interval(um[shows])
-        return FocusMap(um, low, high, tuple(tops), tuple(lefts), side)
+        return FocusMap(*self.parts.rate(spectrum), tuple(tops), tuple(lefts), side)
 
     def anchored(self, spectra: Sequence[Spectrum]) -> "FocusScale":
         """This scale for another stain: moved so that its sharpest fields come out in focus.

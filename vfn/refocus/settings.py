@@ -12,7 +12,10 @@ from vfn.errors import UserError
 
 PREFERRED = ("golgi_actin", "actin")  # channels that the paper refocuses
 
-ACTIONS = ("refocus", "leave_out", "keep")
+# What happens to blurred fields, and how that is told.
+ACTIONS = {
+    "refocus": "refocused", "leave_out": "left out of training", "keep": "kept as they are",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class RefocusSettings:
             raise UserError(f"data.refocus_beyond={self.beyond:g}: give micrometres above 0")
         if self.action not in ACTIONS:
             raise UserError(f"data.refocus_action={self.action}: choose {', '.join(ACTIONS)}")
+
+    def is_blurred(self, field: str, um: float) -> bool:
+        """Return True for a field that is named, or beyond the limit; never where nothing is shown."""
+        return um > self.beyond if self.fields is None else field in self.fields
 
     def looked_at(self, task: Task, own: str) -> tuple[int, ...]:
         """Return the indices of the inputs to look at.

@@ -21,10 +21,10 @@ from vfn.data.samples import Sample, Task
 from vfn.data.splits import Split
 from vfn.errors import UserError
 from vfn.models.checkpoint import Checkpoint, from_recipe, load_checkpoint
-from vfn.refocus.measures import Spectrum, mean_spectrum, tile_spectra
+from vfn.refocus.measures import mean_spectrum, tile_spectra
 from vfn.refocus.refocuser import RefocusedPlane, Refocuser, check_refocuses, original, range_of
 from vfn.refocus.scale import FocusScale, FocusScore
-from vfn.refocus.settings import RefocusSettings
+from vfn.refocus.settings import ACTIONS, RefocusSettings
 from vfn.system.csv_files import write_csv
 
 log = logging.getLogger(__name__)
@@ -90,25 +90,33 @@ class Refocusing:
                 f"data.refocus={path}: carries no scale of focus (its fields are too small, or it was "
                 "trained by an earlier version); train it anew"
             )
-        _compare_pixel_sizes(model, samples[0], path)
+        own, here = focus.pixel_size, samples[0].inputs[0].pixel_size
+        if own and here and abs(here / own - 1) > SIZES_DIFFER:
+            log.warning(
+                "data.refocus=%s: learnt on pixels of %g um, these are %g um: blur looks different to it",
+                path, own, here,
+            )  # fmt: skip
         scales: dict[int, FocusScale] = {}
         refocusers: dict[int, Refocuser] = {}
         for i in settings.looked_at(task, model.task.inputs[0]):
-            planes = list(dict.fromkeys(sample.inputs[i] for sample in samples))
             fields = {sample.inputs[i]: sample.field for sample in samples}
-            spectra = list(in_parallel(_spectrum_of(store), planes, "focus", len(planes)))
-            scale = focus.anchored(spectra)
+            spectra = list(
+                in_parallel(
+                    lambda plane: mean_spectrum(tile_spectra(store.read(plane))),
+                    fields, "focus", len(fields),
+                )
+            )  # fmt: skip
+            scales[i] = scale = focus.anchored(spectra)
             sharp = [
                 plane
-                for plane, spectrum in zip(planes, spectra, strict=True)
-                if not _is_blurred(fields[plane], scale.rate(spectrum), settings)
+                for (plane, field), spectrum in zip(fields.items(), spectra, strict=True)
+                if not settings.is_blurred(field, scale.rate(spectrum).um)
             ]
             if not sharp:
                 raise UserError(
                     f"data.refocus_beyond={settings.beyond:g}: no training field of {task.inputs[i]} "
                     "is in focus; raise it"
                 )
-            scales[i] = scale
             refocusers[i] = Refocuser(model, range_of(sharp, model, store))
         return cls(settings, task, model, scales, refocusers)
 
@@ -118,7 +126,7 @@ class Refocusing:
         key = (plane.key, i)
         if key not in self._looked:
             score = self.scales[i].score(store.read(plane))
-            blurred = _is_blurred(sample.field, score, self.settings)
+            blurred = self.settings.is_blurred(sample.field, score.um)
             self._looked[key] = Looked(sample.field, self.task.inputs[i], score, blurred)
         return self._looked[key]
 
@@ -128,16 +136,16 @@ class Refocusing:
 
     def apply(self, samples: Iterable[Sample], store: ImageCache) -> list[Sample]:
         """Return the samples with blurred inputs refocused, if that is the action; else as they are."""
-        return [self._applied(sample, store) for sample in samples]
-
-    def _applied(self, sample: Sample, store: ImageCache) -> Sample:
         if self.settings.action != "refocus":
-            return sample
+            return list(samples)
+        return [replace(sample, inputs=self._inputs(sample, store)) for sample in samples]
+
+    def _inputs(self, sample: Sample, store: ImageCache) -> tuple[ImageSource, ...]:
         inputs = list(sample.inputs)
         for i, refocuser in self.refocusers.items():
             if self.look(sample, i, store).blurred:
-                inputs[i] = RefocusedPlane(sample.inputs[i], refocuser)
-        return replace(sample, inputs=tuple(inputs))
+                inputs[i] = RefocusedPlane(inputs[i], refocuser)
+        return tuple(inputs)
 
     def divided(self, split: Split, store: ImageCache) -> Split:
         """Return the split with blurred fields refocused, left out or kept.
@@ -184,18 +192,12 @@ class Refocusing:
     def summary(self, samples: Sequence[Sample], store: ImageCache) -> str:
         """Count the blurred fields, in a sentence."""
         seen = {sample.field: self.is_blurred(sample, store) for sample in samples}
-        done = {
-            "refocus": "refocused",
-            "leave_out": "left out of training",
-            "keep": "kept as they are",
-        }
         named = ", ".join(self.task.inputs[i] for i in self.scales)
-        how = (
-            "by name" if self.settings.fields is not None else f"beyond {self.settings.beyond:g} um"
-        )
+        by_name = self.settings.fields is not None
+        how = "by name" if by_name else f"beyond {self.settings.beyond:g} um"
         return (
             f"refocus: {sum(seen.values())} of {len(seen)} fields are blurred in {named} ({how}), "
-            f"{done[self.settings.action]}"
+            f"{ACTIONS[self.settings.action]}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,36 +240,12 @@ class Refocusing:
 def refocusing_of(checkpoint: Checkpoint) -> Refocusing | None:
     """Return the refocusing step that a checkpoint carries, if any."""
     stored = checkpoint.recipe.get("refocus")
-    return (
-        None if stored is None else Refocusing.from_dict(stored, checkpoint.task, checkpoint.path)
-    )
+    if stored is None:
+        return None
+    return Refocusing.from_dict(stored, checkpoint.task, checkpoint.path)
 
 
 def refocused(checkpoint: Checkpoint, samples: list[Sample], store: ImageCache) -> list[Sample]:
     """Return the samples as the model of `checkpoint` sees them: blurred inputs refocused if it carries that step."""
     step = refocusing_of(checkpoint)
     return samples if step is None else step.apply(samples, store)
-
-
-def _spectrum_of(store: ImageCache) -> Any:
-    def work(plane: ImageSource) -> Spectrum:
-        return mean_spectrum(tile_spectra(store.read(plane)))
-
-    return work
-
-
-def _is_blurred(field: str, score: FocusScore, settings: RefocusSettings) -> bool:
-    if settings.fields is not None:
-        return field in settings.fields
-    return score.um > settings.beyond  # never where nothing is shown (NaN)
-
-
-def _compare_pixel_sizes(model: Checkpoint, sample: Sample, path: Path) -> None:
-    focus = model.part("focus", FocusScale.from_dict)
-    assert focus is not None
-    own, here = focus.pixel_size, sample.inputs[0].pixel_size
-    if own and here and abs(here / own - 1) > SIZES_DIFFER:
-        log.warning(
-            "data.refocus=%s: learnt on pixels of %g um, these are %g um: blur looks different to it",
-            path, own, here,
-        )  # fmt: skip

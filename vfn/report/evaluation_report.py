@@ -23,7 +23,7 @@ from vfn.report.parts import OBJECTS_HEADER, found_rows, parts
 from vfn.report.refocus_gain import RefocusGain
 from vfn.report.stain_section import ShownField
 from vfn.system.csv_files import write_csv
-from vfn.system.files import make_folder, replacing, write_text
+from vfn.system.files import make_folder, write_text
 from vfn.system.progress import progress
 
 # Fields with pictures: at most so many of a channel, and of all channels together, which keeps the
@@ -140,8 +140,7 @@ def write_evaluation(
     folder = make_folder(output / "figures")
     for slug, report in zip(file_names(summary), reports, strict=True):
         for kind, figure in report.figures(shown[report.result.name]).items():
-            with replacing(folder / f"{slug}_{kind}.png") as temporary:
-                temporary.write_bytes(figures.png_bytes(figure))
+            figures.write_png(folder / f"{slug}_{kind}.png", figure)
     verdicts = {report.result.name: report.verdict for report in reports}
     shown_parts = {report.result.name: report.parts for report in reports}
     page = render(results, summary, shown, verdicts, provenance, shown_parts)

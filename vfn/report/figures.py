@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 from vfn.evaluation.results import MODEL, ChannelResult, label
 from vfn.metrics.tolerance import THRESHOLDS
 from vfn.report.images import ERROR_COLOURS, Strip
+from vfn.system.files import replacing
 
 PANEL_INCHES = 2.6
 DPI = 110
@@ -47,6 +49,12 @@ def png_bytes(figure: Figure) -> bytes:
     canvas: Any = FigureCanvasAgg(figure)
     canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def write_png(path: Path, figure: Figure) -> None:
+    """Write the figure as a PNG file."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(png_bytes(figure))
 
 
 def png_uri(figure: Figure) -> str:
