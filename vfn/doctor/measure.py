@@ -137,35 +137,28 @@ def _values(pixels: np.ndarray) -> dict[str, Any]:
     """Measure the distribution of the grey values."""
     if pixels.dtype.kind == "f":
         low, high = float(pixels.min()), float(pixels.max())
-        sample = pixels.ravel()[:: max(1, pixels.size // SAMPLE)]
-        top = float((pixels == high).mean())
-        return {
-            "low": low,
-            "high": high,
-            "quantiles": tuple(float(q) for q in np.quantile(sample, QUANTILES)),
-            "levels": 0,
-            "step": 1,
-            # Floats hardly repeat, unless something cut them off.
-            "top": top if top * pixels.size >= 10 and low < high else 0.0,
-        }
-    occupied, counts = _counted(pixels)
-    cumulative = np.cumsum(counts)
-    ranks = np.ceil(np.array(QUANTILES) * pixels.size)
-    low, high = int(occupied[0]), int(occupied[-1])
-    stepped = len(occupied) >= FEW_LEVELS and int(np.diff(occupied).min()) > 1
-    step = int(np.gcd.reduce(occupied)) if stepped else 1
-    at_top = int(counts[-1])
-    # A tail that ends by itself thins out; a clipped one piles up at its last value.
-    before = counts[-1 - FEW_LEVELS : -1]
-    piled = len(before) > 0 and at_top >= 20 and at_top > 4 * float(before.mean())
-    full = high == np.iinfo(pixels.dtype).max
+        quantiles = np.quantile(pixels.ravel()[:: max(1, pixels.size // SAMPLE)], QUANTILES)
+        levels, step, at_top = 0, 1, int((pixels == high).sum())
+        clipped = at_top >= 10 and low < high  # floats hardly repeat, unless something cut them off
+    else:
+        occupied, counts = _counted(pixels)
+        low, high, levels = float(occupied[0]), float(occupied[-1]), len(occupied)
+        ranks = np.ceil(np.array(QUANTILES) * pixels.size)
+        quantiles = occupied[np.searchsorted(np.cumsum(counts), ranks)]
+        stepped = levels >= FEW_LEVELS and int(np.diff(occupied).min()) > 1
+        step = max(1, int(np.gcd.reduce(occupied))) if stepped else 1
+        at_top = int(counts[-1])
+        # A tail that ends by itself thins out; a clipped one piles up at its last value.
+        before = counts[-1 - FEW_LEVELS : -1]
+        piled = len(before) > 0 and at_top >= 20 and at_top > 4 * float(before.mean())
+        clipped = piled or high == np.iinfo(pixels.dtype).max
     return {
-        "low": float(low),
-        "high": float(high),
-        "quantiles": tuple(float(q) for q in occupied[np.searchsorted(cumulative, ranks)]),
-        "levels": len(occupied),
-        "step": max(1, step),
-        "top": at_top / pixels.size if piled or full else 0.0,
+        "low": low,
+        "high": high,
+        "quantiles": tuple(map(float, quantiles)),
+        "levels": levels,
+        "step": step,
+        "top": at_top / pixels.size if clipped else 0.0,
     }
 
 

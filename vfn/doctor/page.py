@@ -17,18 +17,8 @@ from vfn.doctor.optics import corner_ratio
 from vfn.doctor.pictures import field_pictures
 from vfn.doctor.reading import FieldStats, Key
 from vfn.doctor.tables import HEADER, number, role, rows
-from vfn.report.blocks import (
-    Article,
-    Command,
-    Content,
-    Fold,
-    Gallery,
-    Page,
-    Section,
-    Soft,
-    Table,
-    Terms,
-)
+from vfn.report import blocks
+from vfn.report.blocks import Content, Section, Soft
 from vfn.report.html import today, versions
 
 SHOWN_FIELDS = 12  # with pictures, the worst first
@@ -89,8 +79,8 @@ def render(case: Case, exclude: Path) -> str:
         Markup(' in <span class="mono">{}</span>').format(case.config.root) if case.config.root else "",
         " + ".join(case.task.inputs), ", ".join(case.task.targets), today(),
     )  # fmt: skip
-    how = Terms([*HOW, ("software", versions())])
-    blocks = [
+    how = blocks.Terms([*HOW, ("software", versions())])
+    page = [
         Soft(of),
         Section("", _findings(case.findings)),
         Section("Next", _next(case, exclude)),
@@ -99,31 +89,33 @@ def render(case: Case, exclude: Path) -> str:
         Section(
             "",
             [
-                Fold("All fields in figures", _figures(case)),
-                Fold("What was checked, and how", [how]),
+                blocks.Fold("All fields in figures", _figures(case)),
+                blocks.Fold("What was checked, and how", [how]),
             ],
         ),
     ]
     heading = "Do not train" if case.of_severity(FATAL) else case.verdict.capitalize()
-    return Page(f"Doctor: {case.verdict}", heading, blocks).html()
+    return blocks.Page(f"Doctor: {case.verdict}", heading, page).html()
 
 
 def _figures(case: Case) -> list[Content]:
     """Columns of `doctor.csv`, the gravest findings first."""
     at, severity = [HEADER.index(column) for column in FIELDS], HEADER.index("severity")
     lines = sorted(rows(case), key=lambda line: (*SEVERITIES, "").index(line[severity]))
-    table = Table(FIELDS, [[line[i] for i in at] for line in lines[:TABLE_ROWS]], words=(14,))
+    table = blocks.Table(
+        FIELDS, [[line[i] for i in at] for line in lines[:TABLE_ROWS]], words=(14,)
+    )
     more = Soft(f"{len(lines) - TABLE_ROWS} more rows in doctor.csv.")
     return [table, more] if len(lines) > TABLE_ROWS else [table]
 
 
 def _findings(findings: Sequence[Finding]) -> list[Content]:
     """Findings of one kind, severity and remedy together, in the order of severity and then of size."""
-    blocks: list[Content] = []
+    content: list[Content] = []
     if not findings:
-        blocks.append("Nothing was found that would harm training.")
+        content.append("Nothing was found that would harm training.")
     elif findings[0].severity == NOTE:
-        blocks.append("Nothing was found that would harm training; what follows is good to know.")
+        content.append("Nothing was found that would harm training; what follows is good to know.")
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.severity, finding.kind, finding.remedy), []).append(finding)
@@ -136,8 +128,8 @@ def _findings(findings: Sequence[Finding]) -> list[Content]:
         if more > 0:
             inner.append(Soft(f"And {more} more, see doctor.csv."))
         inner.append(Soft(f"What to do: {remedy}."))
-        blocks.append(Article(title, inner, f"finding {severity}"))
-    return blocks
+        content.append(blocks.Article(title, inner, f"finding {severity}"))
+    return content
 
 
 def _next(case: Case, exclude: Path) -> list[Content]:
@@ -147,23 +139,23 @@ def _next(case: Case, exclude: Path) -> list[Content]:
         settings.insert(0, f"data.exclude={exclude}")
     fatal = case.of_severity(FATAL)
     mended = [f.setting for f in fatal if f.setting]  # without them there is no training
-    blocks: list[Content] = []
+    content: list[Content] = []
     if not fatal:
         train = " ".join(["python train.py", *case.overrides, *settings])
-        blocks += ["Train as it is advised here:" if settings else "Train:", Command(train)]
+        content += ["Train as it is advised here:" if settings else "Train:", blocks.Command(train)]
     if fatal or case.of_severity(LOOK):
         again = ["python -m vfn.doctor", *case.overrides, *mended, f"output={exclude.parent}"]
         what = "data" if fatal else "files"
-        blocks += [f"When the {what} are mended, look again:", Command(" ".join(again))]
+        content += [f"When the {what} are mended, look again:", blocks.Command(" ".join(again))]
     count = len({name for name, _ in case.excluded})
     if count:
-        blocks.append(
+        content.append(
             Soft(
                 f"exclude.csv beside this page lists {count} field{'' if count == 1 else 's'} that {'is' if count == 1 else 'are'} better "
                 "left out, with the reasons. Strike the lines that you disagree with: no file is touched."
             )
         )
-    return blocks
+    return content
 
 
 def _channels(case: Case) -> list[Content]:
@@ -172,7 +164,7 @@ def _channels(case: Case) -> list[Content]:
     if parts:
         listed = ", ".join(f"{count} for {part}" for part, count in parts.items())
         note += f" Training would divide the fields so: {listed}."
-    return [Table(CHANNELS, [_channel(case, key) for key in case.names]), Soft(note)]
+    return [blocks.Table(CHANNELS, [_channel(case, key) for key in case.names]), Soft(note)]
 
 
 def _pictures(case: Case) -> Section:
@@ -187,18 +179,18 @@ def _pictures(case: Case) -> Section:
     return Section(title, [Soft(note), *(_field(case, stats) for stats in chosen)])
 
 
-def _field(case: Case, stats: FieldStats) -> Article:
+def _field(case: Case, stats: FieldStats) -> blocks.Article:
     findings = [f for f in case.about.get(stats.name, ()) if f.severity != NOTE]
     strip, absent = field_pictures(case, stats, findings)
     part = Markup('<span class="soft">{}</span>').format(in_words(case.parts.get(stats.name, ())))
     title = Markup("<header><strong>{}</strong>{}</header>").format(
         stats.name, part if case.parts.get(stats.name) else ""
     )
-    blocks: list[Content] = [f.text for f in findings]
-    blocks += [Soft(Markup('<span class="mono">{}</span>').format(line)) for line in absent]
+    content: list[Content] = [f.text for f in findings]
+    content += [Soft(Markup('<span class="mono">{}</span>').format(line)) for line in absent]
     if strip.panels:
-        blocks.append(Gallery(strip, stats.name, "whole field"))
-    return Article(title, blocks, "field")
+        content.append(blocks.Gallery(strip, stats.name, "whole field"))
+    return blocks.Article(title, content, "field")
 
 
 def _worst(case: Case) -> list[FieldStats]:
