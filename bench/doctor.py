@@ -77,10 +77,10 @@ def part_of(root: Path, part: Path, fields: int) -> Path:
 CHILD = """
 import json, resource, sys, time
 sys.argv[0] = "python -m vfn.doctor"
-from vfn.doctor import __main__ as doctor
+from vfn.__main__ import run
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start, worked = time.monotonic(), time.process_time()
-doctor.main()
+run("doctor", sys.argv[1:])
 seconds, cpu = time.monotonic() - start, time.process_time() - worked
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"seconds": seconds, "cpu": cpu, "before": before * 1024, "peak": peak * 1024}))

@@ -107,11 +107,9 @@ def _refusal(method: str, headers: Headers) -> Response | None:
     if host.rpartition(":")[0] not in NAMES and host not in NAMES:
         return _refused(f"host {host}: this page answers to {' and '.join(sorted(NAMES))} alone")
     # A browser names where a request comes from whenever it changes something.
-    if method not in SAFE_METHODS and headers.get("origin") != f"http://{host}":
-        return _refused("this request comes from another page")
-    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and (
-        headers.get("sec-fetch-mode") != "navigate"
-    ):
+    changed = method not in SAFE_METHODS and headers.get("origin") != f"http://{host}"
+    site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
+    if changed or (site in ("cross-site", "same-site") and mode != "navigate"):
         return _refused("this request comes from another page")
     return None
 

@@ -1,5 +1,6 @@
-"""What other programs must know to use the bare network."""
+"""Facts that other programs need to use the bare network."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from vfn import __version__
@@ -12,16 +13,12 @@ def facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what must be known to use the bare network, as plain data.
 
     The network maps [-1, 1] to [-1, 1]; `inputs` and `targets` give, by channel in their order, the
-    map between that and grey values: see `vfn.data.intensity.Intensity`.
+    map between that and grey values: see `vfn.data.intensity.IntensityNormaliser`.
     """
     task = checkpoint.task
 
-    def channels(
-        names: tuple[str, ...], maps: tuple[IntensityNormaliser, ...]
-    ) -> list[dict[str, Any]]:
-        return [
-            {"channel": name, **fitted.to_dict()} for name, fitted in zip(names, maps, strict=True)
-        ]
+    def channels(names: Iterable[str], maps: Iterable[IntensityNormaliser]) -> list[dict[str, Any]]:
+        return [{"channel": n, **fitted.to_dict()} for n, fitted in zip(names, maps, strict=True)]
 
     return {
         "version": __version__,

@@ -101,11 +101,9 @@ def _scale_and_samples(config: DictConfig, source: Path) -> tuple[FocusScale, li
         return scale, find_samples(checkpoint, source)
     path = Path(str(config.scale))
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        scale = FocusScale.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as exc:
         raise UserError(f"scale={path}: cannot be read ({exc}); give a focus.json") from exc
-    if not isinstance(stored, dict):
-        raise UserError(f"scale={path}: is no scale of focus; give a focus.json")
     task = trainable_task(config.task)
     if not source.exists():
         raise UserError(f"input={source}: does not exist; give a folder of images or one image")
@@ -118,7 +116,7 @@ def _scale_and_samples(config: DictConfig, source: Path) -> tuple[FocusScale, li
             "input=%s: no %s in the paths, so each image is taken as it is", source, channel
         )
         fields = whole_images(source, alone.inputs)
-    return FocusScale.from_dict(stored), make_samples(fields, alone, targets=False)
+    return scale, make_samples(fields, alone, targets=False)
 
 
 def _image(sample: Sample) -> NDArray[np.generic]:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from vfn.evaluation.results import label
 from vfn.panel.findings import Estimate, Finding, Stained
 from vfn.panel.plan import Question
@@ -18,7 +20,7 @@ def sentences(
     said = _stains(question, panels)
     for target in dict.fromkeys(f.target for f in findings):
         own = [f for f in findings if f.target == target]
-        best = max(own, key=lambda f: _or(f.figures["pearson"].mean, -2))
+        best = max(own, key=lambda f: np.nan_to_num(f.figures["pearson"].mean, nan=-2))
         text = (
             f"{target} is predicted best from {' + '.join(best.inputs)}: r = "
             f"{estimate_text(best.figures['pearson'])}, grade {best.grade}"
@@ -63,10 +65,6 @@ def _advice(panel: Stained, question: Question) -> str:
         for target, (inputs, r) in panel.sources.items()
     )
     return f"Stain {made}{beside}; predict {predicted}. All reach r = {question.wanted:g}."
-
-
-def _or(value: float, otherwise: float) -> float:
-    return otherwise if math.isnan(value) else value
 
 
 def estimate_text(estimate: Estimate, digits: int = 2) -> str:

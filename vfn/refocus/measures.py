@@ -29,10 +29,8 @@ FLOOR_FROM = 0.42  # cycles a pixel; from here to the corners of the spectrum li
 EDGES: Float = np.array([1 / 64, 1 / 32, 1 / 21, 1 / 14, 1 / 9.5, 1 / 6.5, 1 / 4.5, 1 / 3])
 BANDS = len(EDGES) - 2
 LOST = -7.0  # decades; less than any camera tells apart
-SURE = (
-    1.0,
-    4.0,
-)  # standard errors of the noise from which a band begins to count, and counts in full
+# Standard errors of the noise from which a band begins to count, and counts in full.
+SURE = (1.0, 4.0)
 INDEPENDENT = (18 / 35) ** 2 / 2  # of the frequencies under a Hann window, half of them mirrored
 OVERLAP = 0.4  # tiles that overlap by half hold so many independent ones for each
 SHOWS = 20.0  # times the noise: a coarse band below it shows no specimen

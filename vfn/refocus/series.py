@@ -42,14 +42,12 @@ def calibrate_on_samples(
 def _samples(samples: Sequence[Sample], task: Task, store: ImageCache) -> Iterator[FocusSample]:
     channel, plane = split_plane(task.inputs[0])
     focal = task.targets.index(channel) if channel in task.targets else None
-    seen: set[object] = (
-        set()
-    )  # a spatial split has several samples of one field, never of one region
+    # A spatial split has several samples of one field, never of one region.
+    seen: set[object] = set()
     for sample in samples:
         arrays = read_sample(sample, store)
-        yield FocusSample(
-            sample.field, sample.z if plane is None else plane, present(arrays[:1])[0]
-        )
+        z = sample.z if plane is None else plane
+        yield FocusSample(sample.field, z, present(arrays[:1])[0])
         if focal is None:
             continue
         truth = arrays[len(sample.inputs) + focal]
