@@ -1,7 +1,7 @@
 """Work of the widget in a background thread: loading a model, and predicting."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,53 +11,40 @@ import numpy as np
 import vfn
 
 
-@dataclass(frozen=True)
-class Job:
-    """A prediction.
+def predicting(
+    model: vfn.Model, arrays: Sequence[Any], pixel_size: float | None, coverage: float | None
+) -> Generator[int, None, tuple[np.ndarray, list[str]]]:
+    """Predict field after field.
 
-    Attributes:
+    Args:
         arrays: the inputs in the model's order, (..., H, W), maybe lazy; each position along the
             leading axes is a field.
         pixel_size: micrometres, or None.
         coverage: of the intervals, or None.
+
+    Yields:
+        The number of fields done.
+
+    Returns:
+        The channels of `model.channels`, (C, ..., H, W), and the warnings.
+
+    Raises:
+        UserError: see `vfn.Model.predict`; inputs of several sizes.
     """
-
-    model: vfn.Model
-    arrays: tuple[Any, ...]
-    pixel_size: float | None
-    coverage: float | None
-
-    def run(self) -> Generator[int, None, tuple[np.ndarray, list[str]]]:
-        """Predict field after field.
-
-        Yields:
-            The number of fields done.
-
-        Returns:
-            The channels of `model.channels`, (C, ..., H, W), and the warnings.
-
-        Raises:
-            UserError: see `vfn.Model.predict`; inputs of several sizes.
-        """
-        shapes = {array.shape for array in self.arrays}
-        if len(shapes) > 1:
-            told = ", ".join(
-                f"{name} {array.shape}"
-                for name, array in zip(self.model.inputs, self.arrays, strict=True)
-            )
-            raise vfn.UserError(f"the layers differ in size: {told}; choose layers of one field")
-        leading = shapes.pop()[:-2]
-        predicted, warnings = [], []
-        for done, place in enumerate(np.ndindex(leading), 1):
-            field = np.stack([np.asarray(array[place]) for array in self.arrays])
-            predicted.append(
-                self.model.predict(field, "CYX", self.pixel_size, uncertainty=self.coverage)
-            )
-            where = f"slice {', '.join(map(str, place))}: " if place else ""
-            warnings += [where + found for found in self.model.check(field, "CYX", self.pixel_size)]
-            yield done
-        stack = np.stack(predicted, 1)  # (C, N, H, W)
-        return stack.reshape(len(stack), *leading, *stack.shape[2:]), warnings
+    shapes = {name: array.shape for name, array in zip(model.inputs, arrays, strict=True)}
+    if len(set(shapes.values())) > 1:
+        told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise vfn.UserError(f"the layers differ in size: {told}; choose layers of one field")
+    leading = arrays[0].shape[:-2]
+    predicted, warnings = [], []
+    for done, place in enumerate(np.ndindex(leading), 1):
+        field = np.stack([np.asarray(array[place]) for array in arrays])
+        predicted.append(model.predict(field, "CYX", pixel_size, uncertainty=coverage))
+        where = f"slice {', '.join(map(str, place))}: " if place else ""
+        warnings += [where + found for found in model.check(field, "CYX", pixel_size)]
+        yield done
+    stack = np.stack(predicted, 1)  # (C, N, H, W)
+    return stack.reshape(len(stack), *leading, *stack.shape[2:]), warnings
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from vfn.data.discovery.layout import split_plane
 from vfn.data.discovery.tokens import split_token
 from vfn.data.tiff_metadata import micrometres
 from vfn.napari_plugin import layers
-from vfn.napari_plugin.background import Failure, Job, caught, loading
+from vfn.napari_plugin.background import Failure, caught, loading, predicting
 
 log = logging.getLogger(__name__)
 NOT_CHOSEN = "choose a layer"
@@ -181,13 +181,13 @@ class PredictWidget(QtWidgets.QWidget):
             return
         size = self.pixel_size.value() or None
         coverage = self.coverage.value() / 100 if self.intervals.isChecked() else None
-        arrays = tuple(layer.data[0] if layer.multiscale else layer.data for layer in chosen)
+        arrays = [layer.data[0] if layer.multiscale else layer.data for layer in chosen]
         self._before = {
             key: getattr(chosen[0], key) for key in ("scale", "translate", "units", "axis_labels")
         } | {"affine": chosen[0].affine.affine_matrix}
         self._start(
             "Predicting …",
-            Job(self.model, arrays, size, coverage).run(),
+            predicting(self.model, arrays, size, coverage),
             lambda result: self._predicted(result, size, coverage),
             int(np.prod(arrays[0].shape[:-2])),
         )
