@@ -49,8 +49,8 @@ class Refocusing:
         settings: settings of the data set.
         task: the task whose inputs are looked at.
         model: the refocusing model.
-        scales: scale of focus for each input that is looked at, by its index.
-        refocusers: likewise, on the channel's range.
+        inputs: scale of focus and refocuser (on the channel's range) for each input that is looked at,
+            by its index.
     """
 
     def __init__(
@@ -58,11 +58,9 @@ class Refocusing:
         settings: RefocusSettings,
         task: Task,
         model: Checkpoint,
-        scales: Mapping[int, FocusScale],
-        refocusers: Mapping[int, Refocuser],
+        inputs: Mapping[int, tuple[FocusScale, Refocuser]],
     ) -> None:
-        self.settings, self.task, self.model = settings, task, model
-        self.scales, self.refocusers = dict(scales), dict(refocusers)
+        self.settings, self.task, self.model, self.inputs = settings, task, model, inputs
         self._looked: dict[tuple[str, int], Looked] = {}
 
     @classmethod
@@ -96,8 +94,7 @@ class Refocusing:
                 "data.refocus=%s: learnt on pixels of %g um, these are %g um: blur looks different to it",
                 path, own, here,
             )  # fmt: skip
-        scales: dict[int, FocusScale] = {}
-        refocusers: dict[int, Refocuser] = {}
+        inputs: dict[int, tuple[FocusScale, Refocuser]] = {}
         for i in settings.looked_at(task, model.task.inputs[0]):
             fields = {sample.inputs[i]: sample.field for sample in samples}
             spectra = list(
@@ -106,7 +103,7 @@ class Refocusing:
                     fields, "focus", len(fields),
                 )
             )  # fmt: skip
-            scales[i] = scale = focus.anchored(spectra)
+            scale = focus.anchored(spectra)
             sharp = [
                 plane
                 for (plane, field), spectrum in zip(fields.items(), spectra, strict=True)
@@ -117,22 +114,22 @@ class Refocusing:
                     f"data.refocus_beyond={settings.beyond:g}: no training field of {task.inputs[i]} "
                     "is in focus; raise it"
                 )
-            refocusers[i] = Refocuser(model, range_of(sharp, model, store))
-        return cls(settings, task, model, scales, refocusers)
+            inputs[i] = scale, Refocuser(model, range_of(sharp, model, store))
+        return cls(settings, task, model, inputs)
 
     def look(self, sample: Sample, i: int, store: ImageCache) -> Looked:
         """Rate the focus of input `i` of a sample, as it is on disk; once."""
         plane = original(sample.inputs[i])
         key = (plane.key, i)
         if key not in self._looked:
-            score = self.scales[i].score(store.read(plane))
+            score = self.inputs[i][0].score(store.read(plane))
             blurred = self.settings.is_blurred(sample.field, score.um)
             self._looked[key] = Looked(sample.field, self.task.inputs[i], score, blurred)
         return self._looked[key]
 
     def is_blurred(self, sample: Sample, store: ImageCache) -> bool:
         """Return True if an input of the sample is blurred."""
-        return any(self.look(sample, i, store).blurred for i in self.scales)
+        return any(self.look(sample, i, store).blurred for i in self.inputs)
 
     def apply(self, samples: Iterable[Sample], store: ImageCache) -> list[Sample]:
         """Return the samples with blurred inputs refocused, if that is the action; else as they are."""
@@ -142,7 +139,7 @@ class Refocusing:
 
     def _inputs(self, sample: Sample, store: ImageCache) -> tuple[ImageSource, ...]:
         inputs = list(sample.inputs)
-        for i, refocuser in self.refocusers.items():
+        for i, (_, refocuser) in self.inputs.items():
             if self.look(sample, i, store).blurred:
                 inputs[i] = RefocusedPlane(inputs[i], refocuser)
         return tuple(inputs)
@@ -184,7 +181,7 @@ class Refocusing:
             ]
             for part, samples in parts.items()
             for found in dict.fromkeys(
-                self.look(sample, i, store) for sample in samples for i in self.scales
+                self.look(sample, i, store) for sample in samples for i in self.inputs
             )
         ]  # fmt: skip
         write_csv(path, HEADER, lines)
@@ -192,7 +189,7 @@ class Refocusing:
     def summary(self, samples: Sequence[Sample], store: ImageCache) -> str:
         """Count the blurred fields, in a sentence."""
         seen = {sample.field: self.is_blurred(sample, store) for sample in samples}
-        named = ", ".join(self.task.inputs[i] for i in self.scales)
+        named = ", ".join(self.task.inputs[i] for i in self.inputs)
         by_name = self.settings.fields is not None
         how = "by name" if by_name else f"beyond {self.settings.beyond:g} um"
         return (
@@ -210,8 +207,8 @@ class Refocusing:
             "fields": None if self.settings.fields is None else sorted(self.settings.fields),
             "recipe": dict(self.model.recipe),
             "weights": {name: tensor.detach().cpu().clone() for name, tensor in weights.items()},
-            "scales": {str(i): scale.to_dict() for i, scale in self.scales.items()},
-            "ranges": {str(i): r.sharp.to_dict() for i, r in self.refocusers.items()},
+            "scales": {str(i): scale.to_dict() for i, (scale, _) in self.inputs.items()},
+            "ranges": {str(i): r.sharp.to_dict() for i, (_, r) in self.inputs.items()},
         }
 
     @classmethod
@@ -229,12 +226,11 @@ class Refocusing:
             float(data["beyond"]), tuple(data["channels"]), str(data["action"]),
             None if fields is None else frozenset(fields),
         )  # fmt: skip
-        scales = {int(i): FocusScale.from_dict(d) for i, d in data["scales"].items()}
-        refocusers = {
-            int(i): Refocuser(model, IntensityNormaliser.from_dict(d))
-            for i, d in data["ranges"].items()
-        }
-        return cls(settings, task, model, scales, refocusers)
+        inputs = {}
+        for i, scale in data["scales"].items():
+            sharp = IntensityNormaliser.from_dict(data["ranges"][i])
+            inputs[int(i)] = FocusScale.from_dict(scale), Refocuser(model, sharp)
+        return cls(settings, task, model, inputs)
 
 
 def refocusing_of(checkpoint: Checkpoint) -> Refocusing | None:
