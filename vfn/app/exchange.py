@@ -10,11 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from vfn.app.queue import defect
-from vfn.app.workspace import FULL, NOT_FOUND, TOO_LARGE, Refused
+from vfn.app.workspace import Refused
 from vfn.errors import DiskFull, UserError
-from vfn.system.files import FULL as FULL_DISK
+from vfn.system.files import FULL
 
-BAD_REQUEST, TOO_LATE, DEFECT = 400, 408, 500
 ASKED = 2**20  # bytes of JSON that the page may send
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ async def asked_by(request: Request) -> dict[str, Any]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > ASKED:
-            raise Refused(TOO_LARGE, "the page asks for too much at once")
+            raise Refused(413, "the page asks for too much at once")
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as exc:
@@ -63,16 +62,16 @@ def _told(request: Request, exc: Exception) -> Response:
         case HTTPException():
             line, status = exc.detail, exc.status_code
         case UserError():
-            line, status = str(exc), FULL if isinstance(exc, DiskFull) else BAD_REQUEST
-            status = getattr(exc, "status", status)
+            line = str(exc)
+            status = getattr(exc, "status", 507 if isinstance(exc, DiskFull) else 400)
         case ClientDisconnect():
-            line, status = "the request did not arrive whole", TOO_LATE
+            line, status = "the request did not arrive whole", 408
         case OSError():
             line = f"{exc.filename or 'a file'}: {exc.strerror or exc}; look whether it is still there, and its rights"
-            status = FULL if exc.errno in FULL_DISK else NOT_FOUND
+            status = 507 if exc.errno in FULL else 404
         case _:
             log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
-            line, status = defect(exc), DEFECT
+            line, status = defect(exc), 500
     return Told({"error": line}, status)
 
 

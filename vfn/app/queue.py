@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from vfn.app.workspace import CONFLICT, NOT_FOUND, Refused
+from vfn.app.workspace import Refused
 from vfn.errors import UserError
 
 LONGEST = 20  # predictions that wait
@@ -102,7 +102,7 @@ class Queue:
         with self._lock:
             waiting = sum(other.state == State.WAITING for other in self._jobs.values())
             if waiting >= LONGEST:
-                raise Refused(CONFLICT, f"{waiting} predictions wait already; try again later")
+                raise Refused(409, f"{waiting} predictions wait already; try again later")
             self._jobs[job.name] = job
             self._advance()
 
@@ -114,7 +114,7 @@ class Queue:
         """
         with self._lock:
             if name not in self._jobs:
-                raise Refused(NOT_FOUND, "this prediction is no longer there; predict again")
+                raise Refused(404, "this prediction is no longer there; predict again")
             return self._jobs[name]
 
     def stop(self, job: Job) -> None:

@@ -33,16 +33,7 @@ from vfn.app.predicting import (
     predict,
 )
 from vfn.app.queue import Job, Queue
-from vfn.app.workspace import (
-    KEPT,
-    NOT_FOUND,
-    TOO_LARGE,
-    TOO_MANY,
-    UPLOADED,
-    Drop,
-    Refused,
-    Workspace,
-)
+from vfn.app.workspace import KEPT, UPLOADED, Drop, Refused, Workspace
 from vfn.errors import UserError
 from vfn.models.intervals import check_coverage
 from vfn.report.html import environment
@@ -105,7 +96,7 @@ class Site:
         """Return the style sheet or the script."""
         name = request.path_params["name"]
         if name not in STATIC:
-            raise Refused(NOT_FOUND, f"{name}: is not there")
+            raise Refused(404, f"{name}: is not there")
         return Response(files("vfn").joinpath("app", name).read_bytes(), media_type=STATIC[name])
 
     def list_models(self, request: Request) -> Response:
@@ -200,7 +191,7 @@ class Site:
                 raise UserError("no field is chosen; choose one or more of the list")
         if len(samples) > self.config.files:
             raise Refused(
-                TOO_LARGE,
+                413,
                 f"{len(samples)} fields: the page predicts {self.config.files} at once; choose fewer, or use "
                 "predict.py for a plate",
             )
@@ -244,7 +235,7 @@ class Site:
             to_number(query.get(key, SIDE if key == "side" else None), key, int) for key in keys
         )
         if not 0 <= number < len(layers):
-            raise Refused(NOT_FOUND, "there is no such image")
+            raise Refused(404, "there is no such image")
         plane, scale = layers[number].plane, layers[number].scale
         codes = part(plane.read(), scale, (top, top + height), (left, left + width), side)
         shape = {"X-Height": str(codes.shape[0]), "X-Width": str(codes.shape[1])}
@@ -254,7 +245,7 @@ class Site:
         """Return the OME-TIFF of a field as it was written."""
         path = self._field(request).path
         if path is None:
-            raise Refused(NOT_FOUND, "this field was not predicted")
+            raise Refused(404, "this field was not predicted")
         name, status = _sendable(path.name), path.stat()
         return FileResponse(path, media_type="image/tiff", filename=name, stat_result=status)
 
@@ -263,7 +254,7 @@ class Site:
         job = self._job(request)
         paths = [one.path for one in job.result or [] if one.path is not None]
         if not paths:
-            raise Refused(NOT_FOUND, "there is nothing to download yet")
+            raise Refused(404, "there is nothing to download yet")
         folder = self.workspace.new_folder()
         try:
             with zipfile.ZipFile(folder / "predicted.zip", "w", zipfile.ZIP_STORED) as archive:
@@ -279,9 +270,7 @@ class Site:
         """Run work that reads the user's files, which may hang, in a thread."""
         asked = await asked_by(request)
         if self._looking.available_tokens < 1:
-            raise Refused(
-                TOO_MANY, "files are still being read, and do not answer; try again later"
-            )
+            raise Refused(429, "files are still being read, and do not answer; try again later")
         return await to_thread.run_sync(work, asked, limiter=self._looking)
 
     def _job(self, request: Request) -> Job:
@@ -291,7 +280,7 @@ class Site:
         results: list[Predicted] = self._job(request).result or []
         number = to_number(request.query_params.get("field"), "field", int)
         if not 0 <= number < len(results):
-            raise Refused(NOT_FOUND, "there is no such field")
+            raise Refused(404, "there is no such field")
         return results[number]
 
     def _source(self, asked: Mapping[str, Any]) -> Source:

@@ -26,7 +26,6 @@ UPLOADS = 8  # at once, of all tabs; each sends one file after the other
 PREFIX = "vfn-app-"
 LOCK = ".lock"  # in such a folder; nobody holds it once the page was killed
 STARTING = 1.0  # s
-NOT_FOUND, CONFLICT, TOO_LARGE, NO_IMAGE, TOO_MANY, FULL = 404, 409, 413, 415, 429, 507
 GONE = "these files are no longer there; drop them again"
 
 
@@ -69,14 +68,13 @@ class Drop:
         name = safe_name(name)
         if len(self.files) >= self.most_files:
             raise Refused(
-                TOO_LARGE,
+                413,
                 f"{name}: is one file more than the {self.most_files} that the page takes at once; drop "
                 "fewer, choose a folder instead, or start the page with a higher files=",
             )
         if name in self.files:
             raise Refused(
-                CONFLICT,
-                f"{name}: two files have this name; rename one, or drop one field at a time",
+                409, f"{name}: two files have this name; rename one, or drop one field at a time"
             )
         self.files.append(name)
         self.coming += 1
@@ -96,10 +94,10 @@ class Drop:
             self.files.remove(name)
             self.size -= mine
             if isinstance(exc, FileNotFoundError):
-                raise Refused(NOT_FOUND, GONE) from exc
+                raise Refused(404, GONE) from exc
             if isinstance(exc, DiskFull):
                 raise Refused(
-                    FULL,
+                    507,
                     f"{name}: does not fit on the disk of {self.folder.parent}; make room, or start the "
                     "page with TMPDIR=DIR on a larger disk",
                 ) from exc
@@ -115,7 +113,7 @@ class Drop:
         """
         if self.size + coming > self.most_bytes:
             raise Refused(
-                TOO_LARGE,
+                413,
                 f"{safe_name(name)}: is too large: the page takes {self.most_bytes / 2**20:.3g} MB at once; "
                 "choose a folder instead, or start the page with a higher upload_mb=",
             )
@@ -151,7 +149,7 @@ class Workspace:
             Refused: there is none.
         """
         if name not in self._drops:  # looked up, never made into a path
-            raise Refused(NOT_FOUND, GONE)
+            raise Refused(404, GONE)
         return self._drops[name]
 
     def check_uploads(self) -> None:
@@ -161,7 +159,7 @@ class Workspace:
             Refused: the limit is reached.
         """
         if sum(drop.coming for drop in self._drops.values()) >= UPLOADS:
-            raise Refused(TOO_MANY, f"{UPLOADS} files are on their way already; try again later")
+            raise Refused(429, f"{UPLOADS} files are on their way already; try again later")
 
     def remove(self, drop: Drop) -> None:
         """Delete a drop and its files."""
@@ -215,7 +213,7 @@ def safe_name(text: str) -> str:
     name = name.strip().lstrip(".")
     if not name.lower().endswith(UPLOADED):
         raise Refused(
-            NO_IMAGE,
+            415,
             f"{name or 'a file without a name'}: is no image by its name; "
             f"{', '.join(UPLOADED)} files are read",
         )
