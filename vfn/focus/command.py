@@ -22,15 +22,8 @@ from vfn.errors import UserError
 from vfn.focus.figures import calibration_figure, focus_figure
 from vfn.inference.inputs import find_samples
 from vfn.models.checkpoint import load_checkpoint
-from vfn.refocus.measures import (
-    MIN_SIDE,
-    Spectrum,
-    mean_spectrum,
-    normalised_variance,
-    power_log_log_slope,
-    tile_spectra,
-    variance_of_laplacian,
-)
+from vfn.refocus import measures
+from vfn.refocus.measures import Spectrum, mean_spectrum, tile_spectra
 from vfn.refocus.scale import FocusMap, FocusScale, FocusScore
 from vfn.refocus.series import calibrate_on_samples
 from vfn.report.figures import write_png
@@ -41,7 +34,9 @@ from vfn.system.locks import claimed
 from vfn.training.build import stain_data
 
 log = logging.getLogger(__name__)
-MEASURES = (power_log_log_slope, variance_of_laplacian, normalised_variance)
+MEASURES = (
+    measures.power_log_log_slope, measures.variance_of_laplacian, measures.normalised_variance,
+)  # fmt: skip
 FIELDS_HEADER = (
     "field", "um", "low", "high", "blurred", "tiles_blurred", *(m.__name__ for m in MEASURES),
 )  # fmt: skip
@@ -121,10 +116,10 @@ def _scale_and_samples(config: DictConfig, source: Path) -> tuple[FocusScale, li
 
 def _image(sample: Sample) -> NDArray[np.generic]:
     image = present(read_sample(sample, ImageCache()))[0]
-    if min(image.shape) < MIN_SIDE:
+    if min(image.shape) < measures.MIN_SIDE:
         raise UserError(
             f"field {sample.name}: {image.shape[0]}x{image.shape[1]} pixels are too few to tell focus; "
-            f"give images of {MIN_SIDE} pixels a side or more"
+            f"give images of {measures.MIN_SIDE} pixels a side or more"
         )
     return image
 
