@@ -71,12 +71,8 @@ def write_bioimage(folder: Path, checkpoint: Checkpoint, label: Label) -> Path:
     spec = need("bioimageio.spec", "format=bioimage", PACKAGES)  # comes with it
     _check_lines(checkpoint)
     task = checkpoint.task
-    name = label.name or re.sub(
-        r"[^\w+() -]",
-        " ",
-        f"{' + '.join(task.inputs)} to {' + '.join(task.targets)}",
-        flags=re.ASCII,
-    )
+    channels = f"{' + '.join(task.inputs)} to {' + '.join(task.targets)}"
+    name = label.name or re.sub(r"[^\w+() -]", " ", channels, flags=re.ASCII)
     path = folder / f"{re.sub(r'[^A-Za-z0-9_+()-]+', '_', name)}.zip"
     with tempfile.TemporaryDirectory() as work:
         place = Path(work)
@@ -106,14 +102,9 @@ def write_bioimage(folder: Path, checkpoint: Checkpoint, label: Label) -> Path:
 
 def _check_lines(checkpoint: Checkpoint) -> None:
     """Refuse a model whose normalisation is more than linear with clipping."""
-    task = checkpoint.task
-    maps = zip(
-        (*task.inputs, *task.targets),
-        (*checkpoint.inputs, *checkpoint.targets),
-        checkpoint.flats,
-        strict=True,
-    )
-    for channel, fitted, flat in maps:
+    channels = (*checkpoint.task.inputs, *checkpoint.task.targets)
+    maps = (*checkpoint.inputs, *checkpoint.targets)
+    for channel, fitted, flat in zip(channels, maps, checkpoint.flats, strict=True):
         done = "is equalised by a curve (data.equalise)" if fitted.knots is not None else ""
         done = "has its illumination corrected (data.illumination)" if flat is not None else done
         if done:
@@ -183,13 +174,8 @@ def _restoration(maps: Sequence[IntensityNormaliser]) -> list[dict[str, Any]]:
     positive = [_scale(gains, [o + 0.5 - limits.min for o in offsets]), clip, _cast(whole.name)]
     if kind == whole:
         return positive
-    ones = [1.0] * len(maps)
-    return [
-        *positive,
-        _cast("float64"),
-        _scale(ones, [float(limits.min)] * len(maps)),
-        _cast(kind.name),
-    ]
+    shift = _scale([1.0] * len(maps), [float(limits.min)] * len(maps))
+    return [*positive, _cast("float64"), shift, _cast(kind.name)]
 
 
 def _tensor(

@@ -59,9 +59,7 @@ def focus_figure(
     for (row, column), (name, um, tiles) in zip(places, worst, strict=False):
         one = figure.add_subplot(grid[row, column])
         drawn = one.imshow(np.ma.masked_invalid(tiles), cmap="viridis", vmin=0, vmax=top)
-        one.set_facecolor(theme.faint)
-        one.set_xticks([])
-        one.set_yticks([])
+        one.set(facecolor=theme.faint, xticks=[], yticks=[])
         short = name if len(name) <= 22 else f"…{name[-21:]}"
         one.set_title(f"{short}\n{um:.1f} µm", fontsize=7, color=theme.ink)
     if drawn is not None:

@@ -59,9 +59,7 @@ def make_panel(config: DictConfig) -> list[Finding] | None:
         )  # fmt: skip
         return None
     findings = collect(results, question.grades)
-    refocused = (
-        [] if config.refocus is None else across(config, question, Path(str(config.refocus)))
-    )
+    refocused = across(config, question, Path(str(config.refocus))) if config.refocus else []
     with FileLock(output / ".write.lock"):  # of several processes that end together
         clear_leftovers(output)
         write(output, question, findings, results, config, refocused)

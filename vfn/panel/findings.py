@@ -174,26 +174,29 @@ def smallest_panels(
         wanted: r that every predicted channel must reach.
     """
     stains = [channel for channel in channels if channel not in free]
-
-    def stained(chosen: tuple[str, ...]) -> Stained:
-        there = {*chosen, *free}
-        sources: dict[str, tuple[tuple[str, ...], float]] = {}
-        for target in (stain for stain in stains if stain not in chosen):
-            known = [
-                (inputs, r)
-                for (inputs, name), r in quality.items()
-                if name == target and set(inputs) <= there and not math.isnan(r)
-            ]
-            sources[target] = max(known, key=lambda pair: pair[1], default=((), math.nan))
-        enough = all(r >= wanted for _, r in sources.values())  # NaN is not
-        return Stained(chosen, sources, enough)
-
     found: list[Stained] = []
     for size in range(len(stains)):
-        choices = [stained(chosen) for chosen in combinations(stains, size)]
+        choices = []
+        for chosen in combinations(stains, size):
+            there = {*chosen, *free}
+            sources = {s: _source(s, there, quality) for s in stains if s not in chosen}
+            enough = all(r >= wanted for _, r in sources.values())  # NaN is not
+            choices.append(Stained(chosen, sources, enough))
         choices.sort(key=lambda choice: -choice.worst)
-        enough = [choice for choice in choices if choice.enough]
-        if enough:
-            return found + enough
+        good = [choice for choice in choices if choice.enough]
+        if good:
+            return found + good
         found.append(choices[0])
     return found
+
+
+def _source(
+    target: str, there: set[str], quality: Mapping[tuple[tuple[str, ...], str], float]
+) -> tuple[tuple[str, ...], float]:
+    """Return the input set among the channels `there` that predicts `target` best, and its r."""
+    known = [
+        (inputs, r)
+        for (inputs, name), r in quality.items()
+        if name == target and set(inputs) <= there and not math.isnan(r)
+    ]
+    return max(known, key=lambda pair: pair[1], default=((), math.nan))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
@@ -26,35 +27,28 @@ def heat_map(question: Question, findings: Sequence[Finding], theme: Theme = LIG
     axis = figure.add_subplot()
     colours = _colours(theme)
     grades = question.grades
-    for y, one in enumerate(inputs):
-        for x, target in enumerate(targets):
-            box = (x - 0.48, y - 0.46)
-            found = at.get((one, target))
-            if found is None or math.isnan(found.figures["pearson"].mean):
-                hatch = "////" if target in one else None
-                axis.add_patch(
-                    Rectangle(
-                        box, 0.96, 0.92, fill=False, hatch=hatch, linewidth=0, edgecolor=theme.faint
-                    )
-                )
-                continue
-            r = found.figures["pearson"].mean
-            colour = colours(_place(r, grades))
-            axis.add_patch(Rectangle(box, 0.96, 0.92, facecolor=colour, linewidth=0))
-            bright = float(np.dot(to_rgb(colour), (0.3, 0.59, 0.11))) > 0.55
-            axis.text(
-                x, y, f"{r:.2f}  {found.grade}", ha="center", va="center", fontsize=8,
-                color="#111111" if bright else "#ffffff",
-            )  # fmt: skip
-    axis.set_xlim(-0.5, len(targets) - 0.5)
-    axis.set_ylim(len(inputs) - 0.5, -0.5)
+    for (y, one), (x, target) in product(enumerate(inputs), enumerate(targets)):
+        cell = Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, linewidth=0)
+        axis.add_patch(cell)
+        found = at.get((one, target))
+        if found is None or math.isnan(found.figures["pearson"].mean):
+            cell.set(fill=False, hatch="////" if target in one else None, edgecolor=theme.faint)
+            continue
+        r = found.figures["pearson"].mean
+        colour = colours(_place(r, grades))
+        cell.set_facecolor(colour)
+        bright = float(np.dot(to_rgb(colour), (0.3, 0.59, 0.11))) > 0.55
+        axis.text(
+            x, y, f"{r:.2f}  {found.grade}", ha="center", va="center", fontsize=8,
+            color="#111111" if bright else "#ffffff",
+        )  # fmt: skip
+    axis.set(xlim=(-0.5, len(targets) - 0.5), ylim=(len(inputs) - 0.5, -0.5))
     axis.set_xticks(range(len(targets)), targets, fontsize=9, color=theme.ink)
     axis.set_yticks(range(len(inputs)), names, fontsize=9, color=theme.ink)
     axis.xaxis.set_ticks_position("top")
     axis.tick_params(length=0)
     axis.set_facecolor(theme.ground)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+    axis.spines[:].set_visible(False)
     axis.set_ylabel("from", fontsize=9, color=theme.ink)
     axis.set_xlabel(
         f"Pearson's r on test fields; H from {grades.high:g}, A from {grades.average:g}, L below"

@@ -39,11 +39,9 @@ def write(
         refocused: channels that a refocusing model was tried on.
     """
     quality = {(f.inputs, f.target): f.figures["pearson"].mean for f in findings}
-    panels = (
-        []
-        if question.rows
-        else smallest_panels(quality, question.channels, question.free, question.wanted)
-    )
+    panels: list[Stained] = []
+    if not question.rows:
+        panels = smallest_panels(quality, question.channels, question.free, question.wanted)
     said = [*sentences(question, findings, panels), *(one.sentence for one in refocused)]
     budget = _budget(config, results)
     header = ("inputs", "target", "repeat", "system", *FIGURES, "split", "fields", "seconds")

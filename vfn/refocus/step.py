@@ -21,7 +21,7 @@ from vfn.data.samples import Sample, Task
 from vfn.data.splits import Split
 from vfn.errors import UserError
 from vfn.models.checkpoint import Checkpoint, from_recipe, load_checkpoint
-from vfn.refocus.measures import mean_spectrum, tile_spectra
+from vfn.refocus.measures import Spectrum, mean_spectrum, tile_spectra
 from vfn.refocus.refocuser import RefocusedPlane, Refocuser, check_refocuses, original, range_of
 from vfn.refocus.scale import FocusScale, FocusScore
 from vfn.refocus.settings import ACTIONS, RefocusSettings
@@ -94,20 +94,19 @@ class Refocusing:
                 "data.refocus=%s: learnt on pixels of %g um, these are %g um: blur looks different to it",
                 path, own, here,
             )  # fmt: skip
+
+        def spectrum(plane: ImageSource) -> Spectrum:
+            return mean_spectrum(tile_spectra(store.read(plane)))
+
         inputs: dict[int, tuple[FocusScale, Refocuser]] = {}
         for i in settings.looked_at(task, model.task.inputs[0]):
             fields = {sample.inputs[i]: sample.field for sample in samples}
-            spectra = list(
-                in_parallel(
-                    lambda plane: mean_spectrum(tile_spectra(store.read(plane))),
-                    fields, "focus", len(fields),
-                )
-            )  # fmt: skip
+            spectra = list(in_parallel(spectrum, fields, "focus", len(fields)))
             scale = focus.anchored(spectra)
             sharp = [
                 plane
-                for (plane, field), spectrum in zip(fields.items(), spectra, strict=True)
-                if not settings.is_blurred(field, scale.rate(spectrum).um)
+                for (plane, field), found in zip(fields.items(), spectra, strict=True)
+                if not settings.is_blurred(field, scale.rate(found).um)
             ]
             if not sharp:
                 raise UserError(
