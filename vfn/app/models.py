@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,6 @@ class Models:
                 f"runs={root}: no such folder; give the one that train.py writes to, as runs=outputs"
             )
         self.root = root.resolve()
-        self._cards: dict[tuple[Path, int, int], Mapping[str, Any]] = {}
 
     def all(self) -> list[Model]:
         """Return every model, newest first, without links out of `root`."""
@@ -102,13 +102,11 @@ class Models:
                 os.listdir(path)  # a folder that cannot be read says why
             if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{path}: is no file; remove it")
-            key = (path, status.st_mtime_ns, status.st_size)
-            if key not in self._cards:
-                self._cards[key] = _card(path)
-            # What the run's table says may come later than the checkpoint.
             modified = status.st_mtime
             date = time.strftime("%Y-%m-%d %H:%M", time.localtime(modified))
-            card = {**self._cards[key], **_figures(run), "date": date}
+            card = _card(path, status.st_mtime_ns, status.st_size)
+            # What the run's table says may come later than the checkpoint.
+            card = {**card, **_figures(run), "date": date}
         except (OSError, ValueError, OverflowError, UserError) as exc:  # the others stay usable
             card = _problem(path, exc)
         return modified, Model(name, path, {"name": name, **card})
@@ -136,8 +134,9 @@ def _problem(path: Path, exc: Exception) -> dict[str, Any]:
     return {"problem": text[:LONGEST]}
 
 
-def _card(path: Path) -> dict[str, Any]:
-    """Return the card of a checkpoint."""
+@cache
+def _card(path: Path, _mtime: int, _size: int) -> dict[str, Any]:
+    """Return the card of a checkpoint; it is read once."""
     try:
         recipe = read_raw(path, mapped=True)[RECIPE]
         task, calibrated, size = recipe["task"], recipe.get("uncertainty"), recipe.get("pixel_size")

@@ -18,7 +18,7 @@ from vfn.data.base import StainData
 from vfn.data.samples import Task
 from vfn.data.sets import DATA_SETS
 from vfn.errors import UserError
-from vfn.panel.findings import Finding, Grades, collect
+from vfn.panel.findings import Grades, collect
 from vfn.panel.plan import Cell, Question, Row, plan
 from vfn.panel.refocus import across
 from vfn.panel.results import write
@@ -29,11 +29,9 @@ from vfn.training.build import stain_data
 log = logging.getLogger(__name__)
 
 
-def make_panel(config: DictConfig) -> list[Finding] | None:
-    """Train what is missing of a panel, then write its results.
-
-    Returns:
-        What was found; None in a job of a sweep, which leaves the results to the last call.
+def make_panel(config: DictConfig) -> None:
+    """Train what is missing of a panel, then write its results; a job of a sweep leaves that to the
+    last call.
 
     Raises:
         UserError: anything wrong in the config or the data.
@@ -57,13 +55,12 @@ def make_panel(config: DictConfig) -> list[Finding] | None:
             "part %d of %d is trained; the same command without -m, part and parts writes the panel",
             part, parts,
         )  # fmt: skip
-        return None
+        return
     findings = collect(results, question.grades)
     refocused = across(config, question, Path(str(config.refocus))) if config.refocus else []
     with FileLock(output / ".write.lock"):  # of several processes that end together
         clear_leftovers(output)
         write(output, question, findings, results, config, refocused)
-    return findings
 
 
 def ask(config: DictConfig) -> Question:
