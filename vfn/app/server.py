@@ -206,12 +206,10 @@ class Site:
         """Return the progress and the results of a prediction."""
         job = self._job(request)
         order: Order = job.order
+        progress = ("state", "label", "share", "seconds", "error")
         return Told(
             {
-                **{
-                    key: getattr(job, key)
-                    for key in ("state", "label", "share", "seconds", "error")
-                },
+                **{key: getattr(job, key) for key in progress},
                 "ahead": self.queue.ahead(job),
                 "model": order.model.name,
                 "verdicts": order.model.card["verdicts"],
