@@ -55,5 +55,5 @@ def plane_names(fields: Sequence[FieldStats]) -> dict[Key, str]:
 
 
 def in_order(found: Iterable[Finding]) -> list[Finding]:
-    """The gravest first, else as they come."""
+    """Sort findings by severity, the gravest first."""
     return sorted(found, key=lambda f: SEVERITIES.index(f.severity))

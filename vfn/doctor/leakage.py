@@ -194,7 +194,7 @@ def _overlaps(
     parts: Mapping[str, tuple[str, ...]],
     positions: Mapping[str, str],
 ) -> Iterator[Finding]:
-    """Neighbours of one well, in two parts, whose borders show the same cells."""
+    """Find neighbours in two parts of the split whose borders show the same cells."""
     outlines = {
         f.name: p.outline for f in fields for p in f.planes.values() if p.outline is not None
     }

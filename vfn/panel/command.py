@@ -95,26 +95,31 @@ def _asked(
     Raises:
         UserError: none is named, or one that the data set lacks.
     """
-    kind = DATA_SETS.get(str(config.data.name))
-    # Empty where only the files could tell.
-    have = tuple(map(str, plain(config.data).get("channels") or (kind and kind.CHANNELS) or ()))
+    have = _channels(config)
     targets: tuple[str, ...] = ()
     if rows:
         channels = tuple(dict.fromkeys(c for row in rows for c in (*row.inputs, row.target)))
     else:
         channels = tuple(map(str, config.channels)) or have
         targets = tuple(map(str, config.targets)) or tuple(c for c in channels if c not in free)
-    unknown = [c for c in dict.fromkeys((*channels, *targets)) if have and c not in have]
+    named = dict.fromkeys((*channels, *targets))
+    unknown = [c for c in named if have and c not in have]
     if unknown:
         raise UserError(
             f"{', '.join(unknown)}: no channel of data={config.data.name}; it has {', '.join(have)}"
         )
-    if not channels and not targets:
+    if not named:
         raise UserError(
             "channels: which are there? give channels=[dna,er,...], or name their files by "
             "'data.channels={dna: TOKEN, er: TOKEN}'"
         )
     return channels, targets
+
+
+def _channels(config: DictConfig) -> tuple[str, ...]:
+    """Return the channels of the data set; empty where only the files could tell."""
+    kind = DATA_SETS.get(str(config.data.name))
+    return tuple(map(str, plain(config.data).get("channels") or (kind and kind.CHANNELS) or ()))
 
 
 def _digest(data: StainData) -> str:

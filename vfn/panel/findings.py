@@ -163,7 +163,7 @@ def smallest_panels(
     free: Sequence[str],
     wanted: float,
 ) -> list[Stained]:
-    """For each number of stains from 0 the best choice, up to the first number that is enough.
+    """Return the best choice for each number of stains from 0, up to the first number that is enough.
 
     Of equally many stains that is the best whose worst predicted channel is predicted best; where
     several are enough, all of them come, the best first.

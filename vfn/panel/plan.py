@@ -44,7 +44,7 @@ class Cell:
 
     @property
     def task(self) -> Task:
-        """For the data set and the network."""
+        """Task of the data set and the network."""
         return Task(
             f"{'_'.join(self.targets)}_from_{'_'.join(self.inputs)}", self.inputs, self.targets
         )

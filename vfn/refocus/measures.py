@@ -122,8 +122,8 @@ def tile_corners(shape: tuple[int, ...], tile: int) -> tuple[list[int], list[int
 
 
 def _rings(side: int) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]:
-    """Of each frequency of a half spectrum, flat: its band (0 and the last: none), how often it stands
-    in the whole spectrum; and which ones hold the noise."""
+    """Return the band of each frequency of a half spectrum, flat (0 and the last: none), how often it
+    stands in the whole spectrum, and which ones hold the noise."""
     columns = np.fft.rfftfreq(side)
     radius = np.hypot(np.fft.fftfreq(side)[:, None], columns).ravel()
     twice = np.where((columns == 0) | (columns == 0.5), 1, 2).astype(np.float32)

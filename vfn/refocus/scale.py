@@ -137,7 +137,7 @@ class _Measured(NamedTuple):
 
 
 def _fit(features: Float, z: Float) -> _Index:
-    """Without held-out estimates."""
+    """Fit an index, without held-out estimates."""
     centre, spread = features.mean(0), features.std(0) + LEAST_SPREAD
     x = (features - centre) / spread
     normal = x.T @ x + RIDGE * len(x) * np.eye(x.shape[1])
@@ -149,7 +149,7 @@ def _fit(features: Float, z: Float) -> _Index:
 
 
 def _fit_held_out(measured: Sequence[_Measured]) -> _Index:
-    """With the estimates of each field by the scale of the others."""
+    """Fit an index, with estimates of each field by the scale of the others."""
     features = np.concatenate([one.features for one in measured])
     counts = [len(one.features) for one in measured]
     z = np.repeat([one.z for one in measured], counts)
