@@ -151,6 +151,16 @@ class Stained:
     enough: bool
 
     @property
+    def predicted(self) -> list[str]:
+        """The predicted channels in words, with their inputs and r."""
+        return [
+            f"{target} from {' + '.join(inputs)} (r = {r:.2f})"
+            if inputs
+            else f"{target}: not trained"
+            for target, (inputs, r) in self.sources.items()
+        ]
+
+    @property
     def worst(self) -> float:
         """The smallest r among the predicted channels; -1 where one has none."""
         values = [r for _, r in self.sources.values()]

@@ -69,12 +69,7 @@ def _smallest(question: Question, panels: Sequence[Stained]) -> blocks.Section:
         [
             str(len(panel.stains)),
             " + ".join(panel.stains) or "none",
-            "; ".join(
-                f"{target} from {' + '.join(inputs)} (r = {r:.2f})"
-                if inputs
-                else f"{target}: not trained"
-                for target, (inputs, r) in panel.sources.items()
-            ),
+            "; ".join(panel.predicted),
             "yes" if panel.enough else "no",
         ]
         for panel in panels

@@ -60,11 +60,7 @@ def _advice(panel: Stained, question: Question) -> str:
     free = [c for c in question.channels if c in question.free]
     beside = f" (and {' and '.join(free)}, which costs no stain)" if free else ""
     made = " and ".join(panel.stains) or "nothing"
-    predicted = ", ".join(
-        f"{target} from {' + '.join(inputs)} (r = {r:.2f})"
-        for target, (inputs, r) in panel.sources.items()
-    )
-    return f"Stain {made}{beside}; predict {predicted}. All reach r = {question.wanted:g}."
+    return f"Stain {made}{beside}; predict {', '.join(panel.predicted)}. All reach r = {question.wanted:g}."
 
 
 def estimate_text(estimate: Estimate, digits: int = 2) -> str:
