@@ -22,7 +22,7 @@ setup: .venv/installed
 # Phase contrast -> nuclei on simulated cells: train, predict new fields, score the test split.
 demo: setup
 	rm -rf $(DEMO)
-	$(BIN)/python train.py run=demo logger=csv model=best trainer.max_time=00:00:02:00
+	$(BIN)/python train.py run=demo logger=csv trainer.max_time=2m
 	$(BIN)/python -m vfn.data.simulated --output $(DEMO)/new_fields --fields 2 --first-seed 1000 --channels phase
 	$(BIN)/python predict.py ckpt=$(DEMO)/checkpoints/best.ckpt input=$(DEMO)/new_fields output=$(DEMO)/new_stains
 	$(BIN)/python evaluate.py ckpt=$(DEMO)/checkpoints/best.ckpt output=$(DEMO)

@@ -19,7 +19,7 @@ from tests.test_resume import RUN, assert_same, last
 from vfn.models.checkpoint import load_checkpoint
 
 BASE = [*SIMULATED, *TINY, "logger=csv", "data.augment=false", "trainer.precision=32-true"]
-RESUMED = [key for key in RUN if "dropout" not in key]
+RESUMED = [key for key in RUN if "dropout" not in key and "model=" not in key]
 PAIR = ["task.inputs=[phase,dapi]", "task.targets=[actin]"]
 
 
@@ -128,7 +128,7 @@ def test_keys_that_cannot_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "keys",
     [
-        ["loss.adversarial_kind=hinge", "loss.feature_matching=1"],
+        ["loss=virfluonet", "loss.adversarial_kind=hinge", "loss.feature_matching=1"],
         ["model=pix2pix", "model.generator.depth=5", "loss.adversarial_kind=lsgan", "loss.r1=1"],
         ["model=convnext", "loss=virfluonet", "loss.ms_ssim=0.2", "loss.r1=1", "loss.r1_every=1"],
     ],
@@ -145,12 +145,17 @@ def test_every_term_of_the_objective_trains(tmp_path: Path, keys: list[str]) -> 
 
 
 def test_rates_fall_over_epochs_and_over_time(tmp_path: Path) -> None:
-    keys = ["model.schedule=cosine", "model.warmup=0.1", "trainer.max_epochs=3"]
+    keys = ["model=unet", "model.schedule=cosine", "model.warmup=0.1", "trainer.max_epochs=3"]
     run("train.py", *BASE, *keys, "run=epochs", cwd=tmp_path).ok()
     with (tmp_path / "outputs" / "epochs" / "metrics.csv").open(newline="") as file:
         rates = [float(row["lr/g"]) for row in csv.DictReader(file)]
     assert 2e-4 > rates[0] > rates[1] > rates[2] > 0
-    timed = ["model.schedule=onecycle", "model.warmup=0.3", "trainer.max_epochs=1000"]
+    timed = [
+        "model=virfluonet",
+        "model.schedule=onecycle",
+        "model.warmup=0.3",
+        "trainer.max_epochs=1000",
+    ]
     # The eighth step is after the time: its epoch is the last.
     prepare = partial(run_out_of_time, 7)
     limit = "trainer.max_time=00:00:01:00"

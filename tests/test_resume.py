@@ -15,7 +15,7 @@ from tests.cli import Result, interrupt_in_step, run, run_out_of_time
 
 # Dropout draws random numbers in every step, so that the random state matters.
 RUN = [
-    "data=simulated", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
+    "data=simulated", "model=virfluonet", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
     "data.batch_size=2", "data.patches_per_epoch=8", "model.generator.width=4",
     "model.generator.max_width=8", "model.discriminator.width=4", "model.generator.dropout=0.5",
     "logger=csv", "trainer=cpu", "trainer.precision=32-true",

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tests.cli import run
+from vfn.cli.groups import with_default_model
 from vfn.cli.help import CONF, check_words
 from vfn.cli.settings import check_settings, idle
 from vfn.commands.evaluate import evaluate
@@ -160,3 +161,33 @@ def test_one_line_and_nothing_written(tmp_path) -> None:  # type: ignore[no-unty
     refused = run("train.py", "+trainer.limit_batches=2", "run=r", cwd=tmp_path)
     refused.refused("trainer.limit_batches: no such setting")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        ([], False),
+        (["data=folder"], False),
+        (["data=u2os_cps", "task=er"], True),
+        (["data=mda_mb_231,u2os_af", "-m"], True),
+        (["data=u2os_cps", "model=recommended"], False),
+        (["data=u2os_cps", "experiment=mine"], False),
+        (["data=u2os_cps", "resume=outputs/r"], False),
+        (["data=u2os_cps", "resume=auto"], True),
+    ],
+)
+def test_the_papers_network_for_the_papers_data(words: list[str], added: bool) -> None:
+    assert with_default_model(words) == [*words, *(["model=virfluonet"] if added else [])]
+
+
+def test_data_sets_of_different_defaults() -> None:
+    with pytest.raises(UserError, match=r"data=folder,u2os_cps: u2os_cps is trained with"):
+        with_default_model(["-m", "data=folder,u2os_cps"])
+
+
+def test_the_name_of_the_recommended_model_in_earlier_versions() -> None:
+    default, best = (compose("train", overrides=words) for words in ([], ["model=best"]))
+    assert (default.model.name, best.model.name) == ("recommended", "best")
+    assert {**default.model, "name": ""} == {**best.model, "name": ""}
+    assert default.loss == best.loss
+    assert default.loss.name == "mae"

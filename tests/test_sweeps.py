@@ -20,7 +20,7 @@ from vfn.errors import UserError
 from vfn.training.search import _dimension
 
 TINY = [
-    "data.patch_size=64", "data.batch_size=2", "data.patches_per_epoch=4", "trainer=cpu",
+    "model=virfluonet", "data.patch_size=64", "data.batch_size=2", "data.patches_per_epoch=4", "trainer=cpu",
     "trainer.precision=32-true", "model.generator.width=4", "model.generator.max_width=8",
     "model.discriminator.width=4", "logger=csv",
 ]  # fmt: skip

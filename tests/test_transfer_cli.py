@@ -9,7 +9,7 @@ from tests.cli import run
 from tests.test_cli import SIMULATED, TINY
 from vfn.models.checkpoint import load_checkpoint, submodule
 
-PHASE = ["task.inputs=[phase]", "task.targets=[dapi]"]
+PHASE = ["model=virfluonet", "task.inputs=[phase]", "task.targets=[dapi]"]
 FIRST = "outputs/first/checkpoints/best.ckpt"
 
 
@@ -58,7 +58,7 @@ def test_it_stays_frozen_when_resumed(folder: Path) -> None:
 
 def test_other_targets_take_all_but_the_last_layer(folder: Path) -> None:
     result = run(
-        "train.py", *SIMULATED, *TINY, "task.inputs=[phase]", "task.targets=[actin,vinculin]",
+        "train.py", *SIMULATED, *TINY, PHASE[0], "task.inputs=[phase]", "task.targets=[actin,vinculin]",
         "logger=csv", f"init={FIRST}", "freeze=encoder", "run=two", cwd=folder,
     ).ok()  # fmt: skip
     assert "the last layer starts anew" in result.out

@@ -179,8 +179,9 @@ def test_no_settings_train_the_demo(tmp_path: Path) -> None:
     assert demo.startswith(f"no settings given, so this is the demo: {' '.join(DEMO)}\n")
     (folder,) = (tmp_path / "outputs").iterdir()
     stored = OmegaConf.load(folder / "config.yaml")
-    assert stored.trainer.max_time == "00:00:02:00"
-    assert (stored.data.name, stored.logger.name) == ("simulated", "csv")
+    assert stored.trainer.max_time == "2m"
+    assert (stored.data.name, stored.model.name) == ("simulated", "recommended")
+    assert stored.logger.name == "csv"
     assert "next: python evaluate.py" in demo
 
 

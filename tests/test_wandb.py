@@ -15,7 +15,7 @@ from vfn.models.checkpoint import load_checkpoint
 from vfn.training.callbacks import EpochTable
 
 RUN = [
-    "data=simulated", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
+    "data=simulated", "model=virfluonet", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
     "data.batch_size=2", "data.patches_per_epoch=4", "trainer.max_epochs=2", "trainer=cpu",
     "model.generator.width=4", "model.generator.max_width=8", "model.discriminator.width=4",
     "trainer.log_every_n_steps=1", "trainer.sample_every_n_epochs=1", "logger=wandb",

@@ -148,7 +148,7 @@ def test_other_images() -> None:
 
 
 SMALL = [
-    "data=simulated", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
+    "data=simulated", "model=unet", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
     "data.batch_size=2", "data.patches_per_epoch=4", "model.generator.width=4",
     "model.generator.max_width=8", "loss=mae", "logger=csv", "trainer=cpu", "trainer.precision=32-true",
     "run=r",

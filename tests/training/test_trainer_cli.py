@@ -16,7 +16,7 @@ from vfn.errors import UserError
 from vfn.training.trainer_args import ARGUMENTS, duration
 
 RUN = [
-    "data=simulated", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
+    "data=simulated", "model=virfluonet", "data.fields=4", "data.height=70", "data.width=91", "data.patch_size=64",
     "data.batch_size=2", "data.patches_per_epoch=8", "data.val_patches=4", "model.generator.width=4",
     "model.generator.max_width=8", "model.discriminator.width=4", "model.generator.dropout=0.5",
     "logger=csv", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vfn.cli.groups import spelled
+from vfn.cli.groups import spelled, with_default_model
 from vfn.cli.help import CONF, HELP, PACKAGE, PRESETS, as_called, check_words, help_text
 from vfn.cli.messages import config_message, lost_job
 from vfn.cli.paths import expand, readable
@@ -171,7 +171,10 @@ def run_settings(
     try:
         check_words(words, command)
         words = renamed_words(readable(words))
-        sys.argv = [typed[0], *spelled(words, command)]  # Hydra reads it
+        words = spelled(words, command)
+        if command == "train":
+            words = with_default_model(words)
+        sys.argv = [typed[0], *words]  # Hydra reads it
         main()
     except (Exception, KeyboardInterrupt) as exc:
         if comes_of_stopping(exc):

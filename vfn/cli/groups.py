@@ -11,6 +11,8 @@ from vfn.system.dotted import TARGET
 
 NODES = ("callbacks", "logger")  # each entry is a table with `_target_`, built by Hydra
 NOTHING = {"callbacks": "none", "logger": "csv"}  # the choice that stands for null
+PAPERS = ("mda_mb_231", "u2os_af", "u2os_cps")  # data sets
+PAPERS_MODEL = "model=virfluonet"
 
 
 def shipped(group: str) -> dict[str, dict[str, Any]]:
@@ -52,3 +54,25 @@ def _spelled(word: str, groups: dict[str, str | None]) -> str:
     if group in NODES and key == f"+{name}" and value in choices(group):
         return f"+{group}@{name}={value}"
     return word
+
+
+def with_default_model(words: Sequence[str]) -> list[str]:
+    """Return the command line of `train.py` with the paper's network for the paper's data sets.
+
+    A run that goes on keeps its own, and an experiment chooses one.
+
+    Raises:
+        UserError: a sweep over data sets with different defaults.
+    """
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    resumed = given.get("resume", "null") not in ("null", "auto")
+    sets = given.get("data", "").split(",")
+    papers = [name for name in sets if name in PAPERS]
+    if not papers or resumed or {"model", "experiment"} & given.keys():
+        return list(words)
+    if len(papers) < len(sets):
+        raise UserError(
+            f"data={given['data']}: {papers[0]} is trained with {PAPERS_MODEL} by default, the others are "
+            "with model=recommended; give one of them to all"
+        )
+    return [*words, PAPERS_MODEL]

@@ -22,7 +22,7 @@ CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path
 WIDTH = 100  # columns of a help
 HELP = ("--help", "-h")
 # What `python train.py` alone trains: a small network, for two minutes.
-DEMO = ("logger=csv", "model=best", "trainer.max_time=00:00:02:00")
+DEMO = ("logger=csv", "trainer.max_time=2m")
 FLAGS = (  # Hydra's
     "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
     "--shell-completion", "-sc",

@@ -273,7 +273,7 @@ def _initialise(
         raise UserError(
             f"init={path}: its generator ({len(task_there['inputs'])} input(s), "
             f"{len(task_there['targets'])} target(s), {raw[RECIPE]['generator']}) is not the one of this run "
-            f"({len(task.inputs)}, {len(task.targets)}); choose the same model and number of inputs"
+            f"({len(task.inputs)}, {len(task.targets)}); choose the same model (model={raw[RECIPE]['model']}) and number of inputs"
         )
     generator.load_state_dict({**theirs, **{name: ours[name] for name in other}})
     # A discriminator is taken along if it fits; it is no loss if it does not.

@@ -104,7 +104,10 @@ def _fit(
         start_loggers(loggers, folder, {**plain(config), "parameters": builder.parameters()})
     data.rank, data.world = trainer.global_rank, trainer.world_size
     data.repeat = bool(settings.get("overfit_batches"))
-    log.info("training %s -> %s in %s", " + ".join(task.inputs), ", ".join(task.targets), folder)
+    log.info(
+        "training %s -> %s with model=%s in %s",
+        " + ".join(task.inputs), ", ".join(task.targets), config.model.name, folder,
+    )  # fmt: skip
     _run(trainer, module, data, folder, resumed)
     if not settings.get("fast_dev_run"):
         outcome.report(trainer, module, data.config.batch_size, settings, folder)

@@ -170,7 +170,7 @@ def _same_search(config: DictConfig, folder: Path) -> None:
     # Settings that came after the search was begun are at their defaults in it.
     defaults = leaves(OmegaConf.to_container(compose("train")))
     theirs = {**{k: v for k, v in defaults if k in ours}, **theirs}
-    for key in sorted(ours.keys() | theirs.keys()):
+    for key in sorted(ours.keys() | theirs.keys(), key=lambda key: (key != "model.name", key)):
         if ours.get(key) != theirs.get(key):
             raise UserError(
                 f"{folder}: holds a search with {key}={theirs.get(key)}, not {ours.get(key)}; go on "
