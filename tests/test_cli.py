@@ -17,7 +17,15 @@ import torch
 import yaml
 
 from tests.cli import ROOT, Result, run
-from tests.conftest import AF_WELLS, HEIGHT, WIDTH, write, write_tokens, write_zarr_plate
+from tests.conftest import (
+    AF_WELLS,
+    HEIGHT,
+    WIDTH,
+    make_image,
+    write,
+    write_tokens,
+    write_zarr_plate,
+)
 from vfn.data.discovery.layout import Layout
 from vfn.data.discovery.search import discover
 
@@ -165,7 +173,8 @@ def test_train(task: str, chain: Chain) -> None:
     paper = ("loss_d", "adversarial", "weight_l1") if data_set(task) != "folder" else ()
     for key in ("loss_g", "mae", *paper):
         assert np.isfinite(float(row[f"train/{key}"]))
-    assert {"val/mae", "lr/g", "lr/d", "images_per_s"} <= row.keys()
+    assert {"val/mae", "lr/g", "images_per_s"} <= row.keys()
+    assert ("lr/d" in row) == bool(paper)
     stored = yaml.safe_load((folder / "config.yaml").read_text())
     assert (stored["task"]["inputs"], stored["task"]["targets"]) == channels(task)
     assert "training" in (folder / "log.txt").read_text()
@@ -534,7 +543,11 @@ def simulated_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sweep(tmp_path: Path) -> None:
-    run("train.py", "-m", *SMALL_RUN, "run=sweep", "loss.adversarial=0,0.01", cwd=tmp_path).ok()
+    said = (
+        run("train.py", "-m", *SMALL_RUN, "run=sweep", "loss.adversarial=0,0.01", cwd=tmp_path)
+        .ok()
+        .out
+    )
     folders = sorted((tmp_path / "outputs" / "sweep").iterdir())
     folders = [folder for folder in folders if folder.is_dir()]
     names = ["0_loss.adversarial=0", "1_loss.adversarial=0.01"]
@@ -546,6 +559,19 @@ def test_sweep(tmp_path: Path) -> None:
         (row,) = read_csv(folder / "metrics.csv")
         assert ("train/loss_d" in row) == (weights[-1] > 0)
     assert sorted(weights) == [0, 0.01]
+    table = read_csv(tmp_path / "outputs" / "sweep" / "sweep.csv")
+    assert sorted(row["run"] for row in table) == names
+    scores = [float(row["val_mae"]) for row in table]
+    assert scores == sorted(scores)
+    last = said.partition("2 runs, the best first; table: outputs/sweep/sweep.csv\n")[
+        2
+    ].splitlines()
+    assert [line.split()[1:] for line in last[:2]] == [
+        [row["run"], f"loss.adversarial={row['loss.adversarial']}"] for row in table
+    ]
+    assert last[2] == "a run learnt from 4 patches: too few to judge by; let them train longer"
+    assert said.count("too few to judge by") == 1
+    assert "for more epochs" not in said
 
 
 MINE = """
@@ -645,6 +671,37 @@ def test_evaluate_without_naming_the_data(simulated_run: Path, tmp_path: Path) -
     ckpt = simulated_run / "outputs" / "r" / "checkpoints" / "best.ckpt"
     run("evaluate.py", f"ckpt={ckpt}", "output=scored", cwd=tmp_path).ok()
     assert len(read_csv(tmp_path / "scored" / "metrics.csv")) == 1
+
+
+def test_new_images_are_scored(tmp_path: Path) -> None:
+    """Against the raw files by the names that the predictions tell, and all fields of a new folder."""
+    pattern = r"data.pattern='(?P<well>[A-H]\d\d)_w(?P<channel>\d)'"
+    named = [pattern, "data.channels={phase: '1', dapi: '2'}"]
+    for number, root in enumerate(("old", "new")):
+        for field in range(4):
+            for channel in (1, 2):
+                image = make_image(100 * number + 10 * field + channel, "uint16")
+                write(tmp_path / root / f"A0{field + 1}_w{channel}.tif", image)
+    train = ["data=folder", "data.root=old", *named, *PHASE_TO_DAPI, *TINY, "logger=csv", "run=r"]
+    run("train.py", *train, cwd=tmp_path).ok()
+    ckpt = "ckpt=outputs/r/checkpoints/best.ckpt"
+    run("predict.py", ckpt, "input=new", "output=predicted", cwd=tmp_path).ok()
+    raw = ("evaluate.py", "pred=predicted", "truth=new", "inputs=[phase]", "output=raw")
+    run(*raw, cwd=tmp_path).ok()
+    all_fields = ("evaluate.py", ckpt, "data.root=new", "all=true")
+    said = run(*all_fields, "output=all", cwd=tmp_path).ok().out
+    assert "of 4 fields bear names of training fields" in said
+    assert "the scores are not put into the model card" in said
+    ours, theirs = (read_csv(tmp_path / folder / "metrics.csv") for folder in ("raw", "all"))
+    assert [row["field"] for row in ours] == ["A01", "A02", "A03", "A04"]
+    assert [row["well"] for row in ours] == ["A01", "A02", "A03", "A04"]
+    assert ours == [{**row, "note": ours[i]["note"]} for i, row in enumerate(theirs)]
+    run("evaluate.py", ckpt, "all=true", "output=x", cwd=tmp_path).refused(
+        "of 4 fields (first A0", "were trained on", "data.root=DIR"
+    )
+    run(*all_fields, "card=true", "output=x", cwd=tmp_path).refused("all=true", "leave out")
+    (tmp_path / "new" / "A02_w2.tif").unlink()
+    run(*raw[:3], "output=y", cwd=tmp_path).refused("1 of 4 predictions", "first A02.ome.tif")
 
 
 def test_another_model_writes_the_predictions_anew(simulated_run: Path, tmp_path: Path) -> None:

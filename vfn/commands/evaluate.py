@@ -27,7 +27,7 @@ from vfn.system.locks import claimed
 from vfn.system.progress import progress
 from vfn.system.shards import Shard
 
-READS = ("data", "device", "precision", "tile", "overlap", "batch_size", "uncertainty")
+READS = ("data", "all", "device", "precision", "tile", "overlap", "batch_size", "uncertainty")
 # Folders in the output of an evaluation, and of a comparison of conditions.
 PARTS = (
     "predictions", "figures", "maps",
@@ -93,6 +93,8 @@ def _check_combination(config: DictConfig, by_model: bool, treated: bool) -> Sha
         raise UserError(
             f"match={config.match}: picks control fields beside data2; give data2.match too"
         )
+    if config.all and (treated or config.card is True):
+        raise UserError("all=true: scores new images alone; leave out data2 and card=true")
     if config.card is True and treated:
         raise UserError("card=true: treated cells are no test of the model; leave out data2")
     shard = Shard.parse(config.shard)
@@ -134,8 +136,9 @@ def evaluate_checkpoint(
     provenance |= {
         "model": f"{recipe['model']} {checkpoint.identity}",
         "precision": predictor.precision,
-        "data": f"{data.config.name}, split by {data.config.split}, "
-        f"{len(recipe['split']['train'])} training samples",
+        "data": f"{data.config.name}, "
+        + (f"all fields of {data.config.root}" if config.all else f"split by {data.config.split}")
+        + f", {len(recipe['split']['train'])} training samples",
         "fitted on test pixels": fitted_on_test(checkpoint, data.config),
     }
     summary = score.score(pairs, output, provenance, score.Settings.from_config(config))

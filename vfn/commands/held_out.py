@@ -1,8 +1,10 @@
 """The data set that a checkpoint was trained on, as it is on this machine now."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -116,6 +118,8 @@ def test_samples(config: DictConfig, checkpoint: Checkpoint) -> tuple[HeldOutDat
     """
     trained = held_out_data(config, checkpoint)
     data, split = trained.data, checkpoint.recipe["split"]
+    if config.all:
+        return trained, _all_samples(trained, checkpoint)
     samples = (
         recorded(data, checkpoint, "test")
         if trained.same_split and split["by"] != "spatial"
@@ -131,3 +135,33 @@ def test_samples(config: DictConfig, checkpoint: Checkpoint) -> tuple[HeldOutDat
             "other images under the same names, score the output of predict.py by pred=DIR truth=DIR"
         )
     return trained, samples
+
+
+def _all_samples(trained: HeldOutData, checkpoint: Checkpoint) -> list[Sample]:
+    """Return the samples of all fields of a data set.
+
+    Raises:
+        UserError: some of them were trained on.
+    """
+    data = trained.data
+    samples = refocused(checkpoint, data.aligned(data.samples()), data.store)
+    split = checkpoint.recipe["split"]
+    seen = overlap(samples, [*split["train"], *split["val"]]) if trained.same_images else []
+    if seen and _places(data.config.to_dict()) == _places(checkpoint.recipe["data"]):
+        raise UserError(
+            f"all=true: {len(seen)} of {len(samples)} fields (first {seen[0]}) were trained on, their scores "
+            "would flatter; give data.root=DIR of other images, or leave out all to score the test fields"
+        )
+    if seen:  # microscopes name the fields of each experiment alike
+        log.warning(
+            "%d of %d fields bear names of training fields (first %s): if they are copies of those, their "
+            "scores flatter",
+            len(seen), len(samples), seen[0],
+        )  # fmt: skip
+    return samples
+
+
+def _places(data: Mapping[str, Any]) -> list[Path | None]:
+    """Return where the images of a data set are."""
+    given = (data.get(key) for key in ("root", "manifest"))
+    return [None if place is None else Path(place).expanduser().resolve() for place in given]

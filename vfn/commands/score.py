@@ -16,6 +16,7 @@ from vfn.evaluation.folder_pairs import FolderPairs
 from vfn.evaluation.limits import Limits, read_limits
 from vfn.evaluation.pairs import PairSource
 from vfn.evaluation.ranges import channel_ranges
+from vfn.evaluation.raw_pairs import RawPairs
 from vfn.evaluation.score import score_fields
 from vfn.evaluation.stain import Nuclei
 from vfn.metrics.feature_fidelity import SURVIVES
@@ -68,13 +69,13 @@ class Settings:
 def score_folders(config: DictConfig, output: Path, provenance: Mapping[str, Any]) -> Any:
     """Score the images of `pred` against those of `truth`; return the summary."""
     pred = config.pred if isinstance(config.pred, ListConfig) else [config.pred]
-    images = FolderPairs(
-        [Path(str(folder)) for folder in pred],
-        Path(str(config.truth)),
-        tuple(str(c) for c in config.channels) or None,
-        [str(name) for name in config.inputs],
-        _wells(config.wells),
-    )
+    folders, truth = [Path(str(folder)) for folder in pred], Path(str(config.truth))
+    channels, wells = tuple(str(c) for c in config.channels), _wells(config.wells)
+    inputs = [str(name) for name in config.inputs]
+    images: PairSource | None = None
+    if len(folders) == 1 and not channels and wells is None:
+        images = RawPairs.find(folders[0], truth, inputs)
+    images = images or FolderPairs(folders, truth, channels or None, inputs, wells)
     return score(images, make_folder(output), provenance, Settings.from_config(config))
 
 

@@ -76,8 +76,8 @@ class FolderPairs:
             raise UserError(f"pred and truth are both {truth}; give two folders")
         if len({folder.resolve() for folder in folders}) < len(folders):
             raise UserError(f"pred={listed(folders)} names a folder twice; name each once")
-        files = [_score_inputs(folder) for folder in folders]
-        index = TruthIndex(truth, _score_inputs(truth))
+        files = [scored_images(folder) for folder in folders]
+        index = TruthIndex(truth, scored_images(truth))
         by_folder = [self._matched(*given, index) for given in zip(folders, files, strict=True)]
         self._fields: dict[str, list[Match]] = {}
         for match in chain.from_iterable(by_folder):
@@ -181,7 +181,7 @@ class FolderPairs:
         return FieldPair(
             field,
             names,
-            _stacked([plane for part in parts for plane in part.truth], field),
+            stacked([plane for part in parts for plane in part.truth], field),
             np.concatenate([part.prediction for part in parts]),
             self._read_inputs(field, shape),
             self.inputs,
@@ -203,7 +203,7 @@ class FolderPairs:
 
     def _read(self, match: Match) -> _Scored:
         """One prediction file and its truth."""
-        prediction, halfwidths, coverages = _parted(match.prediction, match.time)
+        prediction, halfwidths, coverages = parted(match.prediction, match.time)
         truths = [read_at(path, match.time) for path in match.truths]
         for path, image in zip(match.truths, truths, strict=True):
             if image.array.shape[1:] != prediction.array.shape[1:]:
@@ -214,7 +214,7 @@ class FolderPairs:
         if match.names and len(match.names) == len(truths):
             given = zip(truths, match.truths, match.names, strict=True)
             planes = [one_channel(*one, self.truth_root) for one in given]
-            names, truth = match.names, _stacked(planes, match.field)
+            names, truth = match.names, stacked(planes, match.field)
         else:
             names, truth = _by_name_or_position(match, prediction, truths[0], self.truth_root)
         pixel_size = prediction.pixel_size or truths[0].pixel_size
@@ -255,7 +255,7 @@ def _by_name_or_position(
     return match.names or truth.channels or tuple(f"c{i}" for i in range(count)), truth.array
 
 
-def _score_inputs(folder: Path) -> list[Path]:
+def scored_images(folder: Path) -> list[Path]:
     """Images below a folder, without the figures of an evaluation that was written there."""
     paths = find_images(folder)
     own = [
@@ -300,7 +300,7 @@ def _at_each_time(
     return [Match(f"{place}_t{n}", place, path, names, truths, int(n) - 1) for n in numbers]
 
 
-def _parted(path: Path, time: int | None) -> tuple[Image, dict[str, Array], frozenset[float]]:
+def parted(path: Path, time: int | None) -> tuple[Image, dict[str, Array], frozenset[float]]:
     """A prediction without its half-widths, these by channel, and the coverages they state."""
     image = read_at(path, time)
     told = {name: HALFWIDTH.fullmatch(name) for name in image.channels or ()}
@@ -324,7 +324,7 @@ def _parted(path: Path, time: int | None) -> tuple[Image, dict[str, Array], froz
     return replace(image, array=image.array[kept], channels=names), halfwidths, frozenset(coverages)
 
 
-def _stacked(planes: Sequence[Array], field: str) -> Array:
+def stacked(planes: Sequence[Array], field: str) -> Array:
     """Planes (H, W) as (C, H, W); stacking different dtypes would change one, and with it the full
     range of a channel."""
     dtypes = (plane.dtype.name for plane in planes)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vfn.data.discovery.layout import Layout
 from vfn.data.images import release
 from vfn.data.samples import Sample
-from vfn.inference.ome import SHIFT, VERDICT, gathered, is_whole, write_ome
+from vfn.inference.ome import SHIFT, VERDICT, gathered, is_whole, layout_remark, write_ome
 from vfn.inference.ome_zarr import whole_zarr, write_zarr
 from vfn.inference.predictor import Predictor, named
 from vfn.inference.targets import Target
@@ -74,12 +75,14 @@ def write_prediction(
     alarms: Mapping[str, list[str]],
     shape: tuple[int, ...],
     bands: Iterable[np.ndarray],
+    layout: Layout | None = None,
 ) -> None:
     """Write a predicted field, or movie, to `path` (an OME-TIFF, else OME-Zarr).
 
     Args:
         shape: (H, W).
         bands: (C, h, W) from top to bottom, time point after time point.
+        layout: of the names of the input files; None for that of the training.
     """
     pixel_size, times = target.samples[0].inputs[0].pixel_size, target.times
     remarks = [f"{VERDICT}: {verdict.text}" for verdict in predictor.checkpoint.verdicts]
@@ -87,6 +90,7 @@ def write_prediction(
     # What was done to an input on its way from the file, such as refocusing.
     planes = (plane for sample in target.samples for plane in sample.inputs)
     remarks += [said for plane in planes if (said := getattr(plane, "remark", ""))]
+    remarks.append(layout_remark(layout or predictor.checkpoint.layout))
     fitted = predictor.checkpoint.targets
     dtype = fitted[0].dtype
     if path.name.endswith(TIFF):

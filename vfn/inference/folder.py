@@ -23,7 +23,7 @@ from vfn.inference.files import (
     pixel_digest,
     write_prediction,
 )
-from vfn.inference.inputs import find_samples
+from vfn.inference.inputs import find_samples, used_layout
 from vfn.inference.ome_zarr import field_paths, list_in_plate
 from vfn.inference.predictor import FieldPixels, Predictor, named
 from vfn.inference.targets import Target, targets_of
@@ -105,7 +105,8 @@ def run(
             f"output={output}: lies in the input folder, where predictions would be taken for images; "
             "choose a folder beside it"
         )
-    return predict_samples(predictor, samples, output, file_format, prepare, shard)
+    used = used_layout(predictor.checkpoint.layout, layout or Layout(prefix=""))
+    return predict_samples(predictor, samples, output, file_format, prepare, shard, layout=used)
 
 
 def predict_samples(
@@ -116,6 +117,7 @@ def predict_samples(
     prepare: Prepare | None = None,
     shard: Shard = WHOLE,
     watch: Callable[[float], None] | None = None,
+    layout: Layout | None = None,
 ) -> list[Path]:
     """Predict fields into `output`; a field that cannot be predicted stops no other.
 
@@ -126,6 +128,7 @@ def predict_samples(
         shard: which of the fields, where several jobs share them.
         watch: is told now and then which share of the work is done, in [0, 1]; what it raises ends
             the prediction.
+        layout: of the names of the input files; None for that of the training.
 
     Returns:
         The paths, in order.
@@ -145,7 +148,7 @@ def predict_samples(
         if file_format == "ome_zarr":
             paths = field_paths(output, [replace(t.samples[0], name=t.name) for t in targets])
         targets = shard.of(targets)  # checked and named as a whole: every job sees the same
-        return _Folder(predictor, output, paths, watch, shard).predict(targets, prepare)
+        return _Folder(predictor, output, paths, watch, shard, layout).predict(targets, prepare)
 
 
 class _Folder:
@@ -158,7 +161,9 @@ class _Folder:
         paths: Mapping[str, Path],
         watch: Callable[[float], None] | None,
         shard: Shard,
+        layout: Layout | None,
     ) -> None:
+        self.layout = layout
         self.predictor, self.output, self.paths = predictor, output, paths
         self.watch, self.shard = watch, shard
         self.store = ImageCache()  # nothing is kept
@@ -185,7 +190,7 @@ class _Folder:
             for order, bands in groupby(predicted, key=lambda part: part[0].order):
                 write_prediction(
                     self.predictor,                     order.target, order.path, order.identity, order.alarms, order.shape,
-                    self._told(bands),
+                    self._told(bands), self.layout,
                 )  # fmt: skip
                 self._list_in_plate(order.target)
         table = self.shard.own(self.output / "input_shift.csv")

@@ -102,7 +102,13 @@ def _place(source: Path | None, given: Layout) -> tuple[Path, Path | None]:
 
 def _layouts(trained: Layout, given: Layout) -> list[Layout]:
     """How files may be named, the likeliest way first."""
-    own = replace(
+    own = used_layout(trained, given)
+    return [own] if own == given or given.manifest or given.pattern else [own, given]
+
+
+def used_layout(trained: Layout, given: Layout) -> Layout:
+    """Return the layout of the training with what the user says of new files on top."""
+    return replace(
         trained,
         channels={**trained.channels, **given.channels},
         pattern=given.pattern or trained.pattern,
@@ -112,7 +118,6 @@ def _layouts(trained: Layout, given: Layout) -> list[Layout]:
         z_step=trained.z_step if given.z_step is None else given.z_step,
         prefix=given.prefix,
     )
-    return [own] if own == given or given.manifest or given.pattern else [own, given]
 
 
 def _refuse_targets(task: Task, root: Path, layouts: Sequence[Layout]) -> None:

@@ -1,18 +1,22 @@
 """Predicted fields as OME-TIFF: channels named, pixel size kept, the model noted."""
 
+import json
 import math
 import struct
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
 from vfn import __version__
+from vfn.data.discovery.layout import Layout
 from vfn.data.formats import scenes
 from vfn.data.images import read_image
 from vfn.data.tiff_stacks import is_stack
@@ -25,6 +29,7 @@ IN_MEMORY = 2**26  # bytes; a larger image goes through a temporary file
 BY = "predicted by vfn"
 SHIFT = "Input shift"  # the input lies outside what the model was trained on
 VERDICT = "Verdict when predicted"  # what the model card said of each stain by then
+LAYOUT = "Names of the input files"  # as JSON; the raw truth is found by it
 NOTE = BY + " {version}, model {identity}"
 
 
@@ -200,3 +205,21 @@ def _has_all_tags(tif: tifffile.TiffFile) -> bool:
     tif.filehandle.seek(tif.pages.first.offset)
     count = struct.unpack(tif.tiff.tagnoformat, tif.filehandle.read(tif.tiff.tagnosize))[0]
     return len(tif.pages.first.tags) == count
+
+
+def layout_remark(layout: Layout) -> str:
+    """Return what a prediction says of the names of its input files; a manifest is on this machine alone."""
+    return f"{LAYOUT}: {json.dumps(replace(layout, manifest=None).to_dict())}"
+
+
+def layout_of(path: Path) -> Layout | None:
+    """Return the naming of the input files of a prediction; None where it does not say."""
+    try:
+        with tifffile.TiffFile(path) as tif:
+            root = ElementTree.fromstring(tif.ome_metadata or "<OME/>")
+        note = root.findtext("{*}Image/{*}Description") or ""
+        said = (line for line in note.splitlines() if line.startswith(f"{LAYOUT}: "))
+        found = json.loads(next(said, "null").removeprefix(f"{LAYOUT}: "))
+        return None if found is None else Layout(**found)
+    except (OSError, ValueError, TypeError, ElementTree.ParseError, tifffile.TiffFileError):
+        return None  # no OME-TIFF, or a damaged one, which its reader tells
