@@ -25,7 +25,7 @@ OTHERS = ("other_cps/a549_3ch", "r01c01f01p01")  # other cells, the same microsc
 TRAIN = [
     "data=folder", "data.split=spatial", "task=er", "logger=csv",
     "data.channels={mito:ch1sk1fk1fl1,rna:ch2sk1fk1fl1,er:ch3sk1fk1fl1,dna:ch4sk1fk1fl1,golgi_actin:ch5sk1fk1fl1}",
-    "model.generator.width=16", "model.discriminator.width=16", "trainer.max_epochs=100000",
+    "model=virfluonet", "model.generator.width=16", "model.discriminator.width=16", "trainer.max_epochs=100000",
 ]  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATIENCE = 120_000  # ms

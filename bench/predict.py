@@ -206,7 +206,7 @@ def measure(
     write_fields(truth, range(FIRST_NEW, FIRST_NEW + args.fields), dtype, ("dapi",))
     call(
         "train.py", f"run={folder / 'run'}", "data=folder", f"data.root={folder / 'train'}",
-        "task=dapi_from_phase", "loss=mae", f"model.generator.width={args.width}", "logger=csv",
+        "task=dapi_from_phase", "model=unet", f"model.generator.width={args.width}", "logger=csv",
         "data.batch_size=4", "model.adam.lr_generator=1e-3", f"trainer.max_time={args.train_time}",
         f"data.cache_dir={folder / 'cache'}",
     )  # fmt: skip

@@ -17,7 +17,12 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SMALL = ["model.generator.width=32", "model.discriminator.width=32", "logger=csv"]
+SMALL = [
+    "model=virfluonet",
+    "model.generator.width=32",
+    "model.discriminator.width=32",
+    "logger=csv",
+]
 JUMP = (
     "{mito:ch1sk1fk1fl1,rna:ch2sk1fk1fl1,er:ch3sk1fk1fl1,dna:ch4sk1fk1fl1,golgi_actin:ch5sk1fk1fl1}"
 )

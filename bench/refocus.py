@@ -47,7 +47,7 @@ OPTICS = [
 # Wells a03, a06 and E07 are for testing, the others for training.
 TEST = ["006_a03_s1", "006_a06_s1", "022_E07_s3", "022_E07_s4"]
 SMALL = [
-    "loss=mae", "model.generator.width=32", "model.generator.residual=true", "model.adam.lr_generator=1e-3", "data.patch_size=128",
+    "model=unet", "model.generator.width=32", "model.generator.residual=true", "model.adam.lr_generator=1e-3", "data.patch_size=128",
     "data.batch_size=8", "logger=csv",
 ]  # fmt: skip
 SERIES = {

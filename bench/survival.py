@@ -34,7 +34,7 @@ CHANNELS = ("phase", "dapi", "actin")
 RUN = "r"  # of every training
 FIELDS, PLATE = 8, 24  # to learn from, to predict
 TINY = (
-    "data.patch_size=64", "data.batch_size=2", "data.patches_per_epoch=4", "data.val_patches=2",
+    "model=virfluonet", "data.patch_size=64", "data.batch_size=2", "data.patches_per_epoch=4", "data.val_patches=2",
     "model.generator.width=4", "model.generator.max_width=8", "model.discriminator.width=4",
     "trainer=cpu", "trainer.precision=32-true", "logger=csv",
 )  # fmt: skip

@@ -27,7 +27,7 @@ from vfn.models.recipe import RECIPE
 from vfn.system.files import write_text
 
 SMALL = [
-    "model.generator.width=16", "model.discriminator.width=16", "model.adam.lr_generator=1e-3",
+    "model=virfluonet", "model.generator.width=16", "model.discriminator.width=16", "model.adam.lr_generator=1e-3",
     "data.patch_size=128", "logger=csv",
 ]  # fmt: skip
 LOSSES = {

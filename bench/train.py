@@ -6,7 +6,7 @@
 The paper's generator and discriminator on simulated fields (five channels of 16 bit, LZW TIFFs; golgi_actin +
 rna -> er). The reference is in this file and does what pix2pix-type code does: float32, NCHW, eager,
 the images of a patch decoded for that patch, losses fetched to the host at every step; its loader has the number
-of workers that serves it best. `vfn` is `python train.py` with its defaults, timed by its own metrics.csv
+of workers that serves it best. `vfn` is `python train.py` with the paper's networks, timed by its own metrics.csv
 (`images_per_s`, without validation). Both start from the same weights and draw the same patches, so their
 losses must agree: the training MAE of the first epoch within `TOLERANCE`. Repeats alternate; the
 first epoch of each warms up. `vfn, float32` says what half precision does not bring.
@@ -172,7 +172,7 @@ def measure(folder: Path, args: argparse.Namespace, device: torch.device) -> dic
     assert {"golgi_actin", "rna", "er"} <= set(CHANNELS)
     common = [
         "data=folder", f"data.root={folder / 'images'}", f"data.cache_dir={folder / 'cache'}",
-        "task=er", "logger=csv", f"model.generator.width={args.width}",
+        "task=er", "logger=csv", "model=virfluonet", f"model.generator.width={args.width}",
         f"model.discriminator.width={args.width}", f"data.patch_size={args.patch}",
         f"data.batch_size={args.batch}", f"data.patches_per_epoch={args.batch * args.batches}",
         "data.val_patches=4", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2",

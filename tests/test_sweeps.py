@@ -25,7 +25,8 @@ TINY = [
     "model.discriminator.width=4", "logger=csv",
 ]  # fmt: skip
 SEARCH = [
-    "data=simulated", "data.fields=4", "data.height=70", "data.width=91", *TINY,
+    "data=simulated", "data.fields=4", "data.height=70", "data.width=91",
+    *(word for word in TINY if not word.startswith("model.generator.width")),
     "trainer.max_epochs=2", "sweep=optuna", "sweep.startup_trials=0", "sweep.warmup_epochs=0", "run=s",
     "sweep.space={loss.adversarial: [0, 0.1], model.generator.width: [2, 4],"
     " model.generator.depth: {low: 2, high: 4}, model.adam.lr_generator: {low: 1e-5, high: 1e-3, log: true}}",
@@ -99,7 +100,12 @@ def test_a_failed_job_loses_no_other(tmp_path: Path) -> None:
         "error: the sweep ran on past what failed, first job 0: data.patch_size=60"
     )
     folder = tmp_path / "outputs" / "s"
-    assert {p.name for p in folder.iterdir()} == {"multirun.yaml", "1_data.patch_size=64"}
+    assert {p.name for p in folder.iterdir()} == {
+        "multirun.yaml", "sweep.csv", "1_data.patch_size=64",
+    }  # fmt: skip
+    (row,) = read_csv(folder / "sweep.csv")
+    assert (row["run"], row["data.patch_size"]) == ("1_data.patch_size=64", "64")
+    assert "1 run, the best first" in result.out
     assert (folder / "1_data.patch_size=64" / "checkpoints" / "best.ckpt").is_file()
     resume = "resume=outputs/s/1_data.patch_size=64"  # Hydra's grammar has no `=` in a value
     run("train.py", resume, "trainer.max_epochs=2", cwd=tmp_path).ok()
@@ -260,6 +266,11 @@ def missing() -> None:
         (["trainer.devices=2"], None, ["trainer.devices=2", "CUDA_VISIBLE_DEVICES"]),
         (["resume=outputs/s"], None, ["resume=outputs/s", "same run=NAME"]),
         (["data.fields=1"], None, ["field"]),
+        (
+            ["loss.adversarial=0"],
+            None,
+            ["loss.adversarial: is given, and searched", "leave out one"],
+        ),
     ],
 )
 def test_refused(
@@ -268,6 +279,25 @@ def test_refused(
     result = run("train.py", *SEARCH, *given, cwd=tmp_path, prepare=prepare)
     result.refused(*parts)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_what_is_given_is_not_searched(tmp_path: Path) -> None:
+    usual = [word for word in SEARCH if not word.startswith("sweep.space")]
+    given = [
+        "model.generator.depth=3",
+        "loss.weight_l1=0",
+        "sweep.trials=1",
+        "trainer.max_epochs=1",
+    ]
+    keys = {word.partition("=")[0] for word in given}
+    usual = [word for word in usual if word.partition("=")[0] not in keys]
+    said = run("train.py", *usual, *given, cwd=tmp_path).ok().out
+    assert "model.generator.depth: is given, so it is not searched" in said
+    (row,) = table(tmp_path)
+    assert not keys & row.keys()
+    assert "loss.adversarial" in row
+    config = OmegaConf.load(tmp_path / "outputs" / "s" / "trial_000" / "config.yaml")
+    assert (config.model.generator.depth, config.loss.weight_l1) == (3, 0)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,8 @@ def test_the_settings_that_were_given_are_shown(tmp_path: Path) -> None:
     out = run("train.py", *given, cwd=tmp_path).ok().out
     first, *lines = out.partition("data: simulated,")[0].splitlines()
     assert first == "settings (verbose=true prints all):"
-    assert lines == [f"  {word}" for word in given]
+    idle = "model.discriminator.width: has no effect, since loss.adversarial is 0.0"
+    assert lines == [*(f"  {word}" for word in given), idle]
     best = "outputs/r/checkpoints/best.ckpt"
     assert f"next: python evaluate.py ckpt={best} output=outputs/r/evaluation" in out
     scored = run("evaluate.py", f"ckpt={best}", "output=e", cwd=tmp_path).ok().out

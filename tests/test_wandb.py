@@ -21,7 +21,7 @@ RUN = [
     "trainer.log_every_n_steps=1", "trainer.sample_every_n_epochs=1", "logger=wandb",
 ]  # fmt: skip
 
-NARROW = "sweep.space={model.generator.width: [4]}"
+NARROW = "sweep.space={model.generator.depth: [6]}"  # RUN has the width
 
 
 @pytest.fixture(scope="module", autouse=True)

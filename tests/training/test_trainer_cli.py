@@ -1,6 +1,7 @@
 """The trainer group, the seed and the run folder, as users of Lightning and Hydra set them."""
 
 import csv
+import re
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from tests.cli import interrupt_in_step, run
 from vfn.cli.help import CONF, ELSEWHERE
 from vfn.errors import UserError
+from vfn.training.callbacks.time_left import _clock
 from vfn.training.trainer_args import ARGUMENTS, duration
 
 RUN = [
@@ -57,6 +59,29 @@ def test_every_argument_is_a_setting() -> None:
 )  # fmt: skip
 def test_times_as_people_write_them(text: str, minutes: float) -> None:
     assert duration(text) == timedelta(minutes=minutes)
+
+
+def test_the_time_left_and_the_end(tmp_path: Path) -> None:
+    words = [word for word in RUN if not word.startswith("model=")]
+    often = ["data.patch_size=128", "trainer.max_time=5m", "callbacks.time_left.every=0", "run=r"]
+    words = [word for word in words if not word.startswith("data.patch_size")]
+    said = run("train.py", *words, *often, "trainer.max_epochs=1", cwd=tmp_path).ok().out
+    for text in (said, (tmp_path / "outputs" / "r" / "log.txt").read_text()):
+        assert re.search(r"\d:\d\d left of \d:\d\d, in epoch 0\n", text)
+    assert "with model=recommended in outputs/r" in said
+    assert re.search(r"validation MAE 0\.\d{4}; baselines: mean 0\.\d{4}, ", said)
+    assert "trainer.max_epochs=1 is reached; for more epochs give resume=outputs/r" in said
+    assert "it learnt from 8 patches: too few to judge by; let it train longer (" in said
+    assert "model=" not in said.partition("too few to judge by")[2].partition("next:")[0]
+    words = ["model=unet", *words, "data.patch_size=256", "trainer.max_epochs=1", "run=other"]
+    said = run("train.py", *words, cwd=tmp_path).ok().out
+    assert "make it faster (model=recommended data.patch_size=128)" in said
+
+
+def test_a_clock() -> None:
+    assert [_clock(s) for s in (0, 5, 100, 3599.4, 3599.6, 3700)] == [
+        "0:00", "0:05", "1:40", "59:59", "1:00:00", "1:01:40",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", "3", "m", "30m1h", "5x", "-3m", "1:30", "00:00:00", "0s"])

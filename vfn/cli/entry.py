@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vfn.cli.after_sweep import AfterSweep
 from vfn.cli.groups import spelled, with_default_model
 from vfn.cli.help import CONF, HELP, PACKAGE, PRESETS, as_called, check_words, help_text
 from vfn.cli.messages import config_message, lost_job
@@ -95,13 +96,20 @@ def varied() -> list[str]:
     config = HydraConfig.get()
     if config.mode != RunMode.MULTIRUN:
         return []
-    record = Path(config.sweep.dir) / MULTIRUN
-    if not record.is_file():  # a sweeper of somebody else's
+    keys = swept_keys(Path(config.sweep.dir))
+    if keys is None:
         return list(config.overrides.task)
+    return [text for text in config.overrides.task if text.split("=")[0].lstrip("+") in keys]
+
+
+def swept_keys(folder: Path) -> list[str] | None:
+    """Return the keys that the sweep in `folder` varies; None with a sweeper of somebody else's."""
+    record = folder / MULTIRUN
+    if not record.is_file():
+        return None
     typed = read_stored(record, references=True)["hydra"]["overrides"]["task"]
     parsed = OverridesParser.create().parse_overrides(typed)
-    keys = {override.key_or_group for override in parsed if override.is_sweep_override()}
-    return [text for text in config.overrides.task if text.split("=")[0].lstrip("+") in keys]
+    return [override.key_or_group for override in parsed if override.is_sweep_override()]
 
 
 def typed_overrides() -> list[Override]:
@@ -175,7 +183,12 @@ def run_settings(
         if command == "train":
             words = with_default_model(words)
         sys.argv = [typed[0], *words]  # Hydra reads it
-        main()
+        try:
+            main()
+        except JobFailed:
+            AfterSweep.finish()
+            raise
+        AfterSweep.finish()
     except (Exception, KeyboardInterrupt) as exc:
         if comes_of_stopping(exc):
             leave("interrupted", INTERRUPTED)
@@ -318,7 +331,9 @@ class _Stdout(logging.Handler):
     """Prints to the current stdout, since a running progress bar replaces it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
+        """Print one line, unless it is for the run's log.txt alone."""
+        if getattr(record, "file_only", False):
+            return
         # A file's name need not be UTF-8, and print would end the command over it.
         text = as_called(self.format(record)).encode(errors="backslashreplace").decode()
         with suppress(OSError):  # nobody reads any more: the work goes on

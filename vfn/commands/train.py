@@ -52,8 +52,9 @@ def train(config: DictConfig) -> Path | None:
     if config.trainer.get("fast_dev_run"):
         _try_out(config)
         return None
-    best = fit(config, folder)
-    if is_first() and HydraConfig.get().mode != RunMode.MULTIRUN:
+    single = HydraConfig.get().mode != RunMode.MULTIRUN
+    best = fit(config, folder, advise=single)
+    if is_first() and single:
         log.info("next: python evaluate.py ckpt=%s output=%s", best, folder / "evaluation")
         log.info("      python predict.py ckpt=%s input=DIR output=DIR", best)
     return best

@@ -43,6 +43,7 @@ def fit(
     data: StainData | None = None,
     quiet: bool = False,
     callbacks: Sequence[L.Callback] = (),
+    advise: bool = False,
 ) -> Path:
     """Train the model of a whole config into `folder`; `config.resume` goes on with what is there.
 
@@ -50,6 +51,7 @@ def fit(
         data: set up already; None makes it as the config says.
         quiet: nothing on the console; log.txt has it all.
         callbacks: come before ours.
+        advise: say at the end how to go on.
 
     Returns:
         The path of `best.ckpt`.
@@ -59,7 +61,7 @@ def fit(
     """
     # Of the processes of one training the first alone writes.
     with claimed(folder, parts=PARTS) if is_first() else nullcontext():
-        return _fit(config, folder, data, quiet, callbacks)
+        return _fit(config, folder, data, quiet, callbacks, advise)
 
 
 def _fit(
@@ -68,6 +70,7 @@ def _fit(
     data: StainData | None,
     quiet: bool,
     callbacks: Sequence[L.Callback],
+    advise: bool,
 ) -> Path:
     resumed = newest_checkpoint(folder / "checkpoints") if config.resume else None
     seed = _seed(config, resumed)
@@ -110,7 +113,7 @@ def _fit(
     )  # fmt: skip
     _run(trainer, module, data, folder, resumed)
     if not settings.get("fast_dev_run"):
-        outcome.report(trainer, module, data.config.batch_size, settings, folder)
+        outcome.report(trainer, module, config, folder, advise)
     return folder / "checkpoints" / BEST
 
 

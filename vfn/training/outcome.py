@@ -8,64 +8,97 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
+from omegaconf import DictConfig
 
+from vfn.cli.entry import plain
 from vfn.models.checkpoint_io import BEST, LAST
 from vfn.models.gan import VirtualStain
+from vfn.models.reading import read_raw
+from vfn.models.recipe import RECIPE
 from vfn.system.signals import ignore_signals
 from vfn.training.callbacks import Budget, Checkpoints
 
 FEW = 1000  # patches from which a network that starts at nothing has learnt little
+RECOMMENDED = ("recommended", "best")
 
 log = logging.getLogger(__name__)
 
 
 def report(
-    trainer: L.Trainer,
-    module: VirtualStain,
-    batch_size: int,
-    settings: dict[str, Any],
-    folder: Path,
+    trainer: L.Trainer, module: VirtualStain, config: DictConfig, folder: Path, advise: bool
 ) -> None:
-    """Log the best figure, what ended the training and how it goes on.
+    """Log the best figure beside the baselines, what ended the training and how it goes on.
 
     Args:
-        batch_size: of one process.
-        settings: the trainer group.
+        config: of the run.
+        advise: also what to change.
     """
+    if not trainer.is_global_zero:
+        return
     kept = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
     name, path = kept.monitor.removeprefix("val/").upper(), folder / "checkpoints" / BEST
     log.info("best validation %s %.5f; checkpoint: %s", name, kept.best, path)
-    more = _ended(trainer, settings, folder)
-    seen = module.steps * batch_size * trainer.world_size
+    _beside_baselines(path)
+    why, how, more = _ended(trainer, plain(config.trainer))
+    if not advise:
+        log.info("%s", why)
+        return
+    again = f"resume={folder}{more}"
+    log.info("%s; %s %s", why, how, again)
+    seen = module.steps * int(config.data.batch_size) * trainer.world_size
     if seen < FEW:
         log.info(
-            "it learnt from %d patches: too few to judge by; let it train longer (%s), on a GPU, or make it "
-            "faster (model=best data.patch_size=128)",
-            seen, more,
-        )  # fmt: skip
+            "it learnt from %d patches: too few to judge by; %s",
+            seen,
+            _advice(config, module, again),
+        )
 
 
-def _ended(trainer: L.Trainer, settings: dict[str, Any], folder: Path) -> str:
-    """Log what ended the training, and return the settings that continue it."""
+def _beside_baselines(best: Path) -> None:
+    """Log the validation MAE of the best weights beside those of the baselines."""
+    card = (
+        read_raw(best, mapped=True, trust=None)[RECIPE].get("card") or {}
+    )  # earlier versions: none
+    found = card.get("validation") or {}
+    mae, baselines = found.get("mae"), found.get("baselines")
+    if mae is None or not baselines:
+        return
+    rivals = ", ".join(f"{key} {value:.4f}" for key, value in baselines.items())
+    log.info("validation MAE %.4f; baselines: %s", mae, rivals)
+    least = min(baselines, key=lambda key: baselines[key])
+    if mae >= baselines[least]:
+        log.warning("it is not better than the baseline %s, which costs nothing", least)
+
+
+def _ended(trainer: L.Trainer, settings: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what ended the training, how it goes on in words, and the setting for that, if it needs one."""
     epochs, steps = trainer.max_epochs or -1, int(settings.get("max_steps") or -1)
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    early = [c for c in callbacks if isinstance(c, EarlyStopping) and c.stopped_epoch]
     if 0 < trainer.max_steps <= trainer.global_step:
-        more = f"resume={folder} trainer.max_steps={2 * steps}"
-        log.info("trainer.max_steps=%d is reached; for more steps give %s", steps, more)
-    elif 0 < epochs <= trainer.current_epoch:
-        more = f"resume={folder} trainer.max_epochs={2 * epochs}"
-        log.info("trainer.max_epochs=%d is reached; for more epochs give %s", epochs, more)
-    elif any(isinstance(c, Budget) and c.is_over for c in trainer.callbacks):  # type: ignore[attr-defined]
-        more = f"resume={folder} trainer.max_time=DD:HH:MM:SS"
-        log.info("trainer.max_time=%s is over; go on by %s", settings["max_time"], more)
-    else:
-        more = f"resume={folder}"
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-                log.info(
-                    "%s did not improve in %d validations, so the training ended early",
-                    callback.monitor, callback.patience,
-                )  # fmt: skip
-    return more
+        why, how, more = f"max_steps={steps} is reached", "for more steps give", 2 * steps
+        return f"trainer.{why}", how, f" trainer.max_steps={more}"
+    if 0 < epochs <= trainer.current_epoch:
+        why, how, more = f"max_epochs={epochs} is reached", "for more epochs give", 2 * epochs
+        return f"trainer.{why}", how, f" trainer.max_epochs={more}"
+    if any(isinstance(c, Budget) and c.is_over for c in callbacks):
+        limit = f"trainer.max_time={settings['max_time']}"
+        return f"{limit} is over", "go on by", f" {limit}"
+    if early:
+        monitor, patience = early[0].monitor, early[0].patience
+        why = f"{monitor} did not improve in {patience} validations, so the training ended early"
+        return why, "go on by", ""
+    return "a callback ended the training", "go on by", ""
+
+
+def _advice(config: DictConfig, module: VirtualStain, again: str) -> str:
+    """Return what helps a training of too few patches, without what it has already."""
+    faster = [] if config.model.name in RECOMMENDED else ["model=recommended"]
+    faster += ["data.patch_size=128"] if config.data.patch_size > 128 else []
+    ways = [f"let it train longer ({again})"]
+    ways += ["use a GPU"] if module.device.type == "cpu" else []
+    ways += [f"make it faster ({' '.join(faster)})"] if faster else []
+    return ", or ".join(ways)
 
 
 def report_interrupted(trainer: L.Trainer, folder: Path) -> None:

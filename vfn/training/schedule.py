@@ -84,13 +84,7 @@ class Schedule(Callback):
 
     def _share(self, trainer: L.Trainer, module: VirtualStain) -> float:
         """Return the share of the training that is done, in [0, 1]."""
-        ends = []
-        if trainer.max_epochs is not None and trainer.max_epochs > 0:
-            ends.append(trainer.max_epochs * -(-trainer.num_training_batches // module.accumulate))
-        if trainer.max_steps > 0:  # manual optimisation counts a step for each optimiser
-            ends.append(trainer.max_steps / len(trainer.optimizers))
-        done = trainer.global_step / len(trainer.optimizers)
-        share = done / min(ends) if ends else 0.0
+        share = share_of_steps(trainer, module)
         timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)  # type: ignore[attr-defined]
         if timer is not None and timer.time_remaining() is not None:
             spent = timer.time_elapsed()
@@ -108,6 +102,17 @@ class Schedule(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on behind it."""
         self.before = self.timed = float(state_dict["timed"])
+
+
+def share_of_steps(trainer: L.Trainer, module: VirtualStain) -> float:
+    """Return the share of `trainer.max_epochs` or `max_steps` that is done; 0 without either."""
+    ends = []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        ends.append(trainer.max_epochs * -(-trainer.num_training_batches // module.accumulate))
+    if trainer.max_steps > 0:  # manual optimisation counts a step for each optimiser
+        ends.append(trainer.max_steps / len(trainer.optimizers))
+    done = trainer.global_step / len(trainer.optimizers)
+    return float(done / min(ends)) if ends else 0.0
 
 
 def make_schedule(model: DictConfig) -> list[Schedule]:

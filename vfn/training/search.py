@@ -26,17 +26,24 @@ from optuna import distributions
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from vfn.cli.entry import plain, set_up_logging, trainable_task, typed_overrides
+from vfn.cli.entry import (
+    plain,
+    set_up_logging,
+    trainable_task,
+    typed_keys,
+    typed_overrides,
+)
 from vfn.cli.settings import leaves
 from vfn.cli.stored import read_stored
 from vfn.errors import DiskFull, UserError, nearest
 from vfn.models.checkpoint_io import BEST, LAST
-from vfn.system.csv_files import read_epochs, write_csv
+from vfn.system.csv_files import write_csv
 from vfn.system.files import make_folder, write_text
 from vfn.training.build import stain_data
 from vfn.training.fit import fit
 from vfn.training.instantiators import MONITOR
 from vfn.training.loggers import SEARCH
+from vfn.training.sweep_table import log_run, validation_errors
 from vfn.training.trainer_args import is_alone
 
 STUDY, TABLE = "study.db", "trials.csv"
@@ -62,9 +69,7 @@ def search(config: DictConfig, folder: Path) -> Path:
     """
     settings = plain(config.sweep)
     _check(config, settings)
-    given = settings["usual"] if settings["space"] is None else settings["space"]
-    if not isinstance(given, dict) or not given:
-        raise UserError(f"sweep.space={given}: give settings, as {{loss.adversarial: [0, 0.1]}}")
+    given = _space(settings)
     space = {key: _dimension(key, spec, config) for key, spec in given.items()}
     data = stain_data(config, trainable_task(config.task))
     data.setup()  # once for all trials; what is wrong with the images is one line
@@ -81,6 +86,25 @@ def search(config: DictConfig, folder: Path) -> Path:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the next network has other sizes
     return _summary(study, folder)
+
+
+def _space(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what is searched: `sweep.space`, else the usual settings without those that were given.
+
+    Raises:
+        UserError: nothing to search, or a setting of `sweep.space` that was given.
+    """
+    own, typed = settings["space"], typed_keys()
+    if own is None:
+        usual = settings["usual"]
+        for key in usual.keys() & set(typed):
+            log.info("%s: is given, so it is not searched", key)
+        return {key: spec for key, spec in usual.items() if key not in typed}
+    if not isinstance(own, dict) or not own:
+        raise UserError(f"sweep.space={own}: give settings, as {{loss.adversarial: [0, 0.1]}}")
+    if fixed := [key for key in own if key in typed]:
+        raise UserError(f"{fixed[0]}: is given, and searched by sweep.space; leave out one of them")
+    return own
 
 
 def _check(config: DictConfig, settings: dict[str, Any]) -> None:
@@ -331,7 +355,7 @@ def _run(ours: _Trial, config: DictConfig, folder: Path, data: Any) -> None:
     own.run = f"{config.run}/{ours.name}"
     if (folder / "checkpoints" / LAST).is_file() and (folder / "config.yaml").is_file():
         own.resume, own.init = str(folder), None
-    pruner = _Pruner(trial, _scores(folder) if own.resume else {})
+    pruner = _Pruner(trial, validation_errors(folder) if own.resume else {})
     try:
         fit(own, folder, data, callbacks=[pruner])
     except (KeyboardInterrupt, SystemExit, DiskFull):  # untold how it ended, it is taken up again
@@ -348,7 +372,7 @@ def _run(ours: _Trial, config: DictConfig, folder: Path, data: Any) -> None:
         raise
     finally:
         set_up_logging()  # the training wrote to its own log.txt too
-    scores = _scores(folder)
+    scores = validation_errors(folder)
     if pruner.pruned:
         study.tell(trial, state=TrialState.PRUNED)
     elif scores:
@@ -356,15 +380,6 @@ def _run(ours: _Trial, config: DictConfig, folder: Path, data: Any) -> None:
     else:
         trial.set_user_attr("error", "no finite validation MAE")
         study.tell(trial, state=TrialState.FAIL)
-
-
-def _scores(folder: Path) -> dict[int, float]:
-    """Finite validation MAE by epoch, as the run's table has it."""
-    path = folder / "metrics.csv"
-    if not path.is_file():
-        return {}
-    rows = {int(r["epoch"]): float(r.get("val/mae") or "nan") for r in read_epochs(path)}
-    return {epoch: score for epoch, score in rows.items() if math.isfinite(score)}
 
 
 def _summary(study: _Study, folder: Path) -> Path:
@@ -387,8 +402,8 @@ def _summary(study: _Study, folder: Path) -> Path:
     ]  # fmt: skip
     log.info("%d trials (%s); table: %s", len(trials), ", ".join(counts), folder / TABLE)
     for trial in ranked[:SHOWN]:
-        described = " ".join(f"{key}={_text(value)}" for key, value in trial.params.items())
-        log.info("  %.5f  %s  %s", trial.value, trial.user_attrs["folder"], described)
+        values = {key: _text(value) for key, value in trial.params.items()}
+        log_run(trial.value or math.nan, str(trial.user_attrs["folder"]), values)
     best = ranked[0]
     log.info("best again: %s", _command(best.params, folder.name))
     return folder / str(best.user_attrs["folder"]) / "checkpoints" / BEST
