@@ -20,7 +20,7 @@ import tifffile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.real_images import RUNS, call
-from vfn.evaluation.ranges import SIGNAL_PERCENTILES
+from vfn.metrics.contrast import PERCENTILES
 from vfn.metrics.tolerance import error_mask, tolerance_level
 from vfn.models.reading import read_raw
 from vfn.models.recipe import RECIPE
@@ -64,7 +64,7 @@ def tilted(name: str, data: Path, target: Path) -> dict[str, float]:
     figures = []
     for low, high in (
         (fitted["low"], fitted["high"]),
-        np.percentile(truth, SIGNAL_PERCENTILES),
+        np.percentile(truth, PERCENTILES),
     ):
         level = tolerance_level(prediction, truth, high - low, beta2=BETA2)
         above = error_mask(prediction, truth, level.threshold, high - low).mean()

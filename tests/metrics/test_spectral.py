@@ -133,7 +133,8 @@ def test_frc_forgives_gain_and_offset_power_shows_the_gain(gain, offset, seed):
     prediction = gaussian_filter(truth, 0.7)
     plain, changed = spectra(prediction, truth), spectra(gain * prediction + offset, truth)
     np.testing.assert_allclose(changed.frc, plain.frc, atol=2e-3)
-    assert changed.power_ratio == pytest.approx(gain**2 * plain.power_ratio, rel=0.02)
+    ratio = gain**2 * plain.power_ratio  # undefined where noise hides all detail
+    assert changed.power_ratio == pytest.approx(ratio, rel=0.02, nan_ok=True)
 
 
 def test_the_undefined_has_its_reason():

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from vfn.data.images import DTYPES
 from vfn.errors import UserError
 from vfn.evaluation.pairs import PairSource
+from vfn.metrics.contrast import PERCENTILES
 from vfn.system.progress import progress
 
-SIGNAL_PERCENTILES = (0.1, 99.9)
 FULL_RANGES = {
     name: (float(np.iinfo(name).min), float(np.iinfo(name).max))
     for name in DTYPES
@@ -114,7 +114,7 @@ def channel_ranges(source: PairSource) -> dict[str, ChannelRanges]:
     ranges = {}
     for name, pool in pools.items():
         full = FULL_RANGES.get(pool.dtype) or (pool.percentile(0), pool.percentile(100))
-        signal = Range(*(pool.percentile(percent) for percent in SIGNAL_PERCENTILES))
+        signal = Range(*(pool.percentile(percent) for percent in PERCENTILES))
         pixels = int(pool.high.sum())
         ranges[name] = ChannelRanges(pool.dtype, Range(*full), signal, pool.fields, pixels)
     return ranges
@@ -123,9 +123,7 @@ def channel_ranges(source: PairSource) -> dict[str, ChannelRanges]:
 def _count_lower_halves(source: PairSource, pools: dict[str, _Pixels]) -> None:
     """Second pass: the lower 16 bits of the keys that share the upper half with a wanted rank."""
     for pool in pools.values():
-        ranks = [
-            rank for percent in (0, *SIGNAL_PERCENTILES, 100) for rank in pool.ranks(percent)[:2]
-        ]
+        ranks = [rank for percent in (0, *PERCENTILES, 100) for rank in pool.ranks(percent)[:2]]
         uppers = np.searchsorted(np.cumsum(pool.high), ranks, side="right")
         pool.low = {int(upper): np.zeros(_BINS, np.int64) for upper in uppers}
     for index in progress(range(len(source)), len(source), "intensity ranges"):

@@ -33,6 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from vfn.metrics.contrast import PERCENTILES
+
 Float = NDArray[np.float64]
 
 RINGS = 50  # 0.01 cycles a pixel each
@@ -109,7 +111,7 @@ def spectra(prediction: NDArray[np.generic], truth: NDArray[np.generic]) -> Spec
     threshold = np.maximum(FRC_THRESHOLD, chance)
     resolution = _resolution(frc, threshold)
     floor_p, floor_t = (_floor(power, rings) for power in (power_p, power_t))
-    width = float(np.ptp(np.percentile(truth.astype(np.float32), (0.1, 99.9))))
+    width = float(np.ptp(np.percentile(truth.astype(np.float32), PERCENTILES)))
     faint = (FORGIVEN * width) ** 2 * float(np.square(rings.window).sum())
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_p, mean_t = sum_p / rings.number, sum_t / rings.number

@@ -13,6 +13,7 @@ from vfn.evaluation.conditions import CONTROL, TREATED, Field
 from vfn.evaluation.expect import Expectation
 from vfn.evaluation.pairs import PairSource
 from vfn.evaluation.ranges import ChannelRanges
+from vfn.metrics.contrast import PERCENTILES
 from vfn.report.figures import LIGHT, Theme, dress, dress_bar, new_figure
 
 LIMIT = 6.0  # standard deviations at the ends of the maps' colours
@@ -45,7 +46,7 @@ class Shown:
         axes = figure.subplots(len(self.pictures), 4, squeeze=False)
         low, high = self.signal
         for row, (heading, first, truth, prediction, z) in zip(axes, self.pictures, strict=True):
-            ends = np.percentile(first, (0.1, 99.9))
+            ends = np.percentile(first, PERCENTILES)
             row[0].imshow(first, cmap="gray", vmin=ends[0], vmax=ends[1])
             row[1].imshow(truth, cmap="gray", vmin=low, vmax=high)
             row[2].imshow(prediction, cmap="gray", vmin=low, vmax=high)

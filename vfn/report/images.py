@@ -14,6 +14,7 @@ from PIL import Image as PillowImage
 from vfn.evaluation.pairs import FieldPair
 from vfn.evaluation.ranges import Range
 from vfn.evaluation.results import ChannelResult
+from vfn.metrics.contrast import PERCENTILES
 from vfn.metrics.tolerance import error_mask
 
 Pixels = NDArray[np.uint8]
@@ -137,7 +138,7 @@ def make_pictures(
     if pair.inputs is not None:
         names = pair.input_channels or tuple(f"input {i + 1}" for i in range(len(pair.inputs)))
         for name, plane in zip(names, pair.inputs, strict=True):
-            own = Range(*(float(q) for q in np.percentile(plane, (0.1, 99.9))))
+            own = Range(*(float(q) for q in np.percentile(plane, PERCENTILES)))
             inputs.append(Panel(f"input: {name}", grey(plane[region], own)))
     if result.coverage is not None:  # a panel in every field, black where one has no intervals
         widths = np.zeros(truth.shape) if pair.halfwidth is None else pair.halfwidth[index]
