@@ -25,6 +25,20 @@ class DiskFull(UserError):  # noqa: N818
     """The disk has no room for a file; the same command continues once there is room."""
 
 
+def check_choice(key: str, value: object, known: Sequence[str], remedy: str = "") -> None:
+    """Refuse a value of the setting `key` that is not one of `known`.
+
+    Args:
+        remedy: more to say behind the choices.
+
+    Raises:
+        UserError: it is not.
+    """
+    if value not in known:
+        choices = " or ".join(known) if len(known) == 2 else f"one of {', '.join(known)}"
+        raise UserError(f"{key}={value}: unknown; choose {choices}{remedy}")
+
+
 def nearest(key: str, names: Sequence[str]) -> str | None:
     """Return the name in `names` that `key` most likely stands for; None if none is similar.
 

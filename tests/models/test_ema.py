@@ -86,6 +86,7 @@ def test_what_training_goes_on_from_and_what_predicts(tmp_path: Path) -> None:
     off.load_state_dict(given["state_dict"])
     on = averaging_module(0.5)
     given = {"state_dict": off.state_dict(), "optimizer_states": []}
+    off.on_save_checkpoint(given)
     on.on_load_checkpoint(given)
     on.load_state_dict(given["state_dict"])
     assert on.averaged is not None

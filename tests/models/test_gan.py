@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vfn.data.batch import Batch
 from vfn.models.gan import AdamSettings, VirtualStain
-from vfn.models.losses import LossWeights, discriminator_bce, ms_ssim_loss, soft_tolerance
+from vfn.models.losses import LossWeights, discriminator_term, ms_ssim_loss, soft_tolerance
 from vfn.models.nets import make_discriminator, make_generator
 
 SIZE = 32
@@ -261,7 +261,8 @@ def test_the_gradient_penalty_comes_every_few_steps(name: str) -> None:
         module.training_step(batch, 0)
         logged: dict[str, Tensor] = module.logged  # type: ignore[assignment]
         present.append("train/r1" in logged)
-        bce = discriminator_bce(before(batch.input, batch.target), before(batch.input, fake))
+        real, made = (before(batch.input, image) for image in (batch.target, fake))
+        bce = discriminator_term("bce", real, made)
         extra = 1.5 * logged["train/r1"] if present[-1] else torch.tensor(0.0)
         torch.testing.assert_close(logged["train/loss_d"], (bce + extra).detach())
     assert present == [True, False, False, True, False]

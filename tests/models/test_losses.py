@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,10 +17,8 @@ from vfn.models.losses import (
     PIECE,
     LossWeights,
     add_weight_l1,
-    discriminator_bce,
     discriminator_term,
     feature_matching,
-    generator_adversarial,
     generator_term,
     gradient_penalty,
     masked_mae,
@@ -59,16 +58,18 @@ def test_mae_of_nothing_is_zero() -> None:
 
 def test_adversarial_term_is_minus_log_d() -> None:
     expected = -torch.log(torch.sigmoid(LOGITS)).mean()
-    torch.testing.assert_close(generator_adversarial(LOGITS), expected)
+    torch.testing.assert_close(generator_term("bce", LOGITS), expected)
 
 
 def test_discriminator_loss_is_binary_cross_entropy() -> None:
     bce, fake = nn.BCEWithLogitsLoss(), LOGITS.flip(0) - 1
     expected = bce(LOGITS, torch.ones_like(LOGITS)) + bce(fake, torch.zeros_like(fake))
-    torch.testing.assert_close(discriminator_bce(LOGITS, fake), expected)
+    torch.testing.assert_close(discriminator_term("bce", LOGITS, fake), expected)
 
 
-@pytest.mark.parametrize("loss", [generator_adversarial, lambda x: discriminator_bce(x, -x)])
+@pytest.mark.parametrize(
+    "loss", [partial(generator_term, "bce"), lambda x: discriminator_term("bce", x, -x)]
+)
 def test_hopeless_logits_keep_finite_losses_and_gradients(loss: object) -> None:
     logits = torch.tensor([-1e4, 1e4], requires_grad=True)
     value: Tensor = loss(logits)  # type: ignore[operator]

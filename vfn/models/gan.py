@@ -1,15 +1,17 @@
 """The LightningModule: one generator step and one discriminator step a batch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vfn.data.batch import Batch
 from vfn.errors import UserError
+from vfn.models import losses
 from vfn.models.checkpoint import (
     Checkpoint,
     from_recipe,
@@ -18,21 +20,10 @@ from vfn.models.checkpoint import (
     submodule,
 )
 from vfn.models.ema import AVERAGED, EMA, GENERATOR, ema_state_dict
-from vfn.models.losses import (
-    LossWeights,
-    add_weight_l1,
-    discriminator_term,
-    feature_matching,
-    generator_term,
-    gradient_penalty,
-    load_terms,
-    masked_mae,
-    ms_ssim_loss,
-    soft_tolerance,
-    term_weights,
-)
+from vfn.models.losses import LossWeights, term_weights
 from vfn.models.manual_optimization import ManualOptimization
-from vfn.models.nets import Discriminator, is_own, make_discriminator, with_weights
+from vfn.models.nets import is_own, make_discriminator, with_weights
+from vfn.models.nets.discriminator import Discriminator
 from vfn.models.reading import read_raw
 from vfn.models.recipe import RECIPE
 from vfn.models.scoring import PatchScoring
@@ -45,22 +36,29 @@ class AdamSettings:
 
     lr_generator: float = 2e-4
     lr_discriminator: float = 2e-4
-    betas: Sequence[float] = (0.5, 0.999)
+    betas: tuple[float, float] = (0.5, 0.999)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list in configs
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Learning rates of G and D."""
+        return self.lr_generator, self.lr_discriminator
 
 
-@dataclass
-class AdversarialFeedback:
-    """What D says of a prediction, to G.
+class AdversarialFeedback(NamedTuple):
+    """Adversarial loss of a prediction, from D to G.
 
     Attributes:
-        terms: G's loss terms that are D's to give, by name.
+        terms: loss terms by name.
         loss: their weighted sum.
         gradient: of `loss` with respect to the prediction, of its shape.
     """
 
     terms: dict[str, Tensor]
     loss: Tensor
-    gradient: Tensor = field(default_factory=lambda: torch.empty(0))
+    gradient: Tensor
 
 
 class VirtualStain(PatchScoring, ManualOptimization):
@@ -92,10 +90,11 @@ class VirtualStain(PatchScoring, ManualOptimization):
         self.generator, self.discriminator = generator, discriminator
         self.averaged = EMA(generator, ema) if ema else None
         self.objective, self.adam, self.recipe = objective, adam, dict(recipe)
-        self.further = load_terms(objective.terms)
+        self.image_terms = objective.image_terms()
         self.prepare_metrics(recipe)
         # Of this epoch: name -> sum over its patches, and how many these were.
         self.sums: dict[str, tuple[Tensor | float, int]] = {}
+        self._rng: dict[str, Tensor] | None = None  # of a checkpoint, until training starts
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -126,19 +125,18 @@ class VirtualStain(PatchScoring, ManualOptimization):
         checkpoint = from_recipe(recipe, generator_weights(raw), path)
         with recipe_errors(path):
             objective = LossWeights.from_dict(recipe["loss"])
-            terms = [{TARGET: term} for term in term_weights(objective.terms)]
-            refuse_code(terms, f"ckpt={path}", trust)
+            refuse_code([{TARGET: t} for t in term_weights(objective.terms)], f"ckpt={path}", trust)
             given = {
                 "discriminator": _discriminator_of(checkpoint, raw["state_dict"]),
                 "objective": objective,
-                "adam": AdamSettings(**recipe.get("adam", {})),  # earlier versions do not say
+                "adam": AdamSettings(**recipe["adam"]),
                 **options,
             }
         module = cls(checkpoint.generator, recipe=recipe, **given)
         return module.train().to(map_location or "cpu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, Ci, h, w) -> (B, Ct, h, w); outside training by the averaged weights, if there are any."""
+        """Predict (B, Ci, h, w) -> (B, Ct, h, w); outside training by the averaged weights, if there are any."""
         net = self.generator
         if self.averaged is not None and not self.training:
             net = self.averaged.net
@@ -147,22 +145,17 @@ class VirtualStain(PatchScoring, ManualOptimization):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for G, then for D if there is one."""
-        betas = (self.adam.betas[0], self.adam.betas[1])
-        optimisers = [
+        pairs = zip((self.generator, self.discriminator), self.adam.rates, strict=True)
+        return [
             torch.optim.Adam(
-                (p for p in self.generator.parameters() if p.requires_grad),
-                self.adam.lr_generator,
-                betas,
+                (p for p in network.parameters() if p.requires_grad),
+                rate,
+                self.adam.betas,
                 fused=True,
             )
+            for network, rate in pairs
+            if network is not None
         ]
-        if self.discriminator is not None:
-            optimisers.append(
-                torch.optim.Adam(
-                    self.discriminator.parameters(), self.adam.lr_discriminator, betas, fused=True
-                )
-            )
-        return list(optimisers)
 
     def training_step(self, batch: Batch, _index: int) -> None:
         """Run one generator and one discriminator update on this batch, or accumulate their gradients.
@@ -176,35 +169,34 @@ class VirtualStain(PatchScoring, ManualOptimization):
         fake = self(batch.input)
         # Beyond the field's edge D would tell padding from prediction: both get the truth there.
         seen = torch.where(batch.valid, fake, batch.target)
-        losses: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         feedback = None
         if self.discriminator is not None:
-            of_d, feedback = self.discriminator_step(optimisers[1], batch, seen)
-            losses |= of_d
-        losses |= self.generator_step(optimisers[0], batch, fake, seen, feedback)
+            found, feedback = self.discriminator_step(optimisers[1], batch, seen)
+        found |= self.generator_step(optimisers[0], batch, fake, seen, feedback)
         self.end_batch()
-        self._log(losses, len(batch.input))
+        self._log(found, len(batch.input))
 
-    def _log(self, losses: Mapping[str, Tensor], count: int) -> None:
-        """Tell the loggers of this step, and keep the sums of the epoch over `count` patches more.
+    def _log(self, found: Mapping[str, Tensor], count: int) -> None:
+        """Log the losses of this step, and add those of `count` patches to the sums of the epoch.
 
-        Lightning would keep them, too, but not in a checkpoint: an epoch that is resumed would be told
-        of by its rest alone.
+        Lightning keeps such sums too, but not in a checkpoint: after a resume, epoch averages would
+        cover only the remaining batches.
         """
         self.log_dict(
-            {f"train/{name}_step": value.detach() for name, value in losses.items()},
+            {f"train/{name}_step": value.detach() for name, value in found.items()},
             on_step=True, on_epoch=False, sync_dist=True, batch_size=count,
         )  # fmt: skip
-        for name, value in losses.items():
+        for name, value in found.items():
             total, patches = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value.detach().float() * count, patches + count)
 
     def on_train_epoch_start(self) -> None:
-        """Start the sums anew; an epoch that is resumed within does not come here."""
+        """Reset the sums; resuming within an epoch skips this hook."""
         self.sums = {}
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Where the epoch ends, or training does, tell of its means."""
+        """Log the means where the epoch, or the training, ends."""
         if not (self.trainer.is_last_batch or self.trainer.should_stop):
             return
         means = {f"train/{n}_epoch": total / count for n, (total, count) in self.sums.items()}
@@ -212,14 +204,14 @@ class VirtualStain(PatchScoring, ManualOptimization):
 
     def discriminator_step(
         self, optimiser: Any, batch: Batch, seen: Tensor
-    ) -> tuple[dict[str, Tensor], "AdversarialFeedback"]:
-        """D minimises its term (eq. 2), every few steps R1 too.
+    ) -> tuple[dict[str, Tensor], AdversarialFeedback]:
+        """Update D on its loss (eq. 2), with R1 every few steps.
 
         Args:
             seen: the prediction; no gradient passes through it to G.
 
         Returns:
-            D's losses; what D, before it moved, has to say to G.
+            D's losses, and the feedback for G from before the update.
         """
         assert self.discriminator is not None
         weights = self.objective
@@ -227,20 +219,9 @@ class VirtualStain(PatchScoring, ManualOptimization):
         real_logits, real = self._judge(batch.input, batch.target)
         fake_logits, fake = self._judge(batch.input, seen)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
-        adversarial = generator_term(weights.adversarial_kind, fake_logits)
-        feedback = AdversarialFeedback(
-            {"adversarial": adversarial}, weights.adversarial * adversarial
-        )
-        if weights.feature_matching:
-            matching = feature_matching(fake, [features.detach() for features in real])
-            feedback.terms["feature_matching"] = matching
-            feedback.loss = feedback.loss + weights.feature_matching * matching
-        scale = self.loss_scale
-        (gradient,) = torch.autograd.grad(scale * feedback.loss, seen, retain_graph=True)
-        feedback.gradient = gradient / scale
-        loss = weights.discriminator * discriminator_term(
-            weights.adversarial_kind, real_logits, fake_logits
-        )
+        feedback = self._feedback(seen, fake_logits, fake, real)
+        adversarial = losses.discriminator_term(weights.adversarial_kind, real_logits, fake_logits)
+        loss = weights.discriminator * adversarial
         penalty = {}
         if weights.r1 and self.updates % weights.r1_every == 0:
             penalty["r1"] = self._penalty(batch)
@@ -248,16 +229,27 @@ class VirtualStain(PatchScoring, ManualOptimization):
         # Of D's weights alone: the way on to the prediction costs, and is G's.
         self.add_gradients(optimiser, loss, inputs=list(self.discriminator.parameters()))
         self.step_if_due(optimiser)
-        of_d = {
-            "loss_d": loss,
+        shares = {
             "d_real": torch.sigmoid(real_logits).mean(),
             "d_fake": torch.sigmoid(fake_logits).mean(),
-            **penalty,
         }
-        return of_d, feedback
+        return {"loss_d": loss, **shares, **penalty}, feedback
+
+    def _feedback(
+        self, seen: Tensor, logits: Tensor, fake: Sequence[Tensor], real: Sequence[Tensor]
+    ) -> AdversarialFeedback:
+        """Return D's verdict on the prediction `seen`, from its logits and its features of both images."""
+        weights = self.objective
+        terms = {"adversarial": losses.generator_term(weights.adversarial_kind, logits)}
+        loss = weights.adversarial * terms["adversarial"]
+        if weights.feature_matching:
+            terms["feature_matching"] = losses.feature_matching(fake, [r.detach() for r in real])
+            loss = loss + weights.feature_matching * terms["feature_matching"]
+        (gradient,) = torch.autograd.grad(self.loss_scale * loss, seen, retain_graph=True)
+        return AdversarialFeedback(terms, loss, gradient / self.loss_scale)
 
     def _judge(self, condition: Tensor, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the discriminator's logits, and its features if it has `judge`."""
+        """Return D's logits, and its features if it is one of ours."""
         assert self.discriminator is not None
         if isinstance(self.discriminator, Discriminator):
             return self.discriminator.judge(condition, image)
@@ -268,7 +260,7 @@ class VirtualStain(PatchScoring, ManualOptimization):
         assert self.discriminator is not None
         with torch.autocast(self.device.type, enabled=False):
             truth = batch.target.detach().float().clone().requires_grad_()
-            return gradient_penalty(self.discriminator(batch.input.float(), truth), truth)
+            return losses.gradient_penalty(self.discriminator(batch.input.float(), truth), truth)
 
     def generator_step(
         self,
@@ -276,9 +268,9 @@ class VirtualStain(PatchScoring, ManualOptimization):
         batch: Batch,
         fake: Tensor,
         seen: Tensor,
-        feedback: "AdversarialFeedback | None" = None,
+        feedback: AdversarialFeedback | None = None,
     ) -> dict[str, Tensor]:
-        """G minimises the objective.
+        """Update G on the objective (eq. 3).
 
         Args:
             fake: the prediction, everywhere.
@@ -286,22 +278,10 @@ class VirtualStain(PatchScoring, ManualOptimization):
             feedback: of `discriminator_step` on `seen`; None without a discriminator.
         """
         weights = self.objective
-        mae = masked_mae(fake.float(), batch.target, batch.valid)
-        loss, terms = weights.mae * mae, {"mae": mae}
-        if weights.tolerance:
-            tolerance = soft_tolerance(
-                fake.float(), batch.target, batch.valid,
-                weights.tolerance_temperature, weights.tolerance_beta1, weights.tolerance_beta2,
-            )  # fmt: skip
-            loss = loss + weights.tolerance * tolerance
-            terms["tolerance"] = tolerance
-        for name, (weight, term) in self.further.items():
+        loss, terms = torch.zeros((), device=fake.device), {}
+        for name, (weight, term) in self.image_terms.items():
             terms[name] = term(fake.float(), batch.target, batch.valid)
             loss = loss + weight * terms[name]
-        if weights.ms_ssim:
-            structure = ms_ssim_loss(fake.float(), batch.target, batch.valid)
-            loss = loss + weights.ms_ssim * structure
-            terms["ms_ssim"] = structure
         if feedback is None:
             self.add_gradients(optimiser, loss)
         else:
@@ -313,7 +293,7 @@ class VirtualStain(PatchScoring, ManualOptimization):
             # Of what is trained: a frozen encoder's weights would only add a constant.
             trained = [p for p in self.generator.parameters() if p.requires_grad]
             factor = weights.weight_l1 * self.loss_scale / self.accumulate
-            norm = add_weight_l1(trained, factor, weights.weight_l1_reduction)
+            norm = losses.add_weight_l1(trained, factor, weights.weight_l1_reduction)
             loss = loss + weights.weight_l1 * norm
             terms["weight_l1"] = norm
         self.step_if_due(optimiser)
@@ -322,14 +302,13 @@ class VirtualStain(PatchScoring, ManualOptimization):
         return {"loss_g": loss, **terms}
 
     def on_validation_start(self) -> None:
-        """Of several processes all judge the model that the first one saves: what batch norms have seen
-        is each process's own."""
+        """Take the batch norms' statistics of the first process, which saves the model, into all."""
         if self.trainer.world_size > 1:
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The recipe, and the random state, so that a resumed run draws what it would have drawn.
+        """Add the recipe, and the random state, so that a resumed run draws what it would have drawn.
 
         Weights that no training goes on from (`best.ckpt`) are the averaged ones under the name of
         the generator's; otherwise both are kept.
@@ -344,7 +323,7 @@ class VirtualStain(PatchScoring, ManualOptimization):
             checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state()
 
     def _sums_of_all(self) -> list[dict[str, tuple[float, int]]]:
-        """`sums` of each process, which tells of its own when the epoch ends."""
+        """Return `sums` of every process."""
         ours = {name: (float(total), n) for name, (total, n) in self.sums.items()}
         of_all = [ours]
         if torch.distributed.is_initialized():
@@ -359,16 +338,14 @@ class VirtualStain(PatchScoring, ManualOptimization):
         switched off is left out.
         """
         super().on_load_checkpoint(checkpoint)
-        self._rng = checkpoint.get("rng")
-        rates = (self.adam.lr_generator, self.adam.lr_discriminator)
-        for optimiser, rate in zip(checkpoint.get("optimizer_states", ()), rates, strict=False):
+        self._rng = checkpoint["rng"]
+        states = checkpoint.get("optimizer_states", ())
+        for optimiser, rate in zip(states, self.adam.rates, strict=False):
             for group in optimiser["param_groups"]:  # of the settings, which may have changed
-                group["lr"], group["betas"] = rate, (self.adam.betas[0], self.adam.betas[1])
-        self.sums = {}
-        of_all = checkpoint.get("sums")  # checkpoints of earlier versions do not say
-        if isinstance(of_all, list) and of_all:
-            # By another number of processes some epoch's figures are those of a part of it.
-            self.sums = dict(of_all[self.global_rank % len(of_all)])
+                group["lr"], group["betas"] = rate, self.adam.betas
+        # By another number of processes some epoch's figures are those of a part of it.
+        of_all = checkpoint["sums"] or [{}]
+        self.sums = dict(of_all[self.global_rank % len(of_all)])
         state = checkpoint["state_dict"]
         if self.averaged is None:
             checkpoint["state_dict"] = {
@@ -381,34 +358,30 @@ class VirtualStain(PatchScoring, ManualOptimization):
 
     def on_fit_start(self) -> None:
         """Move loss terms with weights of their own, such as perceptual losses, to the device."""
-        for _, term in self.further.values():
+        for _, term in self.image_terms.values():
             if isinstance(term, nn.Module):
                 term.to(self.device).requires_grad_(False)
 
     def on_train_start(self) -> None:
         """Take up the random state of the checkpoint; drop test scores, which are of other weights."""
         super().on_train_start()
-        if (self.recipe.get("card") or {}).get("test"):
+        if "card" in self.recipe:
             self.recipe["card"] = {**self.recipe["card"], "test": None}
-        rng = getattr(self, "_rng", None)
-        if rng is not None:
-            torch.set_rng_state(rng["cpu"].cpu())
-            if "cuda" in rng and torch.cuda.is_available():
-                torch.cuda.set_rng_state(rng["cuda"].cpu())
+        if self._rng is not None:
+            torch.set_rng_state(self._rng["cpu"].cpu())
+            if "cuda" in self._rng and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._rng["cuda"].cpu())
             self._rng = None
 
 
 def _discriminator_of(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> nn.Module | None:
-    """The discriminator that the generator was trained against; earlier versions do not name it."""
-    spec, weights = checkpoint.recipe.get("discriminator"), submodule(state, "discriminator")
-    if spec is None or not weights:
+    """Return the discriminator that the generator was trained against."""
+    spec = checkpoint.recipe["discriminator"]
+    if spec is None:
         return None
     channels = len(checkpoint.task.inputs) + len(checkpoint.task.targets)
+    make = partial(make_discriminator, spec, channels, checkpoint.patch_size)
     try:
-        return with_weights(
-            lambda: make_discriminator(spec, channels, checkpoint.patch_size),
-            weights,
-            not is_own(spec),
-        )
+        return with_weights(make, submodule(state, "discriminator"), not is_own(spec))
     except RuntimeError as exc:
         raise UserError(f"ckpt={checkpoint.path}: weights do not fit its discriminator") from exc

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 from vfn.metrics.structure import MS_SSIM_WEIGHTS, SSIM_WINDOW, multiscale
 from vfn.metrics.tolerance import THRESHOLDS
 from vfn.system.dotted import find
@@ -33,34 +34,31 @@ def masked_mae(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return error.sum() / valid.sum().clamp(min=1)
 
 
-def generator_adversarial(logits: Tensor) -> Tensor:
-    """-log D(I, G(I)) (eq. 5), mean over the batch: sigmoid and logarithm in one, from logits."""
-    return F.softplus(-logits).mean()
-
-
-def discriminator_bce(real: Tensor, fake: Tensor) -> Tensor:
-    """-log D(I, truth) - log(1 - D(I, G(I))) (eq. 2, which D maximises), from logits."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-
 def generator_term(kind: str, logits: Tensor) -> Tensor:
-    """What G minimises of D's logits on its predictions, mean over them; `kind` of `ADVERSARIAL`."""
+    """Generator's adversarial term from D's logits on predictions, mean over them.
+
+    Args:
+        kind: "bce": -log D(I, G(I)) (eq. 5), sigmoid and logarithm in one; "hinge" or "lsgan".
+    """
     if kind == "hinge":
         return -logits.mean()
     if kind == "lsgan":
         return (logits - 1).square().mean() / 2
-    return generator_adversarial(logits)
+    return F.softplus(-logits).mean()
 
 
 def discriminator_term(kind: str, real: Tensor, fake: Tensor) -> Tensor:
-    """What D minimises: eq. 2; the hinge loss (Lim and Ye 2017); least squares (Mao et al. 2017,
-    eq. 9).
+    """Discriminator's term from its logits on truth and prediction.
+
+    Args:
+        kind: "bce": -log D(I, truth) - log(1 - D(I, G(I))) (eq. 2, which D maximises); "hinge" (Lim and Ye
+            2017); "lsgan": least squares (Mao et al. 2017, eq. 9).
     """
     if kind == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     if kind == "lsgan":
         return ((real - 1).square().mean() + fake.square().mean()) / 2
-    return discriminator_bce(real, fake)
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
@@ -289,14 +287,8 @@ class LossWeights:
         return cls(**{key: value for key, value in group.items() if key != "name"})
 
     def __post_init__(self) -> None:
-        if self.weight_l1_reduction not in ("mean", "sum"):
-            raise UserError(
-                f"loss.weight_l1_reduction={self.weight_l1_reduction}: choose mean or sum"
-            )
-        if self.adversarial_kind not in ADVERSARIAL:
-            raise UserError(
-                f"loss.adversarial_kind={self.adversarial_kind}: choose {', '.join(ADVERSARIAL)}"
-            )
+        check_choice("loss.weight_l1_reduction", self.weight_l1_reduction, ("mean", "sum"))
+        check_choice("loss.adversarial_kind", self.adversarial_kind, ADVERSARIAL)
         if not isinstance(self.terms, Mapping | None):
             raise UserError(
                 f"loss.terms={self.terms}: give {{NAME: WEIGHT}}, as {{my_package.my_loss: 0.5}}"
@@ -304,12 +296,9 @@ class LossWeights:
         term_weights(self.terms)
         if self.r1_every < 1:
             raise UserError(f"loss.r1_every={self.r1_every}: give 1 step or more")
-        for key in (
-            "mae", "adversarial", "weight_l1", "discriminator", "feature_matching", "r1", "ms_ssim",
-            "tolerance", "tolerance_beta1", "tolerance_beta2",
-        ):  # fmt: skip
-            if getattr(self, key) < 0:
-                raise UserError(f"loss.{key}={getattr(self, key)}: a weight is 0 or more")
+        for key, value in vars(self).items():
+            if isinstance(value, int | float) and value < 0:
+                raise UserError(f"loss.{key}={value}: a weight is 0 or more")
         for key in ("feature_matching", "r1"):
             if getattr(self, key) and not self.adversarial:
                 raise UserError(
@@ -321,3 +310,22 @@ class LossWeights:
                 f"loss.tolerance_temperature={self.tolerance_temperature}: at 0 wrong pixels would "
                 "have no gradient; give a fraction of the range above 0, such as 0.1"
             )
+
+    def image_terms(self) -> dict[str, tuple[float, Term]]:
+        """Return weight and function of each term that compares prediction and target alone.
+
+        Raises:
+            UserError: see `load_terms`.
+        """
+        tolerance = partial(
+            soft_tolerance,
+            temperature=self.tolerance_temperature,
+            beta1=self.tolerance_beta1,
+            beta2=self.tolerance_beta2,
+        )
+        return {
+            "mae": (self.mae, masked_mae),
+            **({"tolerance": (self.tolerance, tolerance)} if self.tolerance else {}),
+            **load_terms(self.terms),
+            **({"ms_ssim": (self.ms_ssim, ms_ssim_loss)} if self.ms_ssim else {}),
+        }

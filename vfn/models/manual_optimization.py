@@ -1,4 +1,4 @@
-"""What Lightning leaves to the module in manual optimisation: accumulation, clipping and float16."""
+"""Manual optimisation as Lightning leaves it to the module: accumulation, clipping and float16."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class ManualOptimization(L.LightningModule):
 
     @property
     def is_due(self) -> bool:
-        """Whether the optimisers step on this batch: every N batches, and at the end of an epoch."""
+        """True if the optimisers step on this batch: every N batches, and at the end of an epoch."""
         return self.waiting + 1 >= self.accumulate or self.trainer.is_last_batch
 
     @property
@@ -94,9 +94,9 @@ class ManualOptimization(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the counts and the gradients of a checkpoint."""
-        self.steps = int(checkpoint.get("steps", 0))  # earlier versions do not say
-        self.updates = int(checkpoint.get("updates", self.steps))
-        self.waiting = int(checkpoint.get("waiting", 0))
+        self.steps, self.updates, self.waiting = (
+            int(checkpoint[key]) for key in ("steps", "updates", "waiting")
+        )
         self._gradients = checkpoint.get("gradients", {})
 
 
