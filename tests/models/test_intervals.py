@@ -200,8 +200,6 @@ def test_round_trip_as_plain_data(tmp_path: Path) -> None:
     assert_same(dict(read.tensors()), dict(known.tensors()))
     wells = Uncertainty(known.head, tuple(replace(c, unit="well") for c in known.curves)).to_dict()
     assert [curve.unit for curve in Uncertainty.from_dict(wells, 2).curves] == ["well", "well"]
-    del wells["units"]  # earlier versions counted fields
-    assert [curve.unit for curve in Uncertainty.from_dict(wells, 2).curves] == ["field", "field"]
     with pytest.raises(ValueError, match="units"):
         Uncertainty.from_dict({**wells, "units": ["plate", "well"]}, 2)
     assert not read.head.training

@@ -43,12 +43,6 @@ def test_a_verdict_says_what_for_why_and_on_how_much() -> None:
     assert line(own_limits=True).endswith("4 wells, with limits other than those of vfn.")
 
 
-def test_cards_of_earlier_versions_say_what_they_know() -> None:
-    old = {"fields": 3, "verdict": "do not use"}
-    (verdict,) = stain_verdicts(card({"dapi": old}))
-    assert verdict.text == "dapi: do not use. Scored on 3 fields."
-
-
 @pytest.mark.parametrize(
     ("level", "warns"), [("use", False), ("care", False), ("do not use", True), (None, True)]
 )

@@ -30,7 +30,7 @@ _MARK = object()
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every byte of the checkpoint at `path` is as it was written: torch itself does not look."""
+    """Return True if every byte of the checkpoint at `path` is as it was written: torch itself does not look."""
     try:
         with zipfile.ZipFile(path) as archive:
             _check_entries(archive, path.stat().st_size)

@@ -1,11 +1,10 @@
 """The model card of a checkpoint: its data, training, scores and limits, as plain data.
 
-Training writes it into the checkpoint's recipe; checkpoints of earlier versions have one of what their
-recipe tells. What a stranger's card says is printed, never obeyed.
+Training writes it into the checkpoint's recipe. What a stranger's card says is printed, never obeyed.
 """
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +37,13 @@ class About:
     note: str = ""
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any] | None) -> "About":
-        """Read the config; run folders of earlier versions have none.
+    def from_dict(cls, data: Mapping[str, Any]) -> "About":
+        """Read the config.
 
         Raises:
             UserError: a licence or a note that is no text.
         """
-        given = {key: value for key, value in (data or {}).items() if value is not None}
+        given = {key: value for key, value in data.items() if value is not None}
         for key, value in given.items():
             if not isinstance(value, str) or not value.strip():
                 raise UserError(f"card.{key}={value}: give a text, in quotes, or null")
@@ -59,51 +58,36 @@ def make_card(recipe: Mapping[str, Any], about: About, counts: Mapping[str, Any]
         about: what the user says of it.
         counts: part of the split -> samples, fields, wells, plates, as far as they are known.
     """
-    task, split = recipe["task"], recipe["split"]
+    task = recipe["task"]
+    made = {"vfn": str(recipe["version"]), "python": platform.python_version()}
+    made |= {"torch": str(torch.__version__), "lightning": str(lightning.__version__)}
+    inputs = _ranges(task["inputs"], recipe["inputs"])
+    for channel, envelope in zip(inputs, recipe["envelopes"], strict=True):
+        channel["seen"] = {k: list(v) for k, v in envelope["seen"].items() if k in SEEN}
     card = {
-        "made": {
-            "vfn": str(recipe["version"]),
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "lightning": str(lightning.__version__),
-        },
+        "made": made,
         "task": dict(task),
         "data": {
             "name": recipe["data"]["name"],
-            "split_by": split["by"],
-            "pixel_size": recipe.get("pixel_size"),
+            "split_by": recipe["split"]["by"],
+            "pixel_size": recipe["pixel_size"],
             "parts": {part: dict(counts[part]) for part in PARTS},
         },
-        "inputs": [
-            {
-                **_range(name, fitted),
-                "seen": {k: list(v) for k, v in envelope["seen"].items() if k in SEEN},
-            }
-            for name, fitted, envelope in zip(
-                task["inputs"], recipe["inputs"], recipe["envelopes"], strict=True
-            )
-        ],
-        "targets": [
-            _range(name, fitted)
-            for name, fitted in zip(task["targets"], recipe["targets"], strict=True)
-        ],
+        "inputs": inputs,
+        "targets": _ranges(task["targets"], recipe["targets"]),
         "network": {"model": recipe["model"], "generator": name_of(recipe["generator"])},
-        "training": None,
-        "validation": None,
-        "test": None,
+        **dict.fromkeys(("training", "validation", "test")),
         "licence": about.licence,
         "note": about.note,
     }
-    return {**card, "limits": limits(card)}
+    return updated(card)
 
 
-def _range(channel: str, fitted: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "channel": channel,
-        "dtype": fitted["dtype"],
-        "low": fitted["low"],
-        "high": fitted["high"],
-    }
+def _ranges(channels: Sequence[str], fitted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"channel": name, **{key: one[key] for key in ("dtype", "low", "high")}}
+        for name, one in zip(channels, fitted, strict=True)
+    ]
 
 
 def updated(card: Mapping[str, Any], **parts: Any) -> Card:
@@ -158,22 +142,18 @@ def limits(card: Mapping[str, Any]) -> list[str]:
 
 
 def card_of(recipe: Mapping[str, Any]) -> Card:
-    """Return the card of a checkpoint, with what was added since it was made; without one, what the
-    recipe tells.
+    """Return the card of a checkpoint, with what was added since it was made.
 
     Raises:
         UserError: it is damaged.
     """
     try:
-        card = recipe.get("card")
-        if card is None:
-            card = make_card(recipe, About(), _counts(recipe["split"]))
-            # What runs here is not what it was made with.
-            card["made"] = {"vfn": str(recipe["version"])}
         calibrated = recipe.get("uncertainty")
-        counts = None if calibrated is None else [int(n) for n in calibrated["fields"]]
-        units = [] if calibrated is None else units_of(calibrated)
-        card = {**card, "intervals": counts, "interval_units": units}
+        card = {
+            **recipe["card"],
+            "intervals": calibrated and [int(n) for n in calibrated["fields"]],
+            "interval_units": units_of(calibrated) if calibrated else [],
+        }
         if list(card["task"]["targets"]) != list(recipe["task"]["targets"]):
             raise ValueError("it is of another task")
         markdown(card)  # says whether all of it is there
@@ -192,79 +172,76 @@ def verdicts_of(recipe: Mapping[str, Any]) -> tuple[StainVerdict, ...]:
         return (StainVerdict("", None, plain(exc)),)
 
 
-def _counts(split: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Count the samples of a recipe, which tells only their names."""
-    return {
-        part: {"views": len(split[part]), "fields": len(split[part]), "wells": 0, "plates": 0}
-        for part in PARTS
-    }
-
-
 def markdown(card: Mapping[str, Any]) -> str:
     """Return the card as a page."""
-    task, data = card["task"], card["data"]
+    task = card["task"]
+    inputs, targets = (
+        text(word.join(task[key])) for word, key in ((" + ", "inputs"), (", ", "targets"))
+    )
     about = [
-        f"# {text(' + '.join(task['inputs']))} to {text(', '.join(task['targets']))}",
-        f"Virtual fluorescence staining: predicts {text(', '.join(task['targets']))} from "
-        f"{text(' + '.join(task['inputs']))} of the same field of view.",
+        f"# {inputs} to {targets}",
+        f"Virtual fluorescence staining: predicts {targets} from {inputs} of the same field of view.",
+        *([text(card["note"])] if card["note"] else []),
+        f"Licence of the weights: {text(card['licence'])}.",
     ]
-    if card["note"]:
-        about.append(text(card["note"]))
-    about.append(f"Licence of the weights: {text(card['licence'])}.")
-    verdicts = [f"- {text(verdict.text)}" for verdict in stain_verdicts(card)]
-    sections = [
-        ("Verdict", ["\n".join(verdicts)]),
-        ("Data", _data_lines(data)),
-        ("Inputs", [_table(card["inputs"]), *_seen_lines(card["inputs"])]),
-        ("Outputs", [_table(card["targets"])]),
-        ("Training", _training_lines(card)),
-        ("Scores", _score_lines(card)),
-        ("Limits", ["\n".join(f"- {text(line)}" for line in card["limits"])]),
-    ]
+    sections = {
+        "Verdict": ["\n".join(f"- {text(verdict.text)}" for verdict in stain_verdicts(card))],
+        "Data": _data_lines(card["data"]),
+        "Inputs": [_grey_values(card["inputs"]), _seen(card["inputs"])],
+        "Outputs": [_grey_values(card["targets"])],
+        "Training": _training_lines(card),
+        "Scores": _score_lines(card),
+        "Limits": ["\n".join(f"- {text(line)}" for line in card["limits"])],
+    }
     pages = ["\n\n".join(about)]
-    pages += [f"## {title}\n\n" + "\n\n".join(parts) for title, parts in sections]
+    pages += [f"## {title}\n\n" + "\n\n".join(parts) for title, parts in sections.items()]
     return "\n\n".join(pages) + "\n"
 
 
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def _data_lines(data: Mapping[str, Any]) -> list[str]:
-    size = data["pixel_size"]
-    keys = ("fields", "wells", "plates")
-    rows = [
-        f"| {name} | " + " | ".join(str(int(data["parts"][part][key]) or "") for key in keys) + " |"
-        for part, name in PARTS.items()
-    ]
+    size, units = data["pixel_size"], ("fields", "wells", "plates")
+    counts = {name: data["parts"][part] for part, name in PARTS.items()}
     return [
         f"Data set {text(data['name'])}, split by {text(data['split_by'])}; pixel size "
         f"{f'{float(size):g} um' if size else NOT_STATED}.",
-        "\n".join(["| part | fields | wells | plates |", "| --- | --- | --- | --- |", *rows]),
+        _table(
+            ("part", *units),
+            (
+                [name, *(str(int(part[unit]) or "") for unit in units)]
+                for name, part in counts.items()
+            ),
+        ),
     ]
 
 
-def _table(channels: Sequence[Mapping[str, Any]]) -> str:
-    head = "| channel | dtype | grey values that become -1 to 1 |\n| --- | --- | --- |"
-    return "\n".join(
-        [
-            head,
-            *(
-                f"| {text(c['channel'])} | {text(c['dtype'])} | "
-                f"{float(c['low']):g} to {float(c['high']):g} |"
-                for c in channels
-            ),
-        ]
+def _grey_values(channels: Sequence[Mapping[str, Any]]) -> str:
+    return _table(
+        ("channel", "dtype", "grey values that become -1 to 1"),
+        (
+            [text(c["channel"]), text(c["dtype"]), f"{float(c['low']):g} to {float(c['high']):g}"]
+            for c in channels
+        ),
     )
 
 
-def _seen_lines(channels: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a table of the statistics of the training fields."""
+def _seen(channels: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of the statistics of the training fields."""
     shown = [key for key in SEEN if all(key in c["seen"] for c in channels)]
-    rows = [
-        f"| {text(c['channel'])} | "
-        + " | ".join(" to ".join(number(float(v)) for v in c["seen"][key]) for key in shown)
-        + " |"
-        for c in channels
-    ]
-    head = [f"| training fields | {' | '.join(shown)} |", f"|{' --- |' * (len(shown) + 1)}"]
-    return ["\n".join([*head, *rows])]
+    return _table(
+        ("training fields", *shown),
+        (
+            [
+                text(c["channel"]),
+                *(" to ".join(number(float(v)) for v in c["seen"][k]) for k in shown),
+            ]
+            for c in channels
+        ),
+    )
 
 
 def _training_lines(card: Mapping[str, Any]) -> list[str]:
@@ -283,40 +260,28 @@ def _training_lines(card: Mapping[str, Any]) -> list[str]:
 
 
 def _score_lines(card: Mapping[str, Any]) -> list[str]:
-    lines = []
     found, tested, intervals = card["validation"], card["test"], card["intervals"]
+    lines = ["Validation figures are not in this checkpoint."]
     if found:
         rivals = ", ".join(f"{text(k)} {float(v):.4f}" for k, v in found["baselines"].items())
-        figure, psnr = (found["mae"], found["psnr"])
-        lines.append(
-            f"Validation, {counted(int(found['patches']), 'patch')}: mean absolute error "
-            f"{'undefined' if figure is None else f'{float(figure):.4f}'} of [-1, 1]"
-            + ("" if psnr is None else f" (PSNR {float(psnr):.1f} dB)")
-            + f"; baselines: {rivals}."
-        )
-    else:
-        lines.append("Validation figures are not in this checkpoint.")
+        figure = "undefined" if found["mae"] is None else f"{float(found['mae']):.4f}"
+        psnr = "" if found["psnr"] is None else f" (PSNR {float(found['psnr']):.1f} dB)"
+        lines = [
+            f"Validation, {counted(int(found['patches']), 'patch')}: mean absolute error {figure} of "
+            f"[-1, 1]{psnr}; baselines: {rivals}."
+        ]
     if tested:
-        head = [f"| test | fields | verdict | {' | '.join(FIGURES)} |", f"|{' --- |' * 8}"]
-        rows = [
-            f"| {text(channel)} | {int(row['fields'])} | {text(row['verdict'])} | "
-            + " | ".join("" if row[k] is None else f"{float(row[k]):.4g}" for k in FIGURES)
-            + " |"
+        rows = (
+            [
+                text(channel), str(int(row["fields"])), text(row["verdict"]),
+                *("" if row[k] is None else f"{float(row[k]):.4g}" for k in FIGURES),
+            ]
             for channel, row in tested.items()
             if channel in card["task"]["targets"]
-        ]
-        lines.append("\n".join([*head, *rows]))
-    lines.append(
-        "Not calibrated: no intervals (python -m vfn.calibrate ckpt=CKPT)."
-        if intervals is None
-        else "Intervals: calibrated on "
-        + ", ".join(
-            counted(n, f"validation {unit}")
-            for n, unit in zip(intervals, card["interval_units"], strict=True)
-        )
-        + "."
-    )
-    return lines
-
-
-__all__ = ["About", "card_of", "make_card", "markdown", "updated", "verdicts_of"]
+        )  # fmt: skip
+        lines.append(_table(("test", "fields", "verdict", *FIGURES), rows))
+    if intervals is None:
+        return [*lines, "Not calibrated: no intervals (python -m vfn.calibrate ckpt=CKPT)."]
+    units = zip(intervals, card["interval_units"], strict=True)
+    on = ", ".join(counted(n, f"validation {unit}") for n, unit in units)
+    return [*lines, f"Intervals: calibrated on {on}."]

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,7 +86,7 @@ class Checkpoint:
     @property
     def pixel_size(self) -> float | None:
         """Micrometres a pixel of the training images; None where they did not say."""
-        size = self.recipe.get("pixel_size")  # checkpoints of earlier versions have none
+        size = self.recipe.get("pixel_size")
         return None if size is None else float(size)
 
     @property
@@ -109,22 +109,6 @@ def load_checkpoint(path: Path, trust: Collection[str] = ()) -> Checkpoint:
     return from_recipe(raw[RECIPE], generator_weights(raw), path)
 
 
-def from_recipe(
-    recipe: Mapping[str, Any], weights: dict[str, torch.Tensor], path: Path
-) -> Checkpoint:
-    """A checkpoint from its parts: what `load_checkpoint` does once the file is read.
-
-    Args:
-        weights: of the generator.
-        path: where they came from.
-
-    Raises:
-        UserError: weights that do not fit the network they name; a recipe that lacks something.
-    """
-    with recipe_errors(path):
-        return _from_recipe(recipe, weights, path)
-
-
 @contextmanager
 def recipe_errors(path: Path) -> Iterator[None]:
     """Turn the errors of reading a recipe that is not as training wrote it into one of the user's.
@@ -140,45 +124,55 @@ def recipe_errors(path: Path) -> Iterator[None]:
         ) from exc
 
 
-def _from_recipe(
+def from_recipe(
     recipe: Mapping[str, Any], weights: dict[str, torch.Tensor], path: Path
 ) -> Checkpoint:
-    task = Task(
-        str(recipe["task"]["name"]),
-        tuple(recipe["task"]["inputs"]),
-        tuple(recipe["task"]["targets"]),
-        tuple(float(z) for z in recipe["task"]["input_z"]),
-    )
-    try:
-        generator = with_weights(
-            lambda: make_generator(recipe["generator"], len(task.inputs), len(task.targets)),
-            weights,
-            sketch=not is_own(recipe["generator"]),
+    """A checkpoint from its parts: what `load_checkpoint` does once the file is read.
+
+    Args:
+        weights: of the generator.
+        path: where they came from.
+
+    Raises:
+        UserError: weights that do not fit the network they name; a recipe that lacks something.
+    """
+    with recipe_errors(path):
+        task = Task(
+            str(recipe["task"]["name"]),
+            tuple(recipe["task"]["inputs"]),
+            tuple(recipe["task"]["targets"]),
+            tuple(float(z) for z in recipe["task"]["input_z"]),
         )
-    except RuntimeError as exc:
-        raise UserError(f"ckpt={path}: weights do not fit its network; train anew") from exc
-    for part in MEASURED:
-        _check_finite(recipe.get(part), part)
-    _check_finite(weights, "weights")
-    unknown = {str(d["dtype"]) for d in (*recipe["inputs"], *recipe["targets"])} - set(DTYPES)
-    if unknown:
-        raise ValueError(f"dtype {min(unknown)}")
-    Binning.from_dict(recipe.get("binning"), len(task.inputs), len(task.targets))
-    calibrated = recipe.get("uncertainty")
-    return Checkpoint(
-        path,
-        digest(weights),
-        generator.eval(),
-        task,
-        _layout(recipe),
-        tuple(IntensityNormaliser.from_dict(d) for d in recipe["inputs"]),
-        tuple(IntensityNormaliser.from_dict(d) for d in recipe["targets"]),
-        tuple(None if d is None else FlatField.from_dict(d) for d in recipe["flats"]),
-        tuple(TrainingDistribution.from_dict(d) for d in recipe["envelopes"]),
-        Baselines.from_dict(recipe["baselines"]),
-        recipe,
-        None if calibrated is None else Uncertainty.from_dict(calibrated, len(task.inputs)),
-    )
+        try:
+            generator = with_weights(
+                lambda: make_generator(recipe["generator"], len(task.inputs), len(task.targets)),
+                weights,
+                sketch=not is_own(recipe["generator"]),
+            )
+        except RuntimeError as exc:
+            raise UserError(f"ckpt={path}: weights do not fit its network; train anew") from exc
+        for part in MEASURED:
+            _check_finite(recipe.get(part), part)
+        _check_finite(weights, "weights")
+        unknown = {str(d["dtype"]) for d in (*recipe["inputs"], *recipe["targets"])} - set(DTYPES)
+        if unknown:
+            raise ValueError(f"dtype {min(unknown)}")
+        Binning.from_dict(recipe.get("binning"), len(task.inputs), len(task.targets))
+        calibrated = recipe.get("uncertainty")
+        return Checkpoint(
+            path,
+            digest(weights),
+            generator.eval(),
+            task,
+            Layout(**recipe["layout"]),
+            tuple(IntensityNormaliser.from_dict(d) for d in recipe["inputs"]),
+            tuple(IntensityNormaliser.from_dict(d) for d in recipe["targets"]),
+            tuple(None if d is None else FlatField.from_dict(d) for d in recipe["flats"]),
+            tuple(TrainingDistribution.from_dict(d) for d in recipe["envelopes"]),
+            Baselines.from_dict(recipe["baselines"]),
+            recipe,
+            None if calibrated is None else Uncertainty.from_dict(calibrated, len(task.inputs)),
+        )
 
 
 def _check_finite(node: Any, name: str) -> None:
@@ -199,14 +193,6 @@ def _check_finite(node: Any, name: str) -> None:
             and not torch.isfinite(torch.as_tensor(part)).all()
         ):
             raise ValueError(f"{name}: a value is NaN or infinite")
-
-
-def _layout(recipe: Mapping[str, Any]) -> Layout:
-    layout = Layout(**recipe["layout"])
-    # Earlier versions, whose data sets had no such keys, wrote these two where nothing was said.
-    if "z_zero" not in recipe["data"] and (layout.z_zero, layout.z_step) == (0.0, 1.0):
-        return replace(layout, z_zero=None, z_step=None)
-    return layout
 
 
 def store_uncertainty(path: Path, uncertainty: Uncertainty) -> None:
@@ -253,6 +239,11 @@ def submodule(state: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.T
     """The part of a state dict that belongs to the submodule `name`."""
     prefix = f"{name}."
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each weight, which tells one network from another."""
+    return {key: value.shape for key, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def digest(weights: Mapping[str, torch.Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""How far a prediction may be off: for each pixel a half-width that holds the truth as often as asked.
+"""Intervals of a prediction: for each pixel a half-width that holds the truth as often as asked.
 
 The score is the absolute error that a small network expects (`ScaleHead`), from what the generator
 saw and what it made of it. It is fitted after the training, the generator frozen, on training
@@ -26,6 +26,7 @@ the expected risk of a new one at or below alpha, if it is exchangeable with tho
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ class Miscoverage:
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """What a calibrated checkpoint knows of its errors.
+    """Error model of a calibrated checkpoint.
 
     Attributes:
         head: in evaluation mode, on the CPU.
@@ -179,7 +180,7 @@ class Uncertainty:
     curves: tuple[Miscoverage, ...]
 
     def multipliers(self, coverage: float) -> tuple[float, ...]:
-        """Of each target: half-width in units of the score."""
+        """Return the half-width of each target in units of the score."""
         return tuple(curve.multiplier(coverage) for curve in self.curves)
 
     def promise(self, coverage: float, targets: Sequence[str]) -> list[str]:
@@ -206,15 +207,13 @@ class Uncertainty:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that half-widths depend on."""
-        curves = [(curve.misses, np.array([curve.count])) for curve in self.curves]
-        return {
-            **self.head.state_dict(),
-            **{
-                f"{name}.{i}": torch.from_numpy(array)
-                for i, pair in enumerate(curves)
-                for name, array in zip(("misses", "fields"), pair, strict=True)
-            },
-        }
+        found = dict(self.head.state_dict())
+        for i, curve in enumerate(self.curves):
+            found |= {
+                f"misses.{i}": torch.from_numpy(curve.misses),
+                f"fields.{i}": torch.tensor([curve.count]),
+            }
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data and tensors, for the checkpoint."""
@@ -247,23 +246,25 @@ class Uncertainty:
 
 
 def units_of(data: Mapping[str, Any]) -> list[str]:
-    """Return the unit of each target from what `Uncertainty.to_dict` gave; earlier versions counted fields."""
-    units = [str(unit) for unit in data.get("units", ["field"] * len(data["fields"]))]
+    """Return the unit of each target from what `Uncertainty.to_dict` gave."""
+    units = [str(unit) for unit in data["units"]]
     if not set(units) <= {"field", "well"}:
         raise ValueError(f"units {units}")
     return units
 
 
 def check_coverage(value: float) -> float:
-    """A coverage as a share.
+    """Return a coverage as a share, from whatever the user gave.
 
     Raises:
         UserError: not a whole percentage from 50 to 99.
     """
-    percent = round(100 * value) if math.isfinite(value) else 0
-    if not LOWEST <= percent <= HIGHEST or abs(100 * value - percent) > 1e-6:
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    number = value if is_number else 0
+    percent = round(100 * number)
+    if not LOWEST <= percent <= HIGHEST or abs(100 * number - percent) > 1e-6:
         raise UserError(
-            f"uncertainty={value:g}: give the share of pixels that the intervals shall hold, "
+            f"uncertainty={value}: give the share of pixels that the intervals shall hold, "
             "0.50 to 0.99 in steps of 0.01"
         )
     return percent / 100

@@ -29,6 +29,28 @@ def read_raw(
     Raises:
         UserError: missing, unreadable, or no checkpoint of vfn.
     """
+    raw = _unpickled(path, mapped)
+    recipe = raw.get(RECIPE) if isinstance(raw, dict) else None
+    if not isinstance(recipe, dict) or "state_dict" not in raw:
+        raise UserError(f"ckpt={path}: is not a checkpoint of vfn; give one that train.py wrote")
+    stated = recipe.get("format")
+    if type(stated) is not int or stated != FORMAT:
+        raise UserError(
+            f"ckpt={path}: format {str(stated)[:40]}, this version reads {FORMAT}; "
+            "use the version of vfn that wrote it"
+        )
+    refuse_code(recipe, f"ckpt={path}", (*OURS, *(_named(recipe) if trust is None else trust)))
+    try:
+        check_recipe(recipe)
+    except ValueError as exc:
+        raise UserError(
+            f"ckpt={path}: its recipe is damaged ({exc}); train anew or copy it again"
+        ) from exc
+    return raw
+
+
+def _unpickled(path: Path, mapped: bool) -> Any:
+    """Return the content of a checkpoint, whose archive and pickle were looked through."""
     if path.is_dir():
         raise UserError(
             f"ckpt={path}: is a folder; give a file, as outputs/NAME/checkpoints/best.ckpt"
@@ -49,7 +71,7 @@ def read_raw(
                 # torch maps no file whose name is not UTF-8.
                 mapped = mapped and _is_utf8(path)
                 what = path if mapped else file
-                raw = torch.load(what, map_location="cpu", weights_only=True, mmap=mapped)
+                return torch.load(what, map_location="cpu", weights_only=True, mmap=mapped)
     except UserError:
         raise
     except Exception as exc:  # the unpickler raises whatever damaged bytes lead to
@@ -57,23 +79,6 @@ def read_raw(
             f"ckpt={path}: is no checkpoint, or a damaged one ({type(exc).__name__}: {exc}); "
             "train anew or copy it again"
         ) from exc
-    recipe = raw.get(RECIPE) if isinstance(raw, dict) else None
-    if not isinstance(recipe, dict) or "state_dict" not in raw:
-        raise UserError(f"ckpt={path}: is not a checkpoint of vfn; give one that train.py wrote")
-    stated = recipe.get("format")
-    if type(stated) is not int or stated != FORMAT:
-        raise UserError(
-            f"ckpt={path}: format {str(stated)[:40]}, this version reads {FORMAT}; "
-            "use the version of vfn that wrote it"
-        )
-    refuse_code(recipe, f"ckpt={path}", (*OURS, *(_named(recipe) if trust is None else trust)))
-    try:
-        check_recipe(recipe)
-    except ValueError as exc:
-        raise UserError(
-            f"ckpt={path}: its recipe is damaged ({exc}); train anew or copy it again"
-        ) from exc
-    return raw
 
 
 def _named(recipe: Mapping[str, Any]) -> list[str]:

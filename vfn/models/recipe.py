@@ -20,7 +20,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names the part.
     """
-    for where, check in _CHECKS.items():
+    for where, spec in _SPECS.items():
         value: Any = recipe
         for key in where.split("."):
             if not isinstance(value, Mapping):
@@ -28,11 +28,27 @@ def check_recipe(recipe: Mapping[str, Any]) -> None:
             value = value.get(key, _MISSING)
         if value is _MISSING and where in _ASKED_LATE:
             raise ValueError(f"it lacks {where}")
-        if value is not _MISSING and not check(value):
+        if value is not _MISSING and not _fits(value, spec):
             raise ValueError(f"{where} is {str(value)[:80]!r}")
     for part in ("data", "generator"):  # OmegaConf would fill in what these name
         if "${" in str(recipe.get(part)):
             raise ValueError(f"{part} holds an interpolation")
+
+
+def _fits(value: Any, spec: Any) -> bool:
+    """Return True if `value` is as `spec` says.
+
+    Args:
+        spec: a function; None; a list or dictionary that holds the spec of its values; a tuple of specs of
+            which one must fit.
+    """
+    if isinstance(spec, tuple):
+        return any(_fits(value, one) for one in spec)
+    if isinstance(spec, list):
+        return isinstance(value, list | tuple) and all(_fits(part, spec[0]) for part in value)
+    if isinstance(spec, dict):
+        return _is_mapping(value) and all(_fits(part, spec[str]) for part in value.values())
+    return value is None if spec is None else bool(spec(value))
 
 
 def _is_text(value: Any) -> bool:
@@ -51,79 +67,40 @@ def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
-def _or_none(check: Check) -> Check:
-    return lambda value: value is None or check(value)
-
-
-def _list_of(check: Check, least: int = 0, most: float = math.inf) -> Check:
-    return lambda value: (
-        isinstance(value, list | tuple) and least <= len(value) <= most and all(map(check, value))
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float) or _fits(
+        value, (None, _is_text, [_is_plain], {str: _is_plain})
     )
 
 
-def _mapping_of(check: Check) -> Check:
-    return lambda value: _is_mapping(value) and all(map(check, value.values()))
-
-
-def _is_sample(value: Any) -> bool:
-    """Name, and rows and columns or None."""
-    return (
+def _pair_of(first: Any, second: Any) -> Check:
+    return lambda value: (
         isinstance(value, list | tuple)
         and len(value) == 2
-        and _is_text(value[0])
-        and _or_none(_list_of(_list_of(_is_whole, 2, 2), 2, 2))(value[1])
+        and _fits(value[0], first)
+        and _fits(value[1], second)
     )
-
-
-def _is_word(value: Any) -> bool:
-    return (
-        _is_text(value)
-        or _is_whole(value)
-        or _list_of(lambda v: _is_text(v) or _is_whole(v))(value)
-    )
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float)
 
 
 _MISSING: Any = object()
-_offset = _list_of(_is_number, 2, 2)
-_CHECKS: dict[str, Check] = {
-    "version": _is_text,
-    "model": _is_text,
-    "generator": _is_mapping,
-    "data": _is_mapping,
-    "data.name": _is_text,
-    "data.root": _or_none(_is_text),
+_OFFSET = _pair_of(_is_number, _is_number)
+_RANGE = _pair_of(_is_whole, _is_whole)
+_SPECS: dict[str, Any] = {
+    **dict.fromkeys(("version", "model", "data.name", "task.name", "split.by"), _is_text),
+    **dict.fromkeys(("generator", "data", "task", "layout", "baselines", "shifts", "split"), _is_mapping),
+    **dict.fromkeys(("uncertainty", "focus", "refocus", "deconvolution"), (None, _is_mapping)),
+    **{part: [_is_mapping] for part in ("inputs", "targets", "envelopes")},
+    **dict.fromkeys(("data.root", "layout.pattern", "layout.manifest"), (None, _is_text)),
+    **dict.fromkeys(("layout.z_zero", "layout.z_step"), (None, _is_number)),
+    **dict.fromkeys(("task.inputs", "task.targets"), lambda names: bool(names) and _fits(names, [_is_text])),
     "data.patch_size": lambda value: _is_whole(value) and value > 0,
-    "task": _is_mapping,
-    "task.name": _is_text,
-    "task.inputs": _list_of(_is_text, 1),
-    "task.targets": _list_of(_is_text, 1),
-    "task.input_z": _list_of(_is_number),
-    "layout": _is_mapping,
-    "layout.channels": _mapping_of(_is_word),
-    "layout.pattern": _or_none(_is_text),
-    "layout.manifest": _or_none(_is_text),
-    "layout.z_zero": _or_none(_is_number),
-    "layout.z_step": _or_none(_is_number),
-    "inputs": _list_of(_is_mapping),
-    "targets": _list_of(_is_mapping),
-    "flats": _list_of(_or_none(_is_mapping)),
-    "envelopes": _list_of(_is_mapping),
-    "baselines": _is_mapping,
-    "shifts": _is_mapping,
-    "shifts.by_view": _mapping_of(_list_of(_or_none(_offset))),
-    "shifts.usual": _list_of(_offset),
-    "pixel_size": _or_none(lambda value: _is_number(value) and value > 0),
-    "split": _is_mapping,
-    "split.by": _is_text,
-    **{f"split.{part}": _list_of(_is_sample) for part in PARTS},
-    "card": _or_none(lambda value: _is_mapping(value) and _is_plain(value)),
-    **dict.fromkeys(("uncertainty", "focus", "refocus", "deconvolution"), _or_none(_is_mapping)),
-}
+    "task.input_z": [_is_number],
+    "layout.channels": {str: (_is_text, _is_whole, [(_is_text, _is_whole)])},
+    "flats": [(None, _is_mapping)],
+    "shifts.by_view": {str: [(None, _OFFSET)]},
+    "shifts.usual": [_OFFSET],
+    "pixel_size": (None, lambda value: _is_number(value) and value > 0),
+    # Names, and rows and columns or None.
+    **{f"split.{part}": [_pair_of(_is_text, (None, _pair_of(_RANGE, _RANGE)))] for part in PARTS},
+    "card": (None, {str: _is_plain}),
+}  # fmt: skip

@@ -36,7 +36,7 @@ class StainVerdict:
 
     @property
     def is_warning(self) -> bool:
-        """Whether the stain must not be used, or nobody knows if it may be."""
+        """True if the stain must not be used, or nobody knows if it may be."""
         return self.level in (None, "do not use")
 
 
@@ -84,9 +84,9 @@ def _verdict(target: str, scores: Mapping[str, Any] | None) -> StainVerdict:
     level = _level(scores["verdict"])
     if level is None:
         raise ValueError(f"no verdict on {channel}")
-    purposes = _purposes(scores.get("purposes", {}))  # earlier versions wrote none, nor a reason
+    purposes = _purposes(scores["purposes"])
     head = f"{channel}: {HEADLINES[level]}{f' ({purposes})' if purposes else ''}"
-    reason = plain(_text(scores.get("reason", ""))).rstrip(".")
+    reason = plain(_text(scores["reason"])).rstrip(".")
     return StainVerdict(channel, level, ". ".join(filter(None, [head, reason, _units(scores)])))
 
 
@@ -104,11 +104,11 @@ def _purposes(given: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _units(scores: Mapping[str, Any]) -> str:
-    fields, wells = int(scores["fields"]), scores.get("wells")
-    if not all(0 <= n < MOST_UNITS for n in (fields, int(wells or 0))):
+    fields, wells = int(scores["fields"]), int(scores["wells"])
+    if not all(0 <= number < MOST_UNITS for number in (fields, wells)):
         raise ValueError(f"{fields} fields of {wells} wells")
-    where = {None: "", 0: " of unknown wells"}.get(wells, f" of {counted(int(wells or 0), 'well')}")
-    limits = ", with limits other than those of vfn" if scores.get("own_limits") else ""
+    where = f" of {counted(wells, 'well')}" if wells else " of unknown wells"
+    limits = ", with limits other than those of vfn" if scores["own_limits"] else ""
     return f"Scored on {counted(fields, 'field')}{where}{limits}."
 
 
