@@ -13,7 +13,7 @@ from vfn.data.batch import Batch
 from vfn.models.gan import AdamSettings, VirtualStain
 from vfn.models.losses import LossWeights
 from vfn.models.manual_optimization import SharedScaler
-from vfn.models.nets import Discriminator
+from vfn.models.nets.discriminator import Discriminator
 
 OBJECTIVE = LossWeights(1.0, 0.5, 0.3, "sum", feature_matching=0.2, r1=0.1, r1_every=2)
 SIZE = 8

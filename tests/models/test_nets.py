@@ -323,7 +323,7 @@ def test_a_frozen_encoder_of_any_generator(spec: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("name", ["unet", "convnext_unet"])
 def test_starts_that_cannot_be(name: str) -> None:
-    with pytest.raises(UserError, match=r"start=zero.*level, linear"):
+    with pytest.raises(UserError, match=r"start=zero.*level or linear, or auto"):
         make_generator({"name": name, "start": "zero"}, 1, 1)
     with pytest.raises(UserError, match=r"start=linear, residual=true"):
         make_generator({"name": name, "start": "linear", "residual": True}, 1, 1)

@@ -1,16 +1,16 @@
-"""Which device and which arithmetic."""
+"""Device and arithmetic of a command."""
 
 from contextlib import AbstractContextManager
 
 import torch
 
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 
 PRECISIONS = ("auto", "bf16", "float32")
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is native there; emulated, it is slower than float32."""
+    """Return True if bfloat16 is native there; emulated, it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
@@ -44,8 +44,7 @@ def pick_precision(name: str, device: torch.device) -> str:
     Raises:
         UserError: unknown name.
     """
-    if name not in PRECISIONS:
-        raise UserError(f"precision={name}: unknown; choose one of {', '.join(PRECISIONS)}")
+    check_choice("precision", name, PRECISIONS)
     if name == "auto":
         return "bf16" if has_fast_bf16(device) else "float32"
     return name

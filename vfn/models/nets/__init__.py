@@ -11,22 +11,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vfn.errors import UserError
 from vfn.models.nets.convnext_unet import ConvNeXtUNet
-from vfn.models.nets.discriminator import ConditionalDiscriminator, Discriminator, PatchGAN
-from vfn.models.nets.generator import Generator
+from vfn.models.nets.discriminator import ConditionalDiscriminator, PatchGAN
 from vfn.models.nets.unet import UNetGenerator
 from vfn.system.dotted import TARGET, build
 
 G = TypeVar("G", bound=nn.Module)
 # Limits of the options that decide how much memory a network takes: far more than any machine could train.
 LARGEST = {"width": 2048, "max_width": 8192, "depth": 12, "blocks": 64, "kernel_size": 31}
-GENERATORS: dict[str, type[Generator]] = {
-    "unet": UNetGenerator,
-    "convnext_unet": ConvNeXtUNet,
-}
-DISCRIMINATORS: dict[str, type[Discriminator]] = {
-    "conditional": ConditionalDiscriminator,
-    "patchgan": PatchGAN,
-}
+GENERATORS = {"unet": UNetGenerator, "convnext_unet": ConvNeXtUNet}
+DISCRIMINATORS = {"conditional": ConditionalDiscriminator, "patchgan": PatchGAN}
 # The dotted paths that a checkpoint may name without being trusted.
 OURS: dict[str, type[nn.Module]] = {
     f"{net.__module__}.{net.__qualname__}": net
@@ -40,13 +33,13 @@ def is_own(spec: Mapping[str, Any]) -> bool:
 
 
 def name_of(spec: Mapping[str, Any]) -> str:
-    """The name, or the dotted path, of the network that `spec` describes."""
+    """Return the name, or the dotted path, of the network that `spec` describes."""
     return str(spec.get(TARGET) or spec["name"])
 
 
 def _make(
     kind: str, table: Mapping[str, type[nn.Module]], spec: Mapping[str, Any], **sizes: int
-) -> Any:
+) -> nn.Module:
     options = dict(spec)
     name, target = options.pop("name", None), options.pop(TARGET, None)
     if is_own(spec):
@@ -57,7 +50,7 @@ def _make(
             )
         return network
     made = table.get(str(name)) if target is None else OURS[target]
-    if made is None or not issubclass(made, tuple(table.values())):
+    if made not in table.values():
         raise UserError(
             f"model.{kind}.name={name}: unknown; choose one of {', '.join(table)}, or name a class of your own "
             f"by model.{kind}.{TARGET}=my_package.MyNet"
@@ -66,7 +59,7 @@ def _make(
         for key, value in options.items():
             if key in LARGEST and not 1 <= value <= LARGEST[key]:
                 raise UserError(f"model.{kind}.{key}={value}: give 1 to {LARGEST[key]}")
-        return made(**sizes, **options)
+        return made(**sizes, **options)  # type: ignore[misc]
     except (TypeError, ValueError) as exc:
         raise UserError(f"model.{kind}: {exc}; see conf/model for the keys of {name}") from exc
 
@@ -80,14 +73,12 @@ def make_generator(spec: Mapping[str, Any], in_channels: int, out_channels: int)
     Raises:
         UserError: unknown name or option; see `Generator`.
     """
-    generator: nn.Module = _make(
-        "generator", GENERATORS, spec, in_channels=in_channels, out_channels=out_channels
-    )
-    return generator
+    sizes = {"in_channels": in_channels, "out_channels": out_channels}
+    return _make("generator", GENERATORS, spec, **sizes)
 
 
 def stride_of(generator: nn.Module) -> int:
-    """The number that height and width of its inputs must be multiples of."""
+    """Return the number that height and width of its inputs must be multiples of."""
     stride = getattr(generator, "stride", 1)
     return stride if isinstance(stride, int) else 1  # that of a convolution is a tuple
 
@@ -104,14 +95,13 @@ def with_weights(
     Raises:
         RuntimeError: the weights do not fit it.
     """
-    wanted: Mapping[str, torch.Tensor] = {}
     if sketch:
         with torch.device("meta"):
             wanted = make().state_dict()
-    for name, tensor in wanted.items():
-        given = weights.get(name)
-        if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
-            raise RuntimeError(f"{name} does not fit")
+        for name, tensor in wanted.items():
+            given = weights.get(name)
+            if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
+                raise RuntimeError(f"{name} does not fit")
     module = make()
     module.load_state_dict(weights)
     return module
@@ -125,14 +115,12 @@ def make_discriminator(spec: Mapping[str, Any], in_channels: int, patch_size: in
     Raises:
         UserError: unknown name or option.
     """
-    discriminator: nn.Module = _make(
-        "discriminator", DISCRIMINATORS, spec, in_channels=in_channels, patch_size=patch_size
-    )
-    return discriminator
+    sizes = {"in_channels": in_channels, "patch_size": patch_size}
+    return _make("discriminator", DISCRIMINATORS, spec, **sizes)
 
 
 def fold_norms(generator: G) -> G:
-    """A copy in evaluation mode whose batch norms are part of the convolutions before them.
+    """Return a copy in evaluation mode whose batch norms are part of the convolutions before them.
 
     In evaluation a batch norm multiplies and shifts each channel by constants: the same function,
     without its passes over the features.
@@ -145,23 +133,6 @@ def fold_norms(generator: G) -> G:
             if isinstance(norm, nn.BatchNorm2d) and isinstance(
                 layer, nn.Conv2d | nn.ConvTranspose2d
             ):
-                transposed = isinstance(layer, nn.ConvTranspose2d)
-                parent[i] = fuse_conv_bn_eval(layer, norm, transpose=transposed)
+                parent[i] = fuse_conv_bn_eval(layer, norm, isinstance(layer, nn.ConvTranspose2d))
                 parent[i + 1] = nn.Identity()
     return folded
-
-
-__all__ = [
-    "DISCRIMINATORS",
-    "GENERATORS",
-    "OURS",
-    "Discriminator",
-    "Generator",
-    "fold_norms",
-    "is_own",
-    "make_discriminator",
-    "make_generator",
-    "name_of",
-    "stride_of",
-    "with_weights",
-]

@@ -58,9 +58,7 @@ class ConditionalDiscriminator(Discriminator):
         layers: list[nn.Module] = self._conv(in_channels, widths[0])
         for before, after in pairwise(widths):
             layers += [*self._conv(before, after), nn.LeakyReLU(LEAK)]
-        side = patch_size
-        for _ in widths:
-            side = (side + 1) // 2
+        side = -(-patch_size // 2 ** len(widths))
         self.features = nn.Sequential(*layers)
         self.score = nn.Linear(widths[-1] * side * side, 1)
         self.apply(init_weights)

@@ -1,9 +1,9 @@
-"""What all generators share: how the untrained network starts, what is frozen, the output's range."""
+"""Base of all generators: how the untrained network starts, what is frozen, the output's range."""
 
 import torch
 from torch import Tensor, nn
 
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 from vfn.models.nets.cpu import OutputConv
 
 EDGE = 0.995  # of [-1, 1]; a residual network takes its inputs for no more extreme than this
@@ -39,10 +39,7 @@ class Generator(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, start: str, residual: bool
     ) -> None:
         super().__init__()
-        if start not in STARTS:
-            raise UserError(
-                f"model.generator.start={start}: choose one of {', '.join((*STARTS, AUTO))}"
-            )
+        check_choice("model.generator.start", start, STARTS, f", or {AUTO}")
         if residual and start == "linear":
             raise UserError(
                 "model.generator.start=linear, residual=true: either the linear map of the inputs or "
@@ -125,7 +122,7 @@ class Generator(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Generator":
-        """As of any module, but a frozen encoder stays in evaluation mode."""
+        """Set the mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             for part in self.encoder():

@@ -1,11 +1,27 @@
 """The generator: the paper's customised U-Net, and pix2pix's, which differs in its numbers alone."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vfn.models.nets.cpu import DownConv, OutputConv, UpConv, dense_gradient
 from vfn.models.nets.generator import LEAK, Generator, init_weights
+
+
+def _down(cin: int, cout: int, kernel_size: int, norm: bool) -> nn.Sequential:
+    """LeakyReLU-Conv(s2)-BN: (B, cin, H, W) -> (B, cout, H / 2, W / 2)."""
+    conv = DownConv(cin, cout, kernel_size, bias=not norm)
+    return nn.Sequential(nn.LeakyReLU(LEAK), conv, *([nn.BatchNorm2d(cout)] if norm else []))
+
+
+def _up(cin: int, cout: int, kernel_size: int, dropout: float) -> nn.Sequential:
+    """ReLU-ConvTranspose(s2)-BN: (B, cin, H, W) -> (B, cout, 2 H, 2 W)."""
+    conv = UpConv(cin, cout, kernel_size, bias=False)
+    rest = [nn.Dropout(dropout)] if dropout else []
+    # In place: what was concatenated is for this layer alone.
+    return nn.Sequential(nn.ReLU(inplace=True), conv, nn.BatchNorm2d(cout), *rest)
 
 
 class UNetGenerator(Generator):
@@ -46,34 +62,20 @@ class UNetGenerator(Generator):
         super().__init__(in_channels, out_channels, 2**depth, start, residual)
         widths = [min(width * 2**level, max_width) for level in range(depth)]
         self.first = DownConv(in_channels, widths[0], kernel_size)
-        self.down = nn.ModuleList()
-        for level in range(1, depth):
-            norm = bottleneck_norm or level < depth - 1
-            layers: list[nn.Module] = [
-                nn.LeakyReLU(LEAK),
-                DownConv(widths[level - 1], widths[level], kernel_size, bias=not norm),
-            ]
-            if norm:
-                layers.append(nn.BatchNorm2d(widths[level]))
-            self.down.append(nn.Sequential(*layers))
-        self.up = nn.ModuleList()
-        skip = 0  # the bottleneck has none
-        for step, level in enumerate(range(depth - 1, 0, -1)):
-            layers = [
-                nn.ReLU(inplace=True),  # of what was concatenated for it alone
-                UpConv(widths[level] + skip, widths[level - 1], kernel_size, bias=False),
-                nn.BatchNorm2d(widths[level - 1]),
-            ]
-            if dropout and step < 3:
-                layers.append(nn.Dropout(dropout))
-            self.up.append(nn.Sequential(*layers))
-            skip = widths[level - 1]
-        self.last = OutputConv(widths[0] + skip, out_channels, kernel_size)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for level, (fine, coarse) in enumerate(pairwise(widths), start=2):
+            norm = bottleneck_norm or level < depth
+            self.down.append(_down(fine, coarse, kernel_size, norm))
+        for step, (coarse, fine) in enumerate(pairwise(reversed(widths))):
+            # All but the bottleneck come with the encoder's features of their size.
+            seen = 2 * coarse if step else coarse
+            self.up.append(_up(seen, fine, kernel_size, dropout if step < 3 else 0.0))
+        self.last = OutputConv(widths[0] * (2 if depth > 1 else 1), out_channels, kernel_size)
         self.apply(init_weights)
         self._prepare_start()
 
     def encoder(self) -> tuple[nn.Module, ...]:
-        """The way down."""
+        """Return the way down."""
         return (self.first, self.down)
 
     def forward(self, x: Tensor) -> Tensor:
