@@ -200,7 +200,7 @@ def test_a_diverged_training_is_refused(tmp_path: Path) -> None:
             ["data.batch_size=1"],
             "give data.batch_size=2, data.patch_size=128 or model.generator.depth=5",
         ),
-        (["trainer.strategy=fsdp"], "trainer.strategy=fsdp: choose one of auto, ddp"),
+        (["trainer.strategy=fsdp"], "trainer.strategy=fsdp: unknown; choose one of auto, ddp"),
         (["trainer.devices=0"], "trainer.devices=0"),
     ],
 )

@@ -142,7 +142,7 @@ def test_without_a_seed_runs_differ_and_resume(tmp_path: Path) -> None:
         ("trainer.precision=16-mixed", "needs a CUDA device"),
         ("trainer.strategy=fsdp", "split one network with one optimiser"),
         ("trainer.sync_batchnorm=true", "for GPUs alone"),
-        ("trainer.gradient_clip_algorithm=foo", "choose norm or value"),
+        ("trainer.gradient_clip_algorithm=foo", "unknown; choose norm or value"),
         ("trainer.limit_val_batches=0", "give 1 or more"),
         ("trainer.default_root_dir=x", "run=NAME"),
     ],

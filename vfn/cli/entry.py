@@ -30,7 +30,6 @@ from vfn.cli.groups import spelled, with_default_model
 from vfn.cli.help import CONF, HELP, PACKAGE, PRESETS, as_called, check_words, help_text
 from vfn.cli.messages import config_message, lost_job
 from vfn.cli.paths import expand, readable
-from vfn.cli.renamed import renamed_words
 from vfn.cli.settings import check_settings, leaves, settings_lines
 from vfn.cli.stored import read_stored
 from vfn.data.samples import Task
@@ -178,8 +177,7 @@ def run_settings(
 
     try:
         check_words(words, command)
-        words = renamed_words(readable(words))
-        words = spelled(words, command)
+        words = spelled(readable(words), command)
         if command == "train":
             words = with_default_model(words)
         sys.argv = [typed[0], *words]  # Hydra reads it

@@ -29,7 +29,8 @@ def shipped(group: str) -> dict[str, dict[str, Any]]:
 
 def spelled(words: Sequence[str], command: str) -> list[str]:
     """Return the command line with what Hydra's grammar lacks: `GROUP=null`, `+GROUP=CHOICE` for a group
-    that is in the defaults, and `+callbacks.NAME=CHOICE`, which adds a choice under a name.
+    that is in the defaults, `+trainer.KEY=VALUE` for any argument of L.Trainer, and `+callbacks.NAME=CHOICE`,
+    which adds a choice under a name.
 
     Raises:
         UserError: null for a group that must have a choice.
@@ -42,6 +43,8 @@ def spelled(words: Sequence[str], command: str) -> list[str]:
 def _spelled(word: str, groups: dict[str, str | None]) -> str:
     key, _, value = word.partition("=")
     name = key.removeprefix("+")
+    if key.startswith("+trainer."):  # may be there already, as all arguments of L.Trainer are
+        return f"+{word}"
     if name in groups and value == "null":
         if name in NOTHING:
             return f"{name}={NOTHING[name]}"

@@ -153,6 +153,11 @@ def settings_lines(config: DictConfig, typed: Iterable[str]) -> list[str]:
     return ["settings (verbose=true prints all):", *lines] if lines else []
 
 
+def is_below(key: str, tables: Iterable[str]) -> bool:
+    """Return True if the setting `key` is one of `tables`, or lies in one."""
+    return any(f"{key}.".startswith(f"{table}.") for table in tables)
+
+
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every setting of plain data by its dotted name; a list, or an empty table, is one setting."""
     for key, value in node.items():

@@ -8,7 +8,6 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from vfn.cli.help import CONF
-from vfn.cli.renamed import renamed_keys
 from vfn.errors import UserError
 
 MOST_BYTES = 2**18  # ours hold 3 kB, and 100 kB with thousands of test fields
@@ -49,7 +48,7 @@ def read_stored(path: Path, references: bool = False) -> dict[str, Any]:
         ) from exc
     if not isinstance(node, dict):
         raise UserError(f"{path}: is no table of settings; copy it again")
-    return renamed_keys({str(key): value for key, value in node.items()})
+    return {str(key): value for key, value in node.items()}
 
 
 def _check_events(text: str, path: Path, references: bool) -> None:

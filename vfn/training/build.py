@@ -20,9 +20,9 @@ from vfn.data.baselines import linear_start, target_level
 from vfn.data.config import DataConfig
 from vfn.data.samples import Task
 from vfn.data.sets import make_data
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 from vfn.models.card import About, make_card
-from vfn.models.checkpoint import submodule
+from vfn.models.checkpoint import shapes, submodule
 from vfn.models.ema import checked_decay, ema_state_dict
 from vfn.models.gan import AdamSettings, VirtualStain
 from vfn.models.losses import LossWeights
@@ -100,12 +100,11 @@ class ModelBuilder:
             )
         if self.last_is_new:
             _start(self.generator, data)
-        adam = plain(config.model.adam)
         return VirtualStain(
             self.generator,
             self.discriminator,
             self.objective,
-            AdamSettings(adam["lr_generator"], adam["lr_discriminator"], tuple(adam["betas"])),
+            AdamSettings(**plain(config.model.adam)),
             _recipe(config, data, self.about),
             bool(config.trainer.channels_last),
             self.ema,
@@ -113,11 +112,8 @@ class ModelBuilder:
 
     def parameters(self) -> dict[str, int]:
         """Return the number of weights of each network."""
-        networks = {"generator": self.generator, "discriminator": self.discriminator}
-        return {
-            name: 0 if network is None else sum(p.numel() for p in network.parameters())
-            for name, network in networks.items()
-        }
+        networks = {"generator": self.generator, "discriminator": self.discriminator or nn.Module()}
+        return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
 
 
 def make_networks(
@@ -261,14 +257,9 @@ def _initialise(
     """
     theirs = submodule(ema_state_dict(raw["state_dict"]), "generator")
     ours = generator.state_dict()
-    other = [
-        name
-        for name, value in ours.items()
-        if getattr(theirs.get(name), "shape", None) != value.shape
-    ]
-    if theirs.keys() != ours.keys() or any(
-        not name.startswith(("last.", "linear.")) for name in other
-    ):
+    there = shapes(theirs)
+    other = [name for name, shape in shapes(ours).items() if there.get(name) != shape]
+    if theirs.keys() != ours.keys() or not all(n.startswith(("last.", "linear.")) for n in other):
         task_there = raw[RECIPE]["task"]
         raise UserError(
             f"init={path}: its generator ({len(task_there['inputs'])} input(s), "
@@ -277,11 +268,9 @@ def _initialise(
         )
     generator.load_state_dict({**theirs, **{name: ours[name] for name in other}})
     # A discriminator is taken along if it fits; it is no loss if it does not.
-    theirs_d = submodule(raw["state_dict"], "discriminator")
-    if discriminator is not None and {
-        k: v.shape for k, v in discriminator.state_dict().items()
-    } == {k: v.shape for k, v in theirs_d.items()}:
-        discriminator.load_state_dict(theirs_d)
+    theirs = submodule(raw["state_dict"], "discriminator")
+    if discriminator is not None and shapes(discriminator.state_dict()) == shapes(theirs):
+        discriminator.load_state_dict(theirs)
     log.info(
         "weights from %s%s", path, "; the last layer starts anew (other targets)" if other else ""
     )
@@ -295,8 +284,7 @@ def _freeze(generator: nn.Module, config: DictConfig) -> None:
         UserError: an unknown word, or new weights that nobody would keep.
     """
     freeze = str(config.get("freeze", "none"))  # run folders of earlier versions do not say
-    if freeze not in ("none", "encoder"):
-        raise UserError(f"freeze={freeze}: choose none or encoder")
+    check_choice("freeze", freeze, ("none", "encoder"))
     if freeze == "none":
         return
     if not (config.init or config.resume):
@@ -305,6 +293,6 @@ def _freeze(generator: nn.Module, config: DictConfig) -> None:
     if freeze_encoder is None:
         raise UserError(
             f"freeze=encoder: {name_of(plain(config.model.generator))} has no method freeze_encoder; add it, as "
-            "vfn.models.nets.Generator has it, or give freeze=none"
+            "vfn.models.nets.generator.Generator has it, or give freeze=none"
         )
     freeze_encoder()

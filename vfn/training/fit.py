@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -96,12 +95,14 @@ def _fit(
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
     started = LambdaCallback(on_train_start=record)
+    # The time limit comes before the callbacks that ask whether the run stops.
+    budget = [Budget(duration(str(settings["max_time"])))] if settings["max_time"] else []
     trainer = make_trainer(
         module,
         **arguments,
         default_root_dir=folder,
         logger=loggers,
-        callbacks=[started, *callbacks, *schedule, *_budget(settings), Limits(), *ours],
+        callbacks=[started, *callbacks, *schedule, *budget, Limits(), *ours],
     )
     if is_first():
         start_loggers(loggers, folder, {**plain(config), "parameters": builder.parameters()})
@@ -182,9 +183,3 @@ def _run(
             logger.finalize("success")
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()
-
-
-def _budget(settings: dict[str, Any]) -> list[Budget]:
-    """Return the time limit; it comes before the callbacks that ask whether the run stops."""
-    limit = settings["max_time"]
-    return [Budget(duration(str(limit)))] if limit else []

@@ -1,4 +1,4 @@
-"""How a training ended: its last lines, and what other processes do when it was interrupted."""
+"""The end of a training: its last lines, and the exit of all but the first process."""
 
 import logging
 import subprocess

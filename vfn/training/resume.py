@@ -1,4 +1,4 @@
-"""What a run that goes on may change, and whether its checkpoint fits what is there now."""
+"""Checks of a run that resumes: what it may change, and if its checkpoint fits."""
 
 import math
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from torch import nn
 
 from vfn.cli.entry import merge_overrides
 from vfn.cli.help import names_in
-from vfn.cli.settings import leaves
+from vfn.cli.settings import is_below, leaves
 from vfn.errors import UserError
-from vfn.models.checkpoint import submodule
+from vfn.models.checkpoint import shapes, submodule
 from vfn.models.checkpoint_io import BEST
 from vfn.training.instantiators import leave_out_shipped
 
@@ -48,7 +48,13 @@ HELD = (
     "trainer.max_time", "trainer.check_val_every_n_epoch", "trainer.sample_every_n_epochs",
     "trainer.log_every_n_steps",
 )  # fmt: skip
-ANEW = "start another run by run=NAME, from these weights by init={} where the network is the same"
+
+
+def _refusal(folder: Path, message: str) -> UserError:
+    return UserError(
+        f"{message}, or start another run by run=NAME, from these weights by init={folder / 'checkpoints' / BEST} "
+        "where the network is the same"
+    )
 
 
 def merged(before: DictConfig, config: DictConfig, folder: Path) -> DictConfig:
@@ -69,11 +75,14 @@ def merged(before: DictConfig, config: DictConfig, folder: Path) -> DictConfig:
             f"init={config.init}: the run in {folder} goes on from its own weights; leave out init, or resume"
         )
     for key in now.keys() | was.keys():
-        if was.get(key) == now.get(key) or _may_change(key) or _has_moved(key, was.get(key)):
+        if (
+            was.get(key) == now.get(key)
+            or is_below(key, MAY_CHANGE)
+            or _has_moved(key, was.get(key))
+        ):
             continue
-        raise UserError(
-            f"{key}={now.get(key)}: the run in {folder} has {was.get(key)}; leave it out, or "
-            + ANEW.format(folder / "checkpoints" / BEST)
+        raise _refusal(
+            folder, f"{key}={now.get(key)}: the run in {folder} has {was.get(key)}; leave it out"
         )
     after.resume, after.init = str(folder), None
     return after
@@ -88,10 +97,6 @@ def check_whole(before: DictConfig, where: Path) -> None:
     there = dict.fromkeys(names_in(OmegaConf.to_container(before)))
     if lacking := [key for key in HELD if key not in there]:
         raise UserError(f"{where}: lacks {lacking[0]}; copy it again")
-
-
-def _may_change(key: str) -> bool:
-    return key in MAY_CHANGE or key.startswith(tuple(f"{name}." for name in MAY_CHANGE))
 
 
 def _has_moved(key: str, path: Any) -> bool:
@@ -113,10 +118,11 @@ def check_networks(
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         ours = {} if network is None else network.state_dict()
         theirs = submodule(checkpoint["state_dict"], name)
-        if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in theirs.items()}:
-            raise UserError(
+        if shapes(ours) != shapes(theirs):
+            raise _refusal(
+                folder,
                 f"resume={folder}: its checkpoint has another {name} than the settings ask for (model.{name}, "
-                f"loss.adversarial); leave them as they were, or {ANEW.format(folder / 'checkpoints' / BEST)}"
+                "loss.adversarial); leave them as they were",
             )
 
 
@@ -133,18 +139,19 @@ def check_fields(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
     parts = [part for part in was if was[part] != new[part]]
     if parts:
         odd = sorted(was[parts[0]] ^ new[parts[0]])[0]
-        raise UserError(
+        raise _refusal(
+            folder,
             f"resume={folder}: the {parts[0]} fields are not those of the run (first {odd[0]}): images were added, "
-            f"removed or renamed; bring them back, or {ANEW.format(folder / 'checkpoints' / BEST)}"
+            "removed or renamed; bring them back",
         )
     names = (*before["task"]["inputs"], *before["task"]["targets"])
     ranges = [[*r["inputs"], *r["targets"]] for r in (before, now)]
     for name, one, other in zip(names, *ranges, strict=True):
         if not all(math.isclose(one[k], other[k], rel_tol=1e-6) for k in ("low", "high")):
-            raise UserError(
+            raise _refusal(
+                folder,
                 f"resume={folder}: {name} has grey values {other['low']:g} to {other['high']:g}, the run has "
-                f"{one['low']:g} to {one['high']:g}: these are other images; bring the first ones back, or "
-                + ANEW.format(folder / "checkpoints" / BEST)
+                f"{one['low']:g} to {one['high']:g}: these are other images; bring the first ones back",
             )
 
 

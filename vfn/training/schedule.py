@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, Timer
 from omegaconf import DictConfig
 
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 from vfn.models.gan import VirtualStain
 
 KINDS = ("constant", "cosine", "onecycle")
@@ -34,15 +34,14 @@ class ScheduleSettings:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"model.schedule={self.kind}: choose one of {', '.join(KINDS)}")
+        check_choice("model.schedule", self.kind, KINDS)
         if not 0 <= self.warmup < 1:
             raise UserError(
                 f"model.warmup={self.warmup}: give a share of the training, 0 to below 1"
             )
 
     def factor(self, share: float) -> float:
-        """Of the learning rates, when `share` in [0, 1] of the training is over."""
+        """Return the factor of the learning rates after `share`, in [0, 1], of the training."""
         if share < self.warmup:
             climbed = share / self.warmup
             return _between(FIRST, 1, climbed) if self.kind == "onecycle" else climbed

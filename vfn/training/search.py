@@ -9,8 +9,9 @@ import logging
 import math
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import lightning as L
 import optuna
 import torch
 from filelock import FileLock, Timeout
-from hydra import compose
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
@@ -33,7 +33,7 @@ from vfn.cli.entry import (
     typed_keys,
     typed_overrides,
 )
-from vfn.cli.settings import leaves
+from vfn.cli.settings import is_below, leaves
 from vfn.cli.stored import read_stored
 from vfn.errors import DiskFull, UserError, nearest
 from vfn.models.checkpoint_io import BEST, LAST
@@ -51,6 +51,7 @@ LOCK_WAIT = 60.0  # s that SQLite waits for another process
 SHOWN = 5  # best trials in the summary
 SEARCHED = ("loss.", "model.")  # MAE on other data, or another time, would not compare
 MAY_CHANGE = ("run", "logger", "verbose", "sweep.trials")  # between two calls of one search
+STATES = {"COMPLETE": "whole", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "still running"}
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +78,13 @@ def search(config: DictConfig, folder: Path) -> Path:
     _same_search(config, folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _Study(folder, int(config.seed), settings, space)
-    while (trial := study.next()) is not None:
+    while (ours := study.next()) is not None:
+        trial, lock = ours
         try:
-            _run(trial, config, folder / trial.name, data)
+            _run(trial, config, folder / _name(trial), data)
         finally:
-            trial.lock.release()
-        study.write_table(folder / TABLE)
+            lock.release()
+        study.write_table()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the next network has other sizes
     return _summary(study, folder)
@@ -112,7 +114,7 @@ def _check(config: DictConfig, settings: dict[str, Any]) -> None:
         raise UserError(
             f"resume={config.resume}: a search goes on by the same command with the same run=NAME"
         )
-    if config.get("monitor", MONITOR) != MONITOR:
+    if config.monitor != MONITOR:
         raise UserError(
             f"monitor={config.monitor}: a search compares its trials by {MONITOR}; leave it out"
         )
@@ -177,43 +179,33 @@ def _fits(value: Any, default: bool | int | float | str) -> bool:
     return isinstance(value, type(default))
 
 
+def _with(config: DictConfig, values: dict[str, Any]) -> DictConfig:
+    """Return a copy of `config` with some settings changed."""
+    own = OmegaConf.create(plain(config))
+    for key, value in values.items():
+        OmegaConf.update(own, key, value)
+    return own
+
+
 def _same_search(config: DictConfig, folder: Path) -> None:
     """Keep what is searched beside the study; trials of two searches would not compare.
 
     Raises:
         UserError: `folder` holds another search.
     """
-    ours = {k: v for k, v in leaves(plain(config)) if not _may_change(k)}
     stored = folder / SEARCH
     if not stored.is_file():
         if (folder / "checkpoints").exists():
             raise UserError(f"{folder}: holds a run already; give another run=NAME")
         write_text(stored, OmegaConf.to_yaml(config, resolve=True))
         return
-    theirs = {k: v for k, v in leaves(read_stored(stored)) if not _may_change(k)}
-    # Settings that came after the search was begun are at their defaults in it.
-    defaults = leaves(OmegaConf.to_container(compose("train")))
-    theirs = {**{k: v for k, v in defaults if k in ours}, **theirs}
+    ours, theirs = dict(leaves(plain(config))), dict(leaves(read_stored(stored)))
     for key in sorted(ours.keys() | theirs.keys(), key=lambda key: (key != "model.name", key)):
-        if ours.get(key) != theirs.get(key):
+        if not is_below(key, MAY_CHANGE) and ours.get(key) != theirs.get(key):
             raise UserError(
                 f"{folder}: holds a search with {key}={theirs.get(key)}, not {ours.get(key)}; go on "
                 "with it by the same settings, or give another run=NAME"
             )
-
-
-def _may_change(key: str) -> bool:
-    return key in MAY_CHANGE or key.startswith(tuple(f"{name}." for name in MAY_CHANGE))
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A trial that is ours to train: its run folder's name, and the lock that says so."""
-
-    trial: optuna.Trial
-    study: optuna.Study
-    name: str
-    lock: FileLock
 
 
 class _Study:
@@ -224,11 +216,7 @@ class _Study:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        seed: int,
-        settings: dict[str, Any],
-        space: dict[str, BaseDistribution],
+        self, folder: Path, seed: int, settings: dict[str, Any], space: dict[str, BaseDistribution]
     ) -> None:
         self.folder, self.seed, self.settings, self.space = folder, seed, settings, space
         with self._lock("study"):  # of several processes one counts and asks at a time
@@ -247,8 +235,8 @@ class _Study:
     def _lock(self, name: str) -> FileLock:
         return FileLock(self.folder / f".{name}.lock")
 
-    def next(self) -> _Trial | None:
-        """The next trial, its lock held; None when there are enough."""
+    def next(self) -> tuple[optuna.Trial, FileLock] | None:
+        """Return the next trial and its lock, which is held; None when there are enough."""
         with self._lock("study"):  # of several processes one counts and asks at a time
             self._take_up()
             everything = self.study.get_trials(deepcopy=False)
@@ -259,11 +247,10 @@ class _Study:
             # and two processes do not draw the same.
             self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(everything))
             trial = self.study.ask(self.space)
-            name = _name(trial)
-            trial.set_user_attr("folder", name)
-            lock = self._lock(name)
+            trial.set_user_attr("folder", _name(trial))
+            lock = self._lock(_name(trial))
             lock.acquire()
-        return _Trial(trial, self.study, name, lock)
+        return trial, lock
 
     def _take_up(self) -> None:
         """Queue the trials anew whose process died."""
@@ -277,16 +264,11 @@ class _Study:
                 continue  # it is alive
 
     def trials(self) -> list[FrozenTrial]:
-        """The trials by their folders; of those that were taken up again the last."""
+        """Return the trials by their folders; of those that were taken up again the last."""
         found = {_name(trial): trial for trial in self.study.get_trials(deepcopy=False)}
         return list(found.values())
 
-    def ranked(self) -> list[FrozenTrial]:
-        """Trials that ran whole, the best first."""
-        whole = [t for t in self.trials() if t.state == TrialState.COMPLETE]
-        return sorted(whole, key=lambda t: t.value if t.value is not None else math.inf)
-
-    def write_table(self, path: Path) -> None:
+    def write_table(self) -> None:
         """Write `trials.csv`."""
         columns = ["trial", "state", "val_mae", "epochs", "seconds", *self.space, "error"]
         lines = []
@@ -303,7 +285,7 @@ class _Study:
                     trial.user_attrs.get("error", ""),
                 ]
             )
-        write_csv(path, columns, lines)
+        write_csv(self.folder / TABLE, columns, lines)
 
 
 def _name(trial: optuna.Trial | FrozenTrial) -> str:
@@ -327,7 +309,7 @@ class _Pruner(Callback):
         """Stop at the end of this epoch, as a run does that is done: nothing of it is lost."""
         if trainer.sanity_checking:
             return
-        score = float(trainer.callback_metrics["val/mae"])
+        score = float(trainer.callback_metrics[MONITOR])
         if math.isfinite(score) and trainer.current_epoch not in self.known:
             self.trial.report(score, trainer.current_epoch)
         last = trainer.current_epoch + 1 == trainer.max_epochs
@@ -343,16 +325,13 @@ class _Pruner(Callback):
                 logger.experiment.summary["pruned"] = True
 
 
-def _run(ours: _Trial, config: DictConfig, folder: Path, data: Any) -> None:
+def _run(trial: optuna.Trial, config: DictConfig, folder: Path, data: Any) -> None:
     """Train one trial and tell the study how it ended."""
-    trial, study = ours.trial, ours.study
-    described = " ".join(f"{key}={_text(value)}" for key, value in trial.params.items())
-    log.info("%s: %s", ours.name, described)
-    # Without the search: a trial is a run as any other, that predicts and resumes by itself.
-    own = OmegaConf.create({k: v for k, v in plain(config).items() if k != "sweep"})
-    for key, value in trial.params.items():
-        OmegaConf.update(own, key, value)
-    own.run = f"{config.run}/{ours.name}"
+    tell = partial(trial.study.tell, trial)
+    log.info("%s: %s", folder.name, " ".join(_words(trial)))
+    own = _with(config, trial.params)
+    del own.sweep  # a trial is a run as any other, that predicts and resumes by itself
+    own.run = f"{config.run}/{folder.name}"
     if (folder / "checkpoints" / LAST).is_file() and (folder / "config.yaml").is_file():
         own.resume, own.init = str(folder), None
     pruner = _Pruner(trial, validation_errors(folder) if own.resume else {})
@@ -363,65 +342,64 @@ def _run(ours: _Trial, config: DictConfig, folder: Path, data: Any) -> None:
         raise
     except (UserError, torch.OutOfMemoryError) as exc:
         message = str(exc).splitlines()[0]
-        log.warning("%s failed: %s", ours.name, message)
+        log.warning("%s failed: %s", folder.name, message)
         trial.set_user_attr("error", message)
-        study.tell(trial, state=TrialState.FAIL)
+        tell(state=TrialState.FAIL)
         return
     except Exception:
-        study.tell(trial, state=TrialState.FAIL)  # a defect of ours: it would only come again
+        tell(state=TrialState.FAIL)  # a defect of ours: it would only come again
         raise
     finally:
         set_up_logging()  # the training wrote to its own log.txt too
     scores = validation_errors(folder)
     if pruner.pruned:
-        study.tell(trial, state=TrialState.PRUNED)
+        tell(state=TrialState.PRUNED)
     elif scores:
-        study.tell(trial, min(scores.values()))
+        tell(min(scores.values()))
     else:
         trial.set_user_attr("error", "no finite validation MAE")
-        study.tell(trial, state=TrialState.FAIL)
+        tell(state=TrialState.FAIL)
 
 
 def _summary(study: _Study, folder: Path) -> Path:
     """Say which trials were best, and how to train the best again."""
-    study.write_table(folder / TABLE)
-    trials, ranked = study.trials(), study.ranked()
-    if not ranked:
+    study.write_table()
+    trials = study.trials()
+    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not whole:
         errors = [t.user_attrs["error"] for t in trials if "error" in t.user_attrs]
         raise UserError(
             f"{folder}: none of {len(trials)} trials ran whole; see {TABLE}"
             + (f"; last: {errors[-1]}" if errors else "")
         )
-    states = [trial.state.name for trial in trials]
-    counts = [
-        f"{states.count(name)} {word}"
-        for name, word in (
-            ("COMPLETE", "whole"), ("PRUNED", "pruned"), ("FAIL", "failed"), ("RUNNING", "still running"),
-        )
-        if name in states
-    ]  # fmt: skip
+    numbers = Counter(trial.state.name for trial in trials)
+    counts = [f"{numbers[state]} {word}" for state, word in STATES.items() if numbers[state]]
     log.info("%d trials (%s); table: %s", len(trials), ", ".join(counts), folder / TABLE)
+    ranked = sorted(whole, key=lambda trial: trial.value or 0.0)
     for trial in ranked[:SHOWN]:
-        values = {key: _text(value) for key, value in trial.params.items()}
-        log_run(trial.value or math.nan, str(trial.user_attrs["folder"]), values)
-    best = ranked[0]
-    log.info("best again: %s", _command(best.params, folder.name))
-    return folder / str(best.user_attrs["folder"]) / "checkpoints" / BEST
+        log_run(trial.value or math.nan, _name(trial), _settings(trial))
+    log.info("best again: %s", _command(ranked[0], folder.name))
+    return folder / _name(ranked[0]) / "checkpoints" / BEST
 
 
-def _command(params: dict[str, Any], name: str) -> str:
-    """The command line that trains a trial by itself."""
+def _command(trial: FrozenTrial, name: str) -> str:
+    """Return the command line that trains a trial by itself."""
     kept = [
         override.input_line or ""
         for override in typed_overrides()
-        if override.key_or_group not in ("sweep", "run", *params)
-        and not override.key_or_group.startswith("sweep.")
+        if not is_below(override.key_or_group, ("sweep", "run", *trial.params))
     ]
-    found = [f"{key}={_text(value)}" for key, value in params.items()]
     plain_name = re.sub(r"[^\w.-]", "_", name)  # one of a sweep has `=` in it
-    return shlex.join(["python", "train.py", *kept, *found, f"run={plain_name}_best"])
+    return shlex.join(["python", "train.py", *kept, *_words(trial), f"run={plain_name}_best"])
 
 
-def _text(value: Any) -> str:
-    """A value as Hydra reads it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _settings(trial: optuna.Trial | FrozenTrial) -> dict[str, str]:
+    """Return the settings of a trial as Hydra reads them."""
+    return {
+        key: str(value).lower() if isinstance(value, bool) else str(value)
+        for key, value in trial.params.items()
+    }
+
+
+def _words(trial: optuna.Trial | FrozenTrial) -> list[str]:
+    return [f"{key}={value}" for key, value in _settings(trial).items()]

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import RichModelSummary
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 from vfn.models.checkpoint_io import AtomicCheckpointIO
 from vfn.models.manual_optimization import SharedScaler
 from vfn.models.precision import has_fast_bf16
@@ -67,11 +67,8 @@ def trainer_arguments(
         duration(str(settings["max_time"]))
     accelerator = _accelerator(str(settings["accelerator"]))
     gpu = accelerator == "gpu"
-    if settings["strategy"] not in STRATEGIES:
-        raise UserError(
-            f"trainer.strategy={settings['strategy']}: choose one of {', '.join(STRATEGIES)}; the others split one "
-            "network with one optimiser, here are two of each"
-        )
+    remedy = "; the others split one network with one optimiser, here are two of each"
+    check_choice("trainer.strategy", settings["strategy"], STRATEGIES, remedy)
     if settings.get("sync_batchnorm") and not gpu:
         raise UserError("trainer.sync_batchnorm=true: PyTorch has it for GPUs alone; leave it out")
     precision = _precision(str(settings["precision"]), accelerator)
@@ -105,22 +102,17 @@ def trainer_arguments(
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
-    for key, least in LEAST.items():
-        value = settings.get(key)
-        if value is not None and not isinstance(value, int | float):
-            raise UserError(f"trainer.{key}={value}: give a number")
-        if value is not None and value < least:
-            raise UserError(f"trainer.{key}={value}: give {least} or more")
-    for key in ("max_epochs", "max_steps"):
-        value = settings.get(key)
-        if value is not None and value != -1 and value < 1:
+    for key, value in settings.items():
+        least = LEAST.get(key)
+        if least is not None and value is not None:
+            if not isinstance(value, int | float) or value < least:
+                raise UserError(f"trainer.{key}={value}: give a number, {least} or more")
+        elif key in ("max_epochs", "max_steps") and value is not None and value < 1 and value != -1:
             raise UserError(f"trainer.{key}={value}: give 1 or more, or -1 for no limit")
-    algorithm = settings.get("gradient_clip_algorithm")
-    if algorithm not in (None, "norm", "value"):
-        raise UserError(f"trainer.gradient_clip_algorithm={algorithm}: choose norm or value")
-    for key in ("limit_train_batches", "limit_val_batches"):
-        if settings.get(key) == 0:
+        elif key in ("limit_train_batches", "limit_val_batches") and value == 0:
             raise UserError(f"trainer.{key}=0: a run needs training and validation; give 1 or more")
+        elif key == "gradient_clip_algorithm" and value is not None:
+            check_choice(f"trainer.{key}", value, ("norm", "value"))
 
 
 def _accelerator(name: str) -> str:
@@ -143,8 +135,7 @@ def _accelerator(name: str) -> str:
 
 def _precision(name: str, accelerator: str) -> str:
     precision = SHORT.get(name, name)
-    if precision not in PRECISIONS:
-        raise UserError(f"trainer.precision={name}: choose one of {', '.join(PRECISIONS)}")
+    check_choice("trainer.precision", precision, PRECISIONS)
     if precision == "auto":
         device = torch.device("cuda" if accelerator == "gpu" else "cpu")
         fast = accelerator != "mps" and has_fast_bf16(device)
@@ -164,7 +155,7 @@ def _profiler(given: Any, settings: dict[str, Any], folder: Path) -> Any:
     if given in PROFILERS:
         return PROFILERS[given](dirpath=folder, filename="profile")
     if isinstance(given, str):
-        raise UserError(f"trainer.profiler={given}: choose one of {', '.join(PROFILERS)}")
+        check_choice("trainer.profiler", given, list(PROFILERS))
     return instantiate(given)
 
 

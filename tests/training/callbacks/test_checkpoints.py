@@ -67,7 +67,7 @@ def test_no_such_metric(monitor: str) -> None:
 def test_a_metric_that_the_validation_lacks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^monitor=val/psnr: the validation has val/mae$"):
         validated(Checkpoints("val/psnr"), tmp_path, "val/mae", [1.0])
-    with pytest.raises(UserError, match=r"mode=best: choose min or max"):
+    with pytest.raises(UserError, match=r"mode=best: unknown; choose min or max"):
         Checkpoints(mode="best")
 
 

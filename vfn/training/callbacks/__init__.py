@@ -1,4 +1,4 @@
-"""What a training leaves in its run folder, and what ends it early: Lightning callbacks."""
+"""Lightning callbacks: they write a run folder, and end a training early."""
 
 from vfn.training.callbacks.checkpoints import Checkpoints
 from vfn.training.callbacks.epoch_table import EpochTable

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from vfn.data.batch import Batch
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 from vfn.models.checkpoint_io import BEST, LAST
 from vfn.system.signals import StopRequest, interrupt
 
@@ -46,9 +46,8 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, monitor: str = "val/mae", mode: str | None = None) -> None:
-        if mode not in (None, "min", "max"):
-            raise UserError(f"callbacks.checkpoints.mode={mode}: choose min or max")
         self.monitor, self.mode = monitor, mode or mode_of(monitor)
+        check_choice("callbacks.checkpoints.mode", self.mode, ("min", "max"))
         self.best = math.inf if self.mode == "min" else -math.inf
         self.best_epoch = -1
         self.interrupted, self.saved_step = False, -1
@@ -71,12 +70,7 @@ class Checkpoints(Checkpoint):
             self.interrupted = self.interrupted or made
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, _: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Save within the epoch where the run stops here."""
         self._agree(trainer, batch_idx)

@@ -33,12 +33,7 @@ class EpochTable(Callback):
         self.images, self.start = 0, time.monotonic()
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, _: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Count the patches; the clock of the throughput stops before validation."""
         self.images += len(batch.input) * trainer.world_size

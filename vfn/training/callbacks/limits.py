@@ -1,4 +1,4 @@
-"""What ends a training: `trainer.max_time`, `max_steps`, `min_steps` and `min_epochs`."""
+"""Limits of a training: `trainer.max_time`, `max_steps`, `min_steps` and `min_epochs`."""
 
 from datetime import timedelta
 from typing import Any
@@ -37,14 +37,7 @@ class Limits(Callback):
     `should_stop` of a callback through all the steps that `min_steps` or `min_epochs` still ask for.
     """
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Decide before other callbacks ask."""
         if 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True
