@@ -3,7 +3,6 @@
 The same code as behind `predict.py` and `evaluate.py`: what they write is what these functions give.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from vfn.evaluation.columns import PIXEL_COLUMNS, SIGNAL_COLUMNS
 from vfn.evaluation.ranges import FULL_RANGES, ChannelRanges, Range
 from vfn.evaluation.rows import score_image
 from vfn.inference.alarms import input_alarms
+from vfn.inference.files import pixel_digest
 from vfn.inference.predictor import TILE, Predictor
 from vfn.models.card import Card, card_of
 from vfn.models.checkpoint import load_checkpoint
@@ -48,10 +48,8 @@ class _ArrayPlane:
 
     @property
     def key(self) -> str:
-        """Of the pixels."""
-        pixels = np.ascontiguousarray(self.array)
-        digest = hashlib.blake2b(pixels.data, digest_size=16).hexdigest()
-        return f"{ARRAY} {pixels.dtype} {pixels.shape} {digest}"
+        """Digest of the pixels."""
+        return f"{ARRAY} {self.array.dtype} {self.array.shape} {pixel_digest([self.array])}"
 
     def __str__(self) -> str:
         return ARRAY
@@ -153,7 +151,7 @@ class Model:
     def check(
         self, array: ArrayLike, axes: str = "CYX", pixel_size: float | None = None
     ) -> list[str]:
-        """How the fields differ from those that the model was trained on: a predicted stain deserves
+        """Return how the fields differ from those that the model was trained on: a predicted stain deserves
         less trust there.
 
         Args:

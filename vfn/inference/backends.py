@@ -1,4 +1,4 @@
-"""What runs the generator: torch, ONNX Runtime or OpenVINO. The last two run on the CPU."""
+"""Backends that run the generator: torch, ONNX Runtime or OpenVINO. The last two run on the CPU."""
 
 import tempfile
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 from vfn.inference.programs import INPUT, ONNX_PACKAGES, need_all, write_onnx
 from vfn.models.precision import pick_device, pick_precision
 
@@ -22,8 +22,7 @@ def pick_arithmetic(backend: str, device: str, precision: str) -> tuple[torch.de
     Raises:
         UserError: unknown backend; a device or a precision that it does not have here.
     """
-    if backend not in BACKENDS:
-        raise UserError(f"backend={backend}: unknown; choose one of {', '.join(BACKENDS)}")
+    check_choice("backend", backend, BACKENDS)
     if backend == "torch":
         picked = pick_device(device)
         return picked, pick_precision(precision, picked)

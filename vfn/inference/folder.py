@@ -1,9 +1,9 @@
 """Predict the fields of a folder into files, reading, computing and writing side by side."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -13,20 +13,20 @@ from vfn.data.cache import ImageCache
 from vfn.data.discovery.layout import Layout
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 from vfn.inference.alarms import input_alarms, report_alarms
 from vfn.inference.files import (
     TIFF,
+    Target,
     identity_of,
-    identity_of_movie,
     kept_prediction,
     pixel_digest,
+    targets_of,
     write_prediction,
 )
 from vfn.inference.inputs import find_samples, used_layout
 from vfn.inference.ome_zarr import field_paths, list_in_plate
 from vfn.inference.predictor import FieldPixels, Predictor, named
-from vfn.inference.targets import Target, targets_of
 from vfn.system.files import check_name, clear_leftovers
 from vfn.system.locks import claimed
 from vfn.system.progress import ahead, progress
@@ -35,34 +35,6 @@ from vfn.system.shards import Shard
 log = logging.getLogger(__name__)
 WHOLE = Shard()
 Prepare = Callable[[list[Sample], ImageCache], list[Sample]]
-
-
-@dataclass(frozen=True, eq=False)  # each is itself
-class _Order:
-    """A file that is to be written.
-
-    Attributes:
-        alarms: of its samples, by the words that name the channel, and of a movie the time point.
-    """
-
-    target: Target
-    path: Path
-    identity: str
-    shape: tuple[int, ...]
-    alarms: Mapping[str, list[str]]
-
-
-@dataclass(frozen=True, eq=False)  # each is itself: arrays do not compare
-class _Job(FieldPixels):
-    """A field that is to be predicted, for a file."""
-
-    sample: Sample
-    order: _Order
-
-    @property
-    def name(self) -> str:
-        """Of the sample."""
-        return self.sample.name
 
 
 def _inside(path: Path, folder: Path) -> bool:
@@ -90,8 +62,7 @@ def run(
     Raises:
         UserError: nothing to predict, or no place for it; at the end, fields that were refused.
     """
-    if file_format not in ("ome_tiff", "ome_zarr"):
-        raise UserError(f"format={file_format}: unknown; choose ome_tiff or ome_zarr")
+    check_choice("format", file_format, ("ome_tiff", "ome_zarr"))
     if shard.count > 1 and file_format == "ome_zarr":
         raise UserError(
             f"format=ome_zarr, shard={shard.number}/{shard.count}: jobs would write one plate's list of wells at once; "
@@ -147,8 +118,9 @@ def predict_samples(
         paths = {name: output / f"{name}{TIFF}" for name in names}
         if file_format == "ome_zarr":
             paths = field_paths(output, [replace(t.samples[0], name=t.name) for t in targets])
-        targets = shard.of(targets)  # checked and named as a whole: every job sees the same
-        return _Folder(predictor, output, paths, watch, shard, layout).predict(targets, prepare)
+        # Checked and named as a whole: every job sees the same.
+        targets = [replace(t, path=paths[t.name], layout=layout) for t in shard.of(targets)]
+        return _Folder(predictor, output, watch, shard).predict(targets, prepare)
 
 
 class _Folder:
@@ -158,14 +130,10 @@ class _Folder:
         self,
         predictor: Predictor,
         output: Path,
-        paths: Mapping[str, Path],
         watch: Callable[[float], None] | None,
         shard: Shard,
-        layout: Layout | None,
     ) -> None:
-        self.layout = layout
-        self.predictor, self.output, self.paths = predictor, output, paths
-        self.watch, self.shard = watch, shard
+        self.predictor, self.output, self.watch, self.shard = predictor, output, watch, shard
         self.store = ImageCache()  # nothing is kept
         self.alarms: dict[str, dict[str, list[str]]] = {}
         self.refused: list[UserError] = []
@@ -177,9 +145,8 @@ class _Folder:
         Raises:
             UserError: see `predict_samples`.
         """
-        ours = [self.paths[target.name] for target in targets]
-        for folder in {path.parent for path in ours}:
-            clear_leftovers(folder, {path.name for path in ours})
+        for folder in {target.path.parent for target in targets}:
+            clear_leftovers(folder, {target.path.name for target in targets})
         if prepare is not None:
             targets = self._prepared(targets, prepare)
         fields = len(targets) + len(self.refused)
@@ -187,66 +154,61 @@ class _Folder:
         # One thread reads the next field, one or more (`lanes`) compute, this one compresses and writes.
         jobs = ahead(self._jobs(targets), 1)
         with closing(ahead(self.predictor.bands(jobs), 2)) as predicted:
-            for order, bands in groupby(predicted, key=lambda part: part[0].order):
-                write_prediction(
-                    self.predictor,                     order.target, order.path, order.identity, order.alarms, order.shape,
-                    self._told(bands), self.layout,
-                )  # fmt: skip
-                self._list_in_plate(order.target)
+            for target, bands in groupby(predicted, key=lambda part: part[0].target):
+                write_prediction(self.predictor, target, self._told(bands))
+                self._list_in_plate(target)
         table = self.shard.own(self.output / "input_shift.csv")
         report_alarms(self.alarms, len(self.order), table)
         self._report_refused(fields)
-        return [self.paths[target.name] for target in targets]
+        return [target.path for target in targets]
 
     def _prepared(self, targets: list[Target], prepare: Prepare) -> list[Target]:
-        """The targets with their samples prepared, without those that were left out."""
+        """Return the targets with their samples prepared, without those that were left out."""
         samples = {v.name: v for v in prepare([v for t in targets for v in t.samples], self.store)}
         found = []
         for target in targets:
-            left = tuple(
-                samples[sample.name] for sample in target.samples if sample.name in samples
-            )
-            if len(left) == len(target.samples):
+            left = tuple(samples[v.name] for v in target.samples if v.name in samples)
+            lacking = len(target.samples) - len(left)
+            if not lacking:
                 found.append(replace(target, samples=left))
             elif left:
-                self.refused.append(
-                    UserError(
-                        f"field {target.name}: {len(target.samples) - len(left)} of its {len(target.samples)} "
-                        "time points are left out as out of focus, which a movie cannot be; save them as "
-                        "a file each"
-                    )
+                told = (
+                    f"field {target.name}: {lacking} of its {len(target.samples)} time points are left out "
+                    "as out of focus, which a movie cannot be; save them as a file each"
                 )
+                self.refused.append(UserError(told))
         return found
 
-    def _jobs(self, targets: Sequence[Target]) -> Iterator[_Job]:
-        """The fields that are still to be predicted; the others leave their alarms and errors."""
+    def _jobs(self, targets: Sequence[Target]) -> Iterator[FieldPixels]:
+        """Yield the fields that are still to be predicted; the others leave their alarms and errors."""
         done = progress(range(len(self.order)), len(self.order), "predicting")
-        order: _Order | None
         for target in targets:
+            kept = None
             try:
-                order, inputs = self._looked_at(target)
-                kept = kept_prediction(order.path, order.identity, inputs[0].shape, target.times)
+                target, inputs = self._looked_at(target)
+                kept = kept_prediction(target)
+                is_due = kept is None
             except UserError as exc:
                 self.refused.append(exc)
-                order = kept = None
+                is_due = False
             for sample in target.samples:
                 next(done)
-                if order is not None and kept is None:
+                if is_due:
                     if target.times is not None:  # read time point by time point, once more
                         inputs = present(read_sample(sample, self.store))
-                    yield _Job(inputs, sample.region, sample, order)
+                    yield FieldPixels(inputs, sample.region, sample.name, target)
             if kept is not None:
                 self._list_in_plate(target)
 
-    def _looked_at(self, target: Target) -> tuple[_Order, list[np.ndarray]]:
-        """What is to be written, and the inputs of its last sample.
+    def _looked_at(self, target: Target) -> tuple[Target, list[np.ndarray]]:
+        """Return the target with all that is known before the prediction, and the inputs of its last sample.
 
         Raises:
             UserError: an image that cannot be read, or that the model does not take; a name that no file
                 can have.
         """
-        check_name(self.paths[target.name])
         predictor, digests = self.predictor, []
+        check_name(target.path)
         alarms: dict[str, list[str]] = {}
         for sample in target.samples:
             inputs = present(read_sample(sample, self.store))
@@ -258,26 +220,21 @@ class _Folder:
                 self.alarms[sample.name] = found
             at = "" if target.times is None else f"{sample.name}, "
             alarms |= {f"{at}{channel}": phrases for channel, phrases in found.items()}
-            if target.times is not None:
-                digests.append(pixel_digest(inputs))
-        identity = (
-            identity_of_movie(predictor, digests) if digests else identity_of(predictor, inputs)
-        )
-        path = self.paths[target.name]
-        return _Order(target, path, identity, inputs[0].shape, alarms), inputs
+            digests.append(pixel_digest(inputs))
+        identity, shape = identity_of(predictor, digests), inputs[0].shape
+        return replace(target, identity=identity, shape=shape, alarms=alarms), inputs
 
-    def _told(self, bands: Iterable[tuple[_Job, int, np.ndarray]]) -> Iterator[np.ndarray]:
-        """The pixels of `bands`; `watch` hears of each."""
-        for job, top, band in bands:
+    def _told(self, bands: Iterable[tuple[FieldPixels, int, np.ndarray]]) -> Iterator[np.ndarray]:
+        """Yield the pixels of `bands`; `watch` hears of each."""
+        for field, top, band in bands:
             if self.watch is not None:
-                rows = (top + band.shape[1]) / job.inputs[0].shape[0]
-                self.watch((self.order[job.sample.name] + rows) / len(self.order))
+                rows = (top + band.shape[1]) / field.inputs[0].shape[0]
+                self.watch((self.order[field.name] + rows) / len(self.order))
             yield band
 
     def _list_in_plate(self, target: Target) -> None:
-        path = self.paths[target.name]
-        if path.parent != self.output:
-            list_in_plate(path, target.samples[0].plate)
+        if target.path.parent != self.output:
+            list_in_plate(target.path, target.samples[0].plate)
 
     def _report_refused(self, fields: int) -> None:
         """Raise what was refused, if anything was."""

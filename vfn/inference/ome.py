@@ -5,11 +5,10 @@ import math
 import struct
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -48,8 +47,7 @@ def write_ome(
     """Write an image with axes CYX, zlib-compressed; a large one in tiles of `SIDE` pixels.
 
     Args:
-        bands: (C, h, W) from top to bottom, time point after time point. A file holds one channel
-            after the other, so bands of a large image wait in a temporary file beside `path`.
+        bands: see `gathered`: a file holds one channel after the other.
         shape: (H, W).
         pixel_size: micrometres, or None where it is not known.
         identity: of the model (and what else the pixels depend on), for `is_whole` and for whoever
@@ -74,89 +72,53 @@ def write_ome(
         metadata |= {"TimeIncrement": time_step, "TimeIncrementUnit": "s"}
     frame = (len(channels), *shape)
     whole = frame if times is None else (times, *frame)
-    large = math.prod(frame) * np.dtype(dtype).itemsize > IN_MEMORY
-    with replacing(path) as temporary:
-        pixels: np.ndarray | Iterator[np.ndarray]
-        if large:
-            pixels = _spooled_tiles(bands, frame, times or 1, np.dtype(dtype), path.parent)
-        else:
-            frames = _frames(bands, shape[0])
-            pixels = next(frames) if times is None else (c for frame in frames for c in frame)
-        size = math.prod(whole) * np.dtype(dtype).itemsize
+    item = np.dtype(dtype).itemsize
+    with replacing(path) as temporary, gathered(bands, whole, dtype, path) as pixels:
         tifffile.imwrite(
-            temporary, pixels, shape=whole, dtype=dtype, ome=True, photometric="minisblack",
-            compression="zlib", tile=(SIDE, SIDE) if large else None, metadata=metadata,
-            bigtiff=True if times is not None and size > CLASSIC else None,
+            temporary, pixels, ome=True, photometric="minisblack", compression="zlib",
+            tile=(SIDE, SIDE) if math.prod(frame) * item > IN_MEMORY else None, metadata=metadata,
+            bigtiff=True if times is not None and math.prod(whole) * item > CLASSIC else None,
         )  # fmt: skip
-
-
-def _frames(bands: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
-    """Images (C, `height`, W) of their bands, one after the other."""
-    parts: list[np.ndarray] = []
-    for band in bands:
-        parts.append(band)
-        if sum(part.shape[1] for part in parts) == height:
-            yield np.concatenate(parts, 1)
-            parts = []
-
-
-def _spooled_tiles(
-    bands: Iterable[np.ndarray], frame: tuple[int, ...], times: int, dtype: np.dtype, folder: Path
-) -> Iterator[np.ndarray]:
-    """Tiles, channel after channel, of images (C, H, W) whose bands wait in temporary files."""
-    source = iter(bands)
-    for _ in range(times):
-        with ExitStack() as spools:
-            files = [spools.enter_context(TemporaryFile(dir=folder)) for _ in range(frame[0])]
-            rows = 0
-            while rows < frame[1]:
-                band = next(source)
-                rows += band.shape[1]
-                for file, channel in zip(files, band, strict=True):
-                    file.write(np.ascontiguousarray(channel).data)
-            for file in files:
-                yield from _tiles(file, frame[1:], dtype)
 
 
 @contextmanager
 def gathered(
     bands: Iterable[np.ndarray], whole: tuple[int, ...], dtype: str, path: Path
 ) -> Iterator[np.ndarray]:
-    """The image `whole` ((T, )C, H, W) of bands (C, h, W) from top to bottom, time point after time
+    """Yield the image `whole` ((T, )C, H, W) of bands (C, h, W) from top to bottom, time point after time
     point, to be written to `path`.
 
     A large one lies in a temporary file beside `path`, of which the system keeps in memory what it has
     room for.
     """
-    size = math.prod(whole) * np.dtype(dtype).itemsize
     channels, height, width = whole[-3:]
-    if size <= IN_MEMORY:
-        yield np.concatenate(list(_frames(bands, height))).reshape(whole)
+    top = 0  # over all time points
+    if math.prod(whole) * np.dtype(dtype).itemsize <= IN_MEMORY:
+        pixels = np.empty((math.prod(whole[:-3]), *whole[-3:]), dtype)
+        for band in bands:
+            frame, row = divmod(top, height)
+            pixels[frame, :, row : row + band.shape[1]] = band
+            top += band.shape[1]
+        yield pixels.reshape(whole)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with room_for(path), TemporaryFile(dir=path.parent) as file:
-        first = top = 0  # image row of the first channel, row within the frame
         for band in bands:
+            frame, row = divmod(top, height)
             for i, channel in enumerate(band):
-                file.seek((first + i * height + top) * width * channel.itemsize)
+                start = ((frame * channels + i) * height + row) * width
+                file.seek(start * channel.itemsize)
                 file.write(np.ascontiguousarray(channel).data)
             top += band.shape[1]
-            if top == height:
-                first, top = first + channels * height, 0
         file.flush()
         yield np.memmap(file, dtype, "r", shape=whole)
 
 
-def _tiles(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
-    """Tiles of the image (H, W) whose rows lie in `file`, smaller at its lower and right edge."""
-    height, width = shape
-    file.seek(0)
-    for top in range(0, height, SIDE):
-        rows = min(SIDE, height - top)
-        data = file.read(rows * width * dtype.itemsize)
-        band = np.frombuffer(data, dtype).reshape(rows, width)
-        for left in range(0, width, SIDE):
-            yield band[:, left : left + SIDE]
+def not_ours(path: Path) -> UserError:
+    """Return the error about an image that is somebody's, and would be overwritten."""
+    return UserError(
+        f"{path}: is there already and is no prediction of vfn; choose another output folder"
+    )
 
 
 def is_whole(
@@ -179,9 +141,7 @@ def is_whole(
     except UserError:
         return None  # half or damaged: it is computed again, and replaced
     if BY not in note:
-        raise UserError(
-            f"{path}: is there already and is no prediction of vfn; choose another output folder"
-        )
+        raise not_ours(path)
     same = array.shape[1:] == shape and found == times
     return array if same and f"model {identity}" in note else None
 

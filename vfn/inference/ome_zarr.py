@@ -18,7 +18,7 @@ from vfn.data.formats import need
 from vfn.data.images import reading
 from vfn.data.samples import Sample
 from vfn.errors import UserError
-from vfn.inference.ome import BY, NOTE
+from vfn.inference.ome import BY, NOTE, not_ours
 from vfn.system.files import replacing_folder
 
 CHUNK = 1024  # px, side of the chunks; smaller levels are one chunk
@@ -28,7 +28,7 @@ WELL = re.compile(r"([A-Za-z]+)(\d+)")  # row, column
 
 
 def field_paths(output: Path, samples: Sequence[Sample]) -> dict[str, Path]:
-    """Where each sample goes, by its name.
+    """Return where each sample goes, by its name.
 
     With a well for every sample: `output`/predicted.zarr/ROW/COLUMN/INDEX, one plate for each plate
     among the samples (then predicted_PLATE.zarr). The index counts the samples of a well by site;
@@ -47,7 +47,8 @@ def field_paths(output: Path, samples: Sequence[Sample]) -> dict[str, Path]:
     for sample in sorted(
         samples, key=lambda sample: (_natural(sample.site), _natural(sample.name))
     ):
-        plate = output / f"predicted{f'_{_word(sample.plate)}' * several}.zarr"
+        name = "_" + re.sub(r"[^\w.-]+", "_", sample.plate) if several else ""
+        plate = output / f"predicted{name}.zarr"
         row, column = WELL.fullmatch(sample.well).groups()  # type: ignore[union-attr]  # as above
         well = plate / row / column
         if well not in taken:
@@ -62,10 +63,6 @@ def field_paths(output: Path, samples: Sequence[Sample]) -> dict[str, Path]:
 def _natural(text: str) -> list[int | str]:
     """Sorts "s2" before "s10"."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", text))]
-
-
-def _word(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text)
 
 
 def _attributes(group: Path) -> dict[str, Any]:
@@ -84,9 +81,7 @@ def _attributes(group: Path) -> dict[str, Any]:
 def _check_plate(plate: Path, name: str) -> None:
     attributes = _attributes(plate)
     if plate.exists() and "vfn" not in attributes and any(plate.glob("*.*")):
-        raise UserError(
-            f"{plate}: is there already and is no prediction of vfn; choose another output folder"
-        )
+        raise not_ours(plate)
     there = attributes.get("ome", {}).get("plate", {}).get("name", name)
     if there != name:
         raise UserError(
@@ -191,9 +186,7 @@ def whole_zarr(
         return None  # damaged: it is computed again, and replaced
     note: Mapping[str, str] = attributes.get("vfn", {})
     if BY not in note.get("note", ""):
-        raise UserError(
-            f"{path}: is there already and is no prediction of vfn; choose another output folder"
-        )
+        raise not_ours(path)
     try:
         with reading(path):
             zarr = need("zarr", path, "ome-zarr")

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from vfn.data.images import release
 from vfn.data.intensity import to_dtype
 from vfn.data.samples import Region, within
 from vfn.errors import UserError
-from vfn.inference.backends import make_network, pick_arithmetic
+from vfn.inference.backends import Network, make_network, pick_arithmetic
 from vfn.inference.tiles import Source, predict_bands
 from vfn.inference.workers import share_cores
 from vfn.models.checkpoint import Checkpoint, digest
-from vfn.models.intervals import ScaleHead, check_coverage, halfwidth, halfwidth_channel
+from vfn.models.intervals import check_coverage, halfwidth, halfwidth_channel
 from vfn.models.nets import fold_norms, stride_of
 from vfn.models.precision import autocast
 
@@ -46,15 +47,14 @@ class FieldPixels:
     Attributes:
         inputs: (H, W) each.
         region: the rows and columns of the field that they are; None for all.
+        name: for errors; empty if it has none.
+        target: whatever its prediction is for.
     """
 
     inputs: Sequence[np.ndarray]
     region: Region | None
-
-    @property
-    def name(self) -> str:
-        """Of the field; empty if it has none."""
-        return ""
+    name: str = ""
+    target: Any = None
 
     def rows(self, start: int, stop: int) -> Region:
         """The part of the field that rows `start` to `stop` of the inputs are."""
@@ -105,20 +105,20 @@ class Predictor:
         self.tile, self.overlap = tile, overlap
         self.batch_size = batch_size or max(1, BATCH_PIXELS[self.device.type] // tile**2)
         self.stride = stride_of(checkpoint.generator)
-        self.generator = fold_norms(checkpoint.generator).to(self.device)
-        self.generator = self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network = (
-            None
-            if backend == "torch"
-            else make_network(self.generator, len(checkpoint.task.inputs), backend, self.precision)
-        )
+        self.generator = self._placed(fold_norms(checkpoint.generator))
+        self._network: Network | None = None
+        if backend != "torch":
+            inputs = len(checkpoint.task.inputs)
+            self._network = make_network(self.generator, inputs, backend, self.precision)
         # Other backends divide the cores themselves.
         self._lanes = share_cores() if self.device.type == "cpu" and backend == "torch" else 1
         self._cover(uncertainty)
-        self.head: ScaleHead | None = None
-        if checkpoint.uncertainty is not None:
-            head = checkpoint.uncertainty.head.to(self.device)
-            self.head = head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        known = checkpoint.uncertainty
+        self.head = None if known is None else self._placed(known.head)
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        network = network.to(self.device)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _cover(self, uncertainty: float | None) -> None:
         self.channels = self.checkpoint.task.targets
@@ -175,7 +175,7 @@ class Predictor:
         field = FieldPixels(inputs, region)
         return np.concatenate([band for _, _, band in self.bands([field])], 1)
 
-    def bands(self, fields: Iterable[FieldPixels]) -> Iterator[tuple[Any, int, np.ndarray]]:
+    def bands(self, fields: Iterable[FieldPixels]) -> Iterator[tuple[FieldPixels, int, np.ndarray]]:
         """Predict fields one after the other, in memory that grows with their width alone.
 
         Args:
@@ -188,17 +188,14 @@ class Predictor:
         for field, top, y in self._raw(fields, network):
             region = field.rows(top, top + y.shape[1])
             with named(field.name):
-                band = self._restored(y, region) if self.coverage is None else self._both(y, region)
+                if self.coverage is None:
+                    band = self._restored(y, region)
+                else:
+                    stain, scores = self._scored(y, region)
+                    pairs = zip(scores, self.multipliers, strict=True)
+                    widths = [halfwidth(*pair, stain.dtype.name) for pair in pairs]
+                    band = np.concatenate([stain, np.stack(widths)])
             yield field, top, band
-
-    def _both(self, y: np.ndarray, region: Region) -> np.ndarray:
-        """Stains, and the half-widths of their intervals."""
-        stain, scores = self._scored(y, region)
-        widths = [
-            halfwidth(score, multiplier, stain.dtype.name)
-            for score, multiplier in zip(scores, self.multipliers, strict=True)
-        ]
-        return np.concatenate([stain, np.stack(widths)])
 
     def predict_scored(
         self, inputs: Sequence[np.ndarray], region: Region | None = None

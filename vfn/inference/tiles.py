@@ -80,16 +80,11 @@ class _Field:
         self.source = source
         self.sides = tuple(min(_up(tile, stride), _up(length, stride)) for length in source.shape)
         overlap = min(overlap, min(self.sides) - 1)
-        self.starts, self.weights = zip(
-            *(
-                (
-                    starts := tile_starts(length, side, overlap),
-                    _alpha(starts, side, length, overlap),
-                )
-                for length, side in zip(source.shape, self.sides, strict=True)
-            ),
-            strict=True,
-        )
+        self.starts, self.weights = [], []
+        for length, side in zip(source.shape, self.sides, strict=True):
+            starts = tile_starts(length, side, overlap)
+            self.starts.append(starts)
+            self.weights.append(torch.from_numpy(blend_weights(starts, side, length, overlap)))
         self.sums: Tensor | None = None
 
     def tiles(self) -> Iterator[tuple[int, int, Tensor]]:
@@ -180,10 +175,6 @@ def predict_bands(
         for one, values in zip(tiles, predicted, strict=True):
             if band := one.field.add(one.i, one.j, values):
                 yield band
-
-
-def _alpha(starts: list[int], tile: int, length: int, overlap: int) -> Tensor:
-    return torch.from_numpy(blend_weights(starts, tile, length, overlap))
 
 
 def _up(length: int, stride: int) -> int:

@@ -13,7 +13,7 @@ K = TypeVar("K")
 
 
 def share_cores() -> int:
-    """Into how many lanes the cores that torch uses are best divided: two, where they are even in number."""
+    """Return the number of lanes that the cores of torch are best divided into: two, if they are even."""
     return 2 if torch.get_num_threads() % 2 == 0 else 1
 
 
@@ -59,6 +59,6 @@ def in_workers(
 
 
 def _limit_threads(count: int) -> None:
-    """Of this thread alone: torch's own setting is one of the process."""
+    """Limit the threads of this thread alone: torch's own setting is one of the process."""
     torch.get_num_threads()  # torch sets a thread's number when first asked, and would do so later
     ThreadpoolController().limit(limits=count, user_api="openmp")  # type: ignore[no-untyped-call]
