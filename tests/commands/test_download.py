@@ -24,8 +24,8 @@ import vfn.commands.download.fetch
 import vfn.system.progress
 from tests.cli import run
 from tests.conftest import AF_FOLDERS
-from vfn.commands.download.archives import PLATES, af_archive, choose, cps_archive
-from vfn.commands.download.command import CHECKSUMS, main, next_step
+from vfn.commands.download.archives import PLATES, af_archive, choose, cps_archive, next_step
+from vfn.commands.download.command import CHECKSUMS, main
 from vfn.commands.download.unpack import MARKER, DamagedError, is_whole, unpack
 from vfn.data.config import DataConfig
 from vfn.data.samples import Sample, Task

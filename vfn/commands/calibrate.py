@@ -3,8 +3,8 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from itertools import chain, islice, repeat
 
 import numpy as np
@@ -56,21 +56,17 @@ def calibrate(config: DictConfig) -> Uncertainty:
     if config.steps < 1:
         raise UserError(f"steps={config.steps}: give 1 or more")
     checkpoint = load_checkpoint(path, trusted(config.trust))
-    with claimed_run(path):
-        return _calibrate(config, checkpoint)
-
-
-def _calibrate(config: DictConfig, checkpoint: Checkpoint) -> Uncertainty:
-    path = checkpoint.path
-    data = training_data(config, checkpoint)
-    start = time.monotonic()
     device = pick_device(str(config.device))
     precision = pick_precision(str(config.precision), device)
-    head = fit_head(checkpoint, data, int(config.steps), int(config.seed), device, precision)
-    fitted = time.monotonic()
-    predictor = make_predictor(config, replace(checkpoint, uncertainty=Uncertainty(head, ())))
-    uncertainty = Uncertainty(head.cpu(), miscoverage(predictor, data.split.val, data.store))
-    store_uncertainty(path, uncertainty)
+    with claimed_run(path):
+        data = training_data(config, checkpoint)
+        start = time.monotonic()
+        head = fit_head(checkpoint, data, int(config.steps), int(config.seed), device, precision)
+        fitted = time.monotonic()
+        predictor = make_predictor(config, replace(checkpoint, uncertainty=Uncertainty(head, ())))
+        curves = miscoverage(predictor, data.split.val, data.store)
+        uncertainty = Uncertainty(head.cpu(), curves)
+        store_uncertainty(path, uncertainty)
     log.info(
         "calibrated %s: error model in %.0f s, %d validation sample(s) in %.0f s",
         path, fitted - start, len(data.split.val), time.monotonic() - fitted,
@@ -185,12 +181,12 @@ def miscoverage(
     weights = []
     for i, target in enumerate(targets):
         there = [sample for sample in samples if sample.targets[i] is not None]
-        weights.append(_Weights.of(there))
         if not there:
             raise UserError(
                 f"target {target}: none of the {len(samples)} validation samples has it, so nothing tells "
                 "how far its prediction is off; train with labelled fields in the validation part"
             )
+        weights.append(_weights(there))
     misses = np.zeros((len(targets), len(MULTIPLIERS)))
     for sample in progress(samples, len(samples), "calibrating"):
         arrays = read_sample(sample, store)
@@ -199,35 +195,24 @@ def miscoverage(
         truths = true_targets(checkpoint, sample, arrays[len(sample.inputs) :], store)
         for target, truth in zip(*truths, strict=True):
             i = targets.index(target)
-            misses[i] += weights[i][sample] * missed(stain[i], truth, score[i])
+            misses[i] += weights[i][2][sample.name] * missed(stain[i], truth, score[i])
     return tuple(
-        Miscoverage(MULTIPLIERS, missing, weight.count, weight.unit)
-        for missing, weight in zip(misses, weights, strict=True)
+        Miscoverage(MULTIPLIERS, missing, count, unit)
+        for missing, (count, unit, _) in zip(misses, weights, strict=True)
     )
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """How much a sample counts: alike for all units, for all fields of a unit, for all planes of a field."""
+def _weights(samples: Sequence[Sample]) -> tuple[int, str, dict[str, float]]:
+    """Return the number of units, what a unit is, and the weight of each sample by its name.
 
-    fields: Mapping[Hashable, int]  # unit -> its fields
-    planes: Mapping[str, int]  # field -> its samples
-    unit: str
-
-    @classmethod
-    def of(cls, samples: Sequence[Sample]) -> "_Weights":
-        unit = "well" if all(sample.well for sample in samples) else "field"
-        fields = {sample.field: _unit(sample, unit) for sample in samples}
-        return cls(Counter(fields.values()), Counter(s.field for s in samples), unit)
-
-    @property
-    def count(self) -> int:
-        return len(self.fields)
-
-    def __getitem__(self, sample: Sample) -> float:
-        in_unit = self.fields[_unit(sample, self.unit)]
-        return 1 / (self.count * in_unit * self.planes[sample.field])
-
-
-def _unit(sample: Sample, unit: str) -> Hashable:
-    return (sample.plate, sample.well) if unit == "well" else sample.position
+    All units weigh alike, so do all fields of a unit and all planes of a field.
+    """
+    unit = "well" if all(sample.well for sample in samples) else "field"
+    units: dict[str, Hashable] = {
+        s.field: (s.plate, s.well) if unit == "well" else s.position for s in samples
+    }
+    fields, planes = Counter(units.values()), Counter(sample.field for sample in samples)
+    weights = {
+        s.name: 1 / (len(fields) * fields[units[s.field]] * planes[s.field]) for s in samples
+    }
+    return len(fields), unit, weights

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from vfn.errors import UserError
+from vfn.errors import UserError, check_choice
 from vfn.evaluation.run_comparison import compare_runs
 from vfn.evaluation.runs import Run, read_runs
 from vfn.metrics import comparison
@@ -25,11 +25,6 @@ from vfn.system.files import make_folder, write_text
 log = logging.getLogger(__name__)
 READS = ("unit",)
 UNITS = ("auto", "field", "well")
-CSV_HEADER = (
-    "channel", "column", "a", "b", "unit", "n", "left_out", "mean_a", "mean_b", "difference", "low",
-    "high", "better", "shown", "slight", "t", "p_t", "p_t_holm", "w", "p_wilcoxon", "p_wilcoxon_holm", "d_z",
-    "family", "note",
-)  # fmt: skip
 
 
 def compare_evaluations(
@@ -62,15 +57,19 @@ def compare(
         UserError: fewer than two runs, the same one twice, folders without an evaluation, nothing
             in common, truths that differ, wells that are asked for and unknown.
     """
-    if unit not in UNITS:
-        raise UserError(f"unit={unit}: unknown; choose one of {', '.join(UNITS)}")
+    check_choice("unit", unit, UNITS)
     runs = read_runs(paths)
     make_folder(output)
     comparisons, notes = compare_runs(runs, unit)
+    if not comparisons:
+        raise UserError(f"compare: the runs have no figure in common: {'; '.join(notes)}")
     for note in notes:
         log.info("%s", note)
     found = _as_json(runs, comparisons, notes, unit, provenance)
-    write_csv(output / "compare.csv", CSV_HEADER, [_cells(c) for c in comparisons])
+    records = [_record(c) for c in comparisons]
+    write_csv(
+        output / "compare.csv", list(records[0]), [[_cell(v) for v in r.values()] for r in records]
+    )
     tables.write_summary(output / "compare.json", found)
     write_text(output / "compare.html", compare_page.render(comparisons, found))
     console = make_console()
@@ -82,7 +81,7 @@ def compare(
 
 
 def _record(c: Comparison) -> dict[str, Any]:
-    """A comparison by the names of `CSV_HEADER`."""
+    """Return a comparison by the columns of `compare.csv`."""
     r = c.result
     return {
         "channel": c.channel, "column": c.column, "a": c.a, "b": c.b, "unit": c.kind, "n": r.n,
@@ -94,13 +93,10 @@ def _record(c: Comparison) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cells(c: Comparison) -> list[str]:
-    def text(value: Any) -> str:
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        return f"{value:.9g}" if isinstance(value, float) else str(value)
-
-    return [text(value) for value in _record(c).values()]
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def _as_json(

@@ -12,9 +12,10 @@ from vfn.cli.entry import known_tasks, plain
 from vfn.commands.checkpoint_pairs import CheckpointPairs
 from vfn.commands.held_out import HeldOutData, recorded, test_samples
 from vfn.commands.predict import make_predictor
-from vfn.commands.score import Settings, expression
+from vfn.commands.score import Settings
 from vfn.data.base import StainData
 from vfn.data.config import DataConfig
+from vfn.data.matching import search_all
 from vfn.data.samples import Sample
 from vfn.data.sets import make_data
 from vfn.data.splits import overlap
@@ -137,8 +138,8 @@ def _matching(samples: list[Sample], pattern: str | None, key: str) -> list[Samp
     """
     if pattern is None:
         return samples
-    wanted = expression(key, pattern)
-    found = [sample for sample in samples if wanted.search(sample.name)]
+    matches = search_all(pattern, [sample.name for sample in samples], key)
+    found = [sample for sample, match in zip(samples, matches, strict=True) if match is not None]
     if not found:
         raise UserError(
             f"{key}={pattern}: matches none of {len(samples)} fields (as {samples[0].name})"

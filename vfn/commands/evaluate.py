@@ -16,7 +16,7 @@ from vfn.commands import compare, conditions, score
 from vfn.commands.checkpoint_pairs import CheckpointPairs, inputs_only
 from vfn.commands.held_out import test_samples
 from vfn.commands.model_card import CardUpdate
-from vfn.commands.predict import coverage, make_predictor, required
+from vfn.commands.predict import make_predictor, required
 from vfn.data.config import DataConfig
 from vfn.data.pixels import present, read_sample
 from vfn.errors import UserError
@@ -82,32 +82,29 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_combination(config: DictConfig, by_model: bool, treated: bool) -> Shard:
-    """Refuse keys that need a model, or no treated cells beside it."""
+    """Return the key `shard`; refuse keys that need a model, or exclude each other."""
+    shard = Shard.parse(config.shard)
     if not isinstance(config.card, bool) and config.card != "auto":
         raise UserError(f"card={config.card}: give auto, true or false")
-    if config.card is True and not by_model:
-        raise UserError("card=true: puts the scores of a model into its card; give ckpt=CKPT")
-    if treated and not by_model:
-        raise UserError("data2: compares two conditions by a model of the first; give ckpt=CKPT")
     if config.match is not None and not treated:
         raise UserError(
             f"match={config.match}: picks control fields beside data2; give data2.match too"
         )
     if config.all and (treated or config.card is True):
         raise UserError("all=true: scores new images alone; leave out data2 and card=true")
-    if config.card is True and treated:
-        raise UserError("card=true: treated cells are no test of the model; leave out data2")
-    shard = Shard.parse(config.shard)
-    if config.card is True and shard.count > 1:
-        raise UserError(
-            f"card=true, shard={config.shard}: a job that predicts its share scores nothing; "
-            "leave out one of them"
-        )
-    if shard.count > 1 and (not by_model or treated):
-        raise UserError(
-            f"shard={config.shard}: shares out the predictions of one evaluation by a model; "
-            "give ckpt=CKPT, and no data2"
-        )
+    uses = {
+        "card=true: puts the scores of a model's own test fields into its card": config.card
+        is True,
+        "data2: compares two conditions by a model of the first": treated,
+        f"shard={config.shard}: shares out the predictions of one evaluation by a model": shard.count
+        > 1,
+    }
+    given = [use for use, is_given in uses.items() if is_given]
+    if given and not by_model:
+        raise UserError(f"{given[0]}; give ckpt=CKPT")
+    if len(given) > 1:
+        others = ", ".join(use.partition(":")[0] for use in given[1:])
+        raise UserError(f"{given[0]}; leave it out, or {others}")
     return shard
 
 
@@ -117,7 +114,7 @@ def evaluate_checkpoint(
     """Predict the test fields of `ckpt` and score them; a share of them is predicted alone."""
     shard = Shard.parse(config.shard)
     checkpoint = load_checkpoint(Path(str(config.ckpt)), trusted(config.trust))
-    wanted = coverage(config) if checkpoint.uncertainty is not None else None
+    wanted = None if checkpoint.uncertainty is None else config.uncertainty
     predictor = make_predictor(config, checkpoint, wanted)
     trained, samples = test_samples(config, checkpoint)
     data = trained.data

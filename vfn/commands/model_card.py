@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CardUpdate:
-    """What becomes of the scores of an evaluation.
+    """The scores of an evaluation on their way into the card.
 
     Attributes:
         wanted: the key `card`: True insists, False leaves the card alone, "auto" decides.

@@ -51,18 +51,6 @@ def make_predictor(
     )
 
 
-def coverage(config: DictConfig) -> float | None:
-    """Return the key `uncertainty`.
-
-    Raises:
-        UserError: not a number.
-    """
-    value = config.uncertainty
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise UserError(f"uncertainty={value}: give a share of pixels, as 0.9, or null")
-    return value
-
-
 def given_layout(config: DictConfig) -> Layout:
     """Return the naming of the new files: keys `channels`, `pattern`, `manifest`, `z_zero`, `z_step`.
 
@@ -95,7 +83,7 @@ def predict(config: DictConfig) -> list[Path]:
     output = required(config, "output", "DIR")
     shard = Shard.parse(config.shard)
     checkpoint = load_checkpoint(ckpt, trusted(config.trust))
-    predictor = make_predictor(config, checkpoint, coverage(config), str(config.backend))
+    predictor = make_predictor(config, checkpoint, config.uncertainty, str(config.backend))
     if predictor.coverage is not None and checkpoint.uncertainty is not None:
         for line in checkpoint.uncertainty.promise(predictor.coverage, checkpoint.task.targets):
             log.info(line)

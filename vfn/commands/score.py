@@ -127,23 +127,14 @@ def score(
     return summary
 
 
-def expression(key: str, pattern: str) -> re.Pattern[str]:
-    """Return the regular expression that the key `key` gives.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        return re.compile(pattern)
-    except re.error as exc:
-        raise UserError(f"{key}={pattern}: is no regular expression ({exc})") from exc
-
-
 def _wells(pattern: str | None) -> re.Pattern[str] | None:
     """The expression that finds wells in the names of fields."""
     if pattern is None:
         return None
-    compiled = expression("wells", pattern)
+    try:
+        compiled = re.compile(pattern)
+    except re.error as exc:
+        raise UserError(f"wells={pattern}: is no regular expression ({exc})") from exc
     if "well" not in compiled.groupindex:
         raise UserError(f"wells={pattern}: name the part that is the well (?P<well>...)")
     return compiled

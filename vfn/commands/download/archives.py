@@ -2,10 +2,13 @@
 
 import argparse
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vfn.cli.entry import known_tasks
+from vfn.commands.download.unpack import MARKER, folder_of
 from vfn.errors import UserError
 
 PLANES = range(34)  # of BBBC006
@@ -128,3 +131,30 @@ def chosen_archives(args: argparse.Namespace) -> list[str]:
     plates = choose("--plates", args.plates, PLATES)
     channels = choose("--channels", args.channels, CHANNELS, channel_numbers())
     return [cps_archive(plate, channel) for plate in plates for channel in channels]
+
+
+def next_step(data: str, root: Path) -> str:
+    """Return the training command for the archives in `root`, or which are missing."""
+
+    def there(archive: str) -> bool:
+        return (folder_of(root, archive) / MARKER).exists()
+
+    command = f"next: python train.py data={data} data.root={shlex.quote(str(root))}"
+    if data == "u2os_af":
+        depths = {depth_of(n) for n in PLANES if there(af_archive(n))}
+        others = sorted(depths - {0.0})
+        if depths == set(others) or not others:
+            return "training needs the focal plane, 16, and others: fetch them by --planes"
+        if depths & refocus_depths():
+            return f"{command} task=refocus"
+        planes = ", ".join(f"{z:g}" for z in others)
+        return f"{command} task=refocus 'task.input_z=[{planes}]'"
+    channels = {
+        name
+        for name, number in channel_numbers().items()
+        if any(there(cps_archive(plate, number)) for plate in PLATES)
+    }
+    fitting = [task.name for task in known_tasks() if set(task.channels) <= channels]
+    if not fitting:
+        return f"no task does with {', '.join(sorted(channels))}: fetch more by --channels"
+    return f"{command} task={fitting[0]}"

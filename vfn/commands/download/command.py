@@ -4,66 +4,23 @@ import argparse
 import hashlib
 import logging
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from rich.filesize import decimal
 
-from vfn.cli.entry import LineParser, known_tasks, run_parsed, set_up_logging
+from vfn.cli.entry import LineParser, run_parsed, set_up_logging
 from vfn.cli.help import as_called
-from vfn.commands.download.archives import (
-    PLANES,
-    PLATES,
-    SOURCES,
-    Source,
-    af_archive,
-    channel_numbers,
-    chosen_archives,
-    cps_archive,
-    depth_of,
-    refocus_depths,
-)
+from vfn.commands.download.archives import PLATES, SOURCES, Source, chosen_archives, next_step
 from vfn.commands.download.fetch import fetch, held_bytes, part_of, patiently, size_of
-from vfn.commands.download.unpack import MARKER, DamagedError, check_space, is_whole, unpack
+from vfn.commands.download.unpack import DamagedError, check_space, folder_of, is_whole, unpack
 from vfn.errors import UserError
 from vfn.system.files import make_folder, write_text
 from vfn.system.progress import progress
 
 CHECKSUMS = "checksums.txt"  # beside the folders, as sha256sum writes it
 log = logging.getLogger(__name__)
-
-
-def next_step(data: str, root: Path) -> str:
-    """Return the training command for the archives in `root`, or which are missing."""
-
-    def there(archive: str) -> bool:
-        return (_folder(root, archive) / MARKER).exists()
-
-    command = f"next: python train.py data={data} data.root={shlex.quote(str(root))}"
-    if data == "u2os_af":
-        depths = {depth_of(n) for n in PLANES if there(af_archive(n))}
-        others = sorted(depths - {0.0})
-        if depths == set(others) or not others:
-            return "training needs the focal plane, 16, and others: fetch them by --planes"
-        if depths & refocus_depths():
-            return f"{command} task=refocus"
-        planes = ", ".join(f"{z:g}" for z in others)
-        return f"{command} task=refocus 'task.input_z=[{planes}]'"
-    channels = {
-        name
-        for name, number in channel_numbers().items()
-        if any(there(cps_archive(plate, number)) for plate in PLATES)
-    }
-    fitting = [task.name for task in known_tasks() if set(task.channels) <= channels]
-    if not fitting:
-        return f"no task does with {', '.join(sorted(channels))}: fetch more by --channels"
-    return f"{command} task={fitting[0]}"
-
-
-def _folder(root: Path, archive: str) -> Path:
-    return root / Path(archive).stem
 
 
 def read_checksums(path: Path) -> dict[str, str]:
@@ -111,7 +68,7 @@ def obtain(
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if expected not in (None, digest):
                 raise DamagedError(f"its SHA-256 is {digest}, {by} says {expected}")
-            unpack(path, _folder(root, archive))
+            unpack(path, folder_of(root, archive))
             break
         except DamagedError as exc:
             path.unlink(missing_ok=True)
@@ -163,7 +120,7 @@ def download(
         UserError: not enough space, a failing server, a damaged archive, a folder without write access.
     """
     make_folder(root)
-    missing = [archive for archive in archives if not is_whole(_folder(root, archive))]
+    missing = [archive for archive in archives if not is_whole(folder_of(root, archive))]
     if len(missing) < len(archives):
         log.info("%d of %d in %s already", len(archives) - len(missing), len(archives), root)
     try:
@@ -172,7 +129,7 @@ def download(
         for number, archive in enumerate(missing, start=1):
             label = f"{number}/{len(missing)} {archive}"
             obtain(archive, root, url, given, keep, label)
-            log.info("%s is in %s", label, _folder(root, archive))
+            log.info("%s is in %s", label, folder_of(root, archive))
     except OSError as exc:
         raise UserError(
             f"{exc.filename or root}: cannot be written ({exc.strerror or exc}); make room or correct the "

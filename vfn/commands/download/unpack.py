@@ -38,6 +38,11 @@ def check_space(root: Path, needed: float, what: str) -> None:
         )
 
 
+def folder_of(root: Path, archive: str) -> Path:
+    """Return the folder that an archive is unpacked to."""
+    return root / Path(archive).stem
+
+
 def is_whole(folder: Path) -> bool:
     """Return True if `unpack` made `folder` and every file still has its size."""
     try:
