@@ -109,16 +109,9 @@ def _locked(folder: Path, path: Path) -> Iterator[None]:
 
 
 def _refuse_if_held(folder: Path, path: Path) -> None:
-    if not path.exists():
-        return
-    try:
-        with FileLock(path).acquire(timeout=MOMENT), suppress(OSError):
-            path.unlink()  # left by a process that was killed; Windows removes it with the lock
-    except Timeout:
-        raise _taken(folder, path) from None
-    except OSError as exc:
-        if exc.errno not in NO_LOCKS:
-            raise
+    if path.exists():
+        with _locked(folder, path):
+            pass  # left by a process that was killed: now it is removed
 
 
 def _ourselves() -> str:

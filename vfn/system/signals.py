@@ -1,4 +1,4 @@
-"""What ends a command early: Ctrl-C, a queue that takes the machine away, a terminal that closes.
+"""Early ends of a command: Ctrl-C, a queue that takes the machine away, a terminal that closes.
 
 The first signal raises a KeyboardInterrupt, so that what is open is closed and what is half is removed. While
 that lasts further ones do nothing: they would break it, and end in a traceback.
@@ -103,7 +103,7 @@ def hang_up() -> None:
 
 
 def comes_of_stopping(error: BaseException) -> bool:
-    """Whether `error` tells of the stop alone: one that rose while an interrupt unwound what was half
+    """Return True if `error` tells of the stop alone: one that rose while an interrupt unwound what was half
     done, or, once the terminal is closed, any, as of a line that could not be printed."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
@@ -112,7 +112,7 @@ def comes_of_stopping(error: BaseException) -> bool:
 
 
 def is_hang_up(number: int) -> bool:
-    """Whether the signal tells that the terminal was closed."""
+    """Return True if the signal tells that the terminal was closed."""
     return number in available("SIGHUP")
 
 
