@@ -12,7 +12,7 @@ import torch
 from tests.cli import Result, run
 
 TINY = [
-    "logger=csv", "loss=mae", "model.generator.width=16", "model.generator.depth=4",
+    "logger=csv", "model=unet", "model.generator.width=16", "model.generator.depth=4",
     "model.generator.max_width=64", "model.adam.lr_generator=4e-3", "data.patch_size=64",
     "data.batch_size=8", "data.patches_per_epoch=4000", "data.val_patches=4", "trainer.max_epochs=1",
     "trainer.accelerator=cpu", "trainer.precision=32-true",

@@ -26,7 +26,7 @@ from vfn.models.recipe import RECIPE
 from vfn.models.words import counted, duration, text
 
 RUN = [
-    "data=simulated", "data.fields=6", "data.height=70", "data.width=91", "data.patch_size=64",
+    "data=simulated", "model=virfluonet", "data.fields=6", "data.height=70", "data.width=91", "data.patch_size=64",
     "data.batch_size=2", "data.patches_per_epoch=8", "model.generator.width=4", "loss=mae",
     "model.generator.max_width=8", "logger=csv", "trainer=cpu", "trainer.precision=32-true",
 ]  # fmt: skip

@@ -310,7 +310,7 @@ def test_a_field_counts_once_and_for_the_targets_that_it_has() -> None:
 # --- the commands ---
 
 RUN = [
-    "data=simulated", "data.fields=26", "data.height=70", "data.width=91", "data.patch_size=64",
+    "data=simulated", "model=virfluonet", "data.fields=26", "data.height=70", "data.width=91", "data.patch_size=64",
     "data.test_fraction=0.15", "data.val_fraction=0.82", "data.batch_size=2",
     "data.patches_per_epoch=8", "model.generator.width=4", "model.generator.max_width=8",
     "model.discriminator.width=4", "logger=csv", "trainer=cpu", "trainer.precision=32-true",
