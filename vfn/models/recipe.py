@@ -86,8 +86,8 @@ _MISSING: Any = object()
 _OFFSET = _pair_of(_is_number, _is_number)
 _RANGE = _pair_of(_is_whole, _is_whole)
 _SPECS: dict[str, Any] = {
-    **dict.fromkeys(("version", "model", "data.name", "task.name", "split.by"), _is_text),
     **dict.fromkeys(("generator", "data", "task", "layout", "baselines", "shifts", "split"), _is_mapping),
+    **dict.fromkeys(("version", "model", "data.name", "task.name", "split.by"), _is_text),
     **dict.fromkeys(("uncertainty", "focus", "refocus", "deconvolution"), (None, _is_mapping)),
     **{part: [_is_mapping] for part in ("inputs", "targets", "envelopes")},
     **dict.fromkeys(("data.root", "layout.pattern", "layout.manifest"), (None, _is_text)),
