@@ -17,6 +17,7 @@ from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.image_statistics import measured, unpacked
 from vfn.data.input_shift import field_statistics
 from vfn.data.intensity import Histogram
+from vfn.data.linear_filter import LinearFilter
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
 from vfn.data.statistics import Baselines, DatasetStatistics, mean_images, survey
@@ -98,12 +99,15 @@ def test_the_same_input_twice_still_gives_a_map() -> None:
 
 def test_baseline_predictions() -> None:
     fitted = Baselines(
-        np.array([[2.0, 0.0], [0.0, 100.0]]), np.array([1.0, 0.4]), np.array([7.4, 9.0])
-    )
+        np.array([[2.0, 0.0], [0.0, 100.0]]), np.array([1.0, 0.4]), np.array([7.4, 9.0]),
+        np.array([6.0, 8.6]), LinearFilter(np.zeros((2, 2, 7, 7)), np.array([4.0, 5.0])),
+    )  # fmt: skip
     inputs = [np.array([[1, 2, 3]], np.uint8), np.array([[0, 1, 60000]], np.uint16)]
     both = fitted.predict(inputs, ["uint16", "uint16"])
     assert both["linear"].tolist() == [[[3, 5, 7]], [[0, 100, 65535]]]
     assert both["mean"].tolist() == [[[7, 7, 7]], [[9, 9, 9]]]
+    assert both["median"].tolist() == [[[6, 6, 6]], [[9, 9, 9]]]
+    assert both["filter"].tolist() == [[[4, 4, 4]], [[5, 5, 5]]]
     assert both["linear"].dtype == both["mean"].dtype == np.uint16
     again = Baselines.from_dict(fitted.to_dict())
     np.testing.assert_array_equal(again.weights, fitted.weights)

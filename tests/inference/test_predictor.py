@@ -21,6 +21,7 @@ from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.images import read_image
 from vfn.data.input_shift import TrainingDistribution, field_statistics
 from vfn.data.intensity import IntensityNormaliser, to_dtype
+from vfn.data.linear_filter import LinearFilter
 from vfn.data.samples import Task
 from vfn.data.statistics import Baselines
 from vfn.errors import UserError
@@ -58,7 +59,9 @@ def make_checkpoint(
         tuple(IntensityNormaliser(0.0, top[dtypes[1]], dtypes[1]) for _ in range(m)),
         (None,) * (n + m),
         (_envelope(dtypes[0]),) * n,
-        Baselines(np.zeros((m, n)), np.zeros(m), np.zeros(m)),
+        Baselines(
+            np.zeros((m, n)), *np.zeros((3, m)), LinearFilter(np.zeros((m, n, 7, 7)), np.zeros(m))
+        ),
         {"data": {"patch_size": 16}},
     )
 

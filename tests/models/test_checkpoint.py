@@ -12,6 +12,7 @@ from vfn.data.discovery.layout import Layout
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.input_shift import TrainingDistribution, field_statistics
 from vfn.data.intensity import IntensityNormaliser
+from vfn.data.linear_filter import LinearFilter
 from vfn.data.samples import Task
 from vfn.data.statistics import Baselines
 from vfn.errors import UserError
@@ -30,7 +31,10 @@ INPUTS = (
     IntensityNormaliser(0, 255, "uint8", (0.0, 3.5, 255.0)),
 )
 TARGETS = (IntensityNormaliser(-1.5, 2.5, "float32"),)
-BASELINES = Baselines(np.array([[0.5, -2.0]]), np.array([3.0]), np.array([99.5]))
+FILTER = LinearFilter(np.full((1, 2, 7, 7), 0.25), np.array([2.0]))
+BASELINES = Baselines(
+    np.array([[0.5, -2.0]]), np.array([3.0]), np.array([99.5]), np.array([98.0]), FILTER
+)
 LAYOUT = Layout({"er": "2", "rna": 1}, r"(?P<well>\w)_(?P<channel>\d)", None, 16.0, 2.0)
 MEAN = MeanImage()
 for seed in range(3):

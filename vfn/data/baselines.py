@@ -52,15 +52,12 @@ def _predictors(data: StainData) -> dict[str, Linear]:
     """Return every baseline as a filter of images in [-1, 1]; the linear ones only where `linear_start` has one."""
     fitted = data.measured.baselines
     none = torch.zeros(len(data.targets), len(data.inputs))
-    found = {"mean": (none, target_level(data))}
-    if fitted.median is not None:
-        found["median"] = (none, _levels(data, fitted.median))
+    found = {"mean": (none, target_level(data)), "median": (none, _levels(data, fitted.median))}
     linear = linear_start(data)
     if linear is not None:
+        maps = [*data.inputs, *data.targets]
         found["linear"] = linear
-        if fitted.filter is not None:
-            maps = [*data.inputs, *data.targets]
-            found["filter"] = _scaled(fitted.filter.kernels, fitted.filter.offset, maps)
+        found["filter"] = _scaled(fitted.filter.kernels, fitted.filter.offset, maps)
     return found
 
 

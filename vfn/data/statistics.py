@@ -35,15 +35,15 @@ class Baselines:
             the other's channel.
         mean: (Ct,) of the targets over the training pixels.
         median: (Ct,), the same, the constant with the least absolute error; exact up to 16 bit, else of
-            20,000 pixels of each image. None in checkpoints of earlier versions.
-        filter: linear filter of the inputs, fitted on the same samples as `weights`; None in checkpoints of earlier versions.
+            20,000 pixels of each image.
+        filter: linear filter of the inputs, fitted on the same samples as `weights`.
     """
 
     weights: np.ndarray
     offset: np.ndarray
     mean: np.ndarray
-    median: np.ndarray | None = None
-    filter: LinearFilter | None = None
+    median: np.ndarray
+    filter: LinearFilter
 
     def predict(self, inputs: Sequence[np.ndarray], dtypes: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the predictions "mean", "linear", "median" and "filter", each (Ct, H, W) in the targets' dtype.
@@ -54,11 +54,12 @@ class Baselines:
         """
         x = np.stack([array.astype(np.float64) for array in inputs])
         linear = np.einsum("tc,chw->thw", self.weights, x) + self.offset[:, None, None]
-        found = {"mean": np.broadcast_to(self.mean[:, None, None], linear.shape), "linear": linear}
-        if self.median is not None:
-            found["median"] = np.broadcast_to(self.median[:, None, None], linear.shape)
-        if self.filter is not None:
-            found["filter"] = self.filter.predict(inputs)
+        found = {
+            "mean": np.broadcast_to(self.mean[:, None, None], linear.shape),
+            "linear": linear,
+            "median": np.broadcast_to(self.median[:, None, None], linear.shape),
+            "filter": self.filter.predict(inputs),
+        }
         return {
             name: np.stack([to_dtype(g, d) for g, d in zip(grey, dtypes, strict=True)])
             for name, grey in found.items()
@@ -66,24 +67,19 @@ class Baselines:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for the checkpoint."""
-        return {
-            **{key: getattr(self, key).tolist() for key in ("weights", "offset", "mean")},
-            "median": None if self.median is None else self.median.tolist(),
-            "filter": None if self.filter is None else self.filter.to_dict(),
+        arrays = ("weights", "offset", "mean", "median")
+        return {key: getattr(self, key).tolist() for key in arrays} | {
+            "filter": self.filter.to_dict()
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Baselines":
-        """The inverse of `to_dict`; also of what earlier versions wrote, without median and filter."""
-        weights, offset, mean = (
-            np.asarray(data[key], float) for key in ("weights", "offset", "mean")
+        """Invert `to_dict`."""
+        weights, offset, mean, median = (
+            np.asarray(data[key], float) for key in ("weights", "offset", "mean", "median")
         )
-        median, kernels = data.get("median"), data.get("filter")
-        return cls(
-            weights, offset, mean,
-            None if median is None else np.asarray(median, float).reshape(mean.shape),
-            None if kernels is None else LinearFilter.from_dict(kernels, weights.shape),
-        )  # fmt: skip
+        kernels = LinearFilter.from_dict(data["filter"], weights.shape)
+        return cls(weights, offset, mean, median.reshape(mean.shape), kernels)
 
 
 class _Moments:
