@@ -17,16 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vfn.data.images import (
-    MAX_BLANK,
-    READER_VERSION,
-    Image,
-    as_pixels,
-    check_promise,
-    is_container,
-    read_image,
-    reading,
-)
+from vfn.data import images
 from vfn.data.tiff_metadata import micrometres, seconds, whole_names
 from vfn.data.tiff_stacks import ContainerPlane, TiffPlane, is_stack, tiff_stack
 from vfn.data.walk import walk
@@ -120,11 +111,11 @@ def scenes(path: Path) -> list[Scene]:
     Raises:
         UserError: a package is missing; damaged, or no such container by its metadata.
     """
-    if not is_container(path):
+    if not images.is_container(path):
         found = [Scene("", partial(_tiff_stacks, path))]
     elif path.name.lower().endswith(".zarr"):
         need("zarr", path, "ome-zarr")
-        with reading(path):
+        with images.reading(path):
             found = _zarr_scenes(path)
     else:
         found = _bioio_scenes(path)
@@ -175,7 +166,7 @@ def count_times(path: Path) -> int:
     return tiff_stack(path).sizes["T"] if is_stack(path) else 1
 
 
-def read_at(path: Path, time: int | None) -> Image:
+def read_at(path: Path, time: int | None) -> images.Image:
     """Read an image file at one of its time points, in focus where it is a stack.
 
     Args:
@@ -185,15 +176,15 @@ def read_at(path: Path, time: int | None) -> Image:
         UserError: see `read_image`; there is no such time point.
     """
     if not is_stack(path):
-        return read_image(path)
+        return images.read_image(path)
     stacks = _tiff_stacks(path)
     if time is None and len(stacks) > 1:
-        return read_image(path)  # says why not
+        return images.read_image(path)  # says why not
     if time is not None and time >= len(stacks):
         raise UserError(f"{path}: has {len(stacks)} time point(s), number {time + 1} is asked for")
     stack = stacks[time or 0]
     pixels = np.stack([plane.read() for plane in stack.focal])
-    return Image(pixels, stack.channels or None, stack.focal[0].pixel_size)
+    return images.Image(pixels, stack.channels or None, stack.focal[0].pixel_size)
 
 
 # --- OME-Zarr ---
@@ -249,13 +240,13 @@ def _below(folder: Path, name: str) -> Path:
 
 def _well_scenes(folder: Path, path: str) -> list[Scene]:
     well = path.replace("/", "")
-    with reading(folder):
+    with images.reading(folder):
         sites = [str(image["path"]) for image in _attributes(folder)["well"]["images"]]
     return [Scene(f"{well}_s{s}", partial(_zarr_stacks, _below(folder, s)), well, s) for s in sites]
 
 
 def _zarr_stacks(path: Path) -> list[Stack]:
-    with reading(path):
+    with images.reading(path):
         attributes = _attributes(path)
         scales = attributes["multiscales"][0]
         level = scales["datasets"][0]  # the first is the one of full resolution
@@ -330,12 +321,12 @@ class ZarrPlane(ContainerPlane):
         """Return the pixels (H, W); only the chunks of this plane are read."""
         zarr = need("zarr", self.path, "ome-zarr")
         at = {"t": self.time, "c": self.channel, "z": self.z}
-        with reading(self.path):
+        with images.reading(self.path):
             stated = open_metadata(self.path / self.array)
             promised = math.prod(stated.shape[-2:]) * stated.itemsize
-            if promised > MAX_BLANK:
+            if promised > images.MAX_BLANK:
                 stored = sum(os.stat(file).st_size for file in walk(self.path / self.array))
-                check_promise(self.path, promised, stored)
+                images.check_promise(self.path, promised, stored)
             position = tuple(at.get(axis, 0) for axis in self.axes[:-2])
             stated.check_plane(position)
             array = zarr.open_array(stated.folder, mode="r", zarr_format=stated.zarr_format)
@@ -344,26 +335,26 @@ class ZarrPlane(ContainerPlane):
             # wrongly where the copy stopped. None at all is certainly the latter.
             if not pixels.any() and not array.nchunks_initialized:
                 raise UserError(f"{self.path}: none of its pixels are there; copy it anew, whole")
-            return as_pixels(self.path, pixels)
+            return images.as_pixels(self.path, pixels)
 
     @property
     def key(self) -> str:
         """Path, size and newest change of metadata and chunks at full resolution, reader, position."""
-        with reading(self.path):
+        with images.reading(self.path):
             array = self.path / self.array
             files = [self.path / name for name in ("zarr.json", ".zattrs")]
             stats = [os.stat(file) for file in files if file.exists()]
             stats += [os.stat(file) for file in walk(array)]
         size, newest = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
         where = f"{self.array}:{self.channel},{self.z},{self.time}"
-        return f"{self.path.absolute()}|{size}|{newest}|reader {READER_VERSION}|{where}"
+        return f"{self.path.absolute()}|{size}|{newest}|reader {images.READER_VERSION}|{where}"
 
 
 # --- bioio ---
 
 
 def _bioio_scenes(path: Path) -> list[Scene]:
-    with reading(path), _one_at_a_time:
+    with images.reading(path), _one_at_a_time:
         reader, found = _new_reader(path), []
         for scene in range(count := len(reader.scenes)):
             reader.set_scene(scene)
@@ -393,7 +384,7 @@ def _reader(path: Path, scene: int) -> Any:
 
 def _bioio_stacks(path: Path, scene: int) -> list[Stack]:
     where = f"{path} (scene {scene})"
-    with reading(path), _one_at_a_time:
+    with images.reading(path), _one_at_a_time:
         reader = _reader(path, scene)
         sizes = _checked_sizes(where, reader.dims.order.lower(), reader.dims.shape)
         spacing = reader.physical_pixel_sizes
@@ -415,10 +406,10 @@ class BioioPlane(ContainerPlane):
 
     def read(self) -> np.ndarray:
         """Return the pixels (H, W)."""
-        with reading(self.path), _one_at_a_time:
+        with images.reading(self.path), _one_at_a_time:
             reader = _reader(self.path, self.scene)
             plane = reader.get_image_data("YX", T=self.time, C=self.channel, Z=self.z)
-        return as_pixels(self.path, np.asarray(plane))
+        return images.as_pixels(self.path, np.asarray(plane))
 
     @property
     def key(self) -> str:

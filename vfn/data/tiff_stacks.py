@@ -13,30 +13,7 @@ from typing import IO
 import numpy as np
 import tifffile
 
-from vfn.data.images import (
-    ALONE,
-    DESCRIPTION,
-    MAPPED,
-    TIFF_FORMATS,
-    as_pixels,
-    check_page,
-    check_promise,
-    content_key,
-    damaged,
-    file_status,
-    first_page,
-    open_tiff,
-    read_page,
-    reading,
-)
-from vfn.data.tiff_metadata import (
-    Ome,
-    channel_names,
-    pixel_size,
-    time_step,
-    whole_names,
-    z_step,
-)
+from vfn.data import images, tiff_metadata
 from vfn.errors import UserError
 
 UIC2 = 33629  # TIFF tag of MetaMorph, of a stack behind one page
@@ -85,7 +62,7 @@ def is_stack(path: Path) -> bool:
     says what is wrong.
     """
     try:
-        file_status(path)
+        images.file_status(path)
         with path.open("rb") as file:
             if not _may_be_stack(file):
                 return False
@@ -97,16 +74,16 @@ def is_stack(path: Path) -> bool:
 
 def _may_be_stack(file: IO[bytes]) -> bool:
     """Return True if a second page follows the first, or the first speaks of planes behind it."""
-    form = TIFF_FORMATS.get(file.read(4))
+    form = images.TIFF_FORMATS.get(file.read(4))
     if form is None:
         return False
     try:
-        tags, following = read_page(file, form, first_page(file, form))
+        tags, following = images.read_page(file, form, images.first_page(file, form))
         if following or UIC2 in tags:
             return True
-        if DESCRIPTION not in tags:
+        if images.DESCRIPTION not in tags:
             return False
-        place = tags[DESCRIPTION][-form.offsetsize :]
+        place = tags[images.DESCRIPTION][-form.offsetsize :]
         file.seek(struct.unpack(form.offsetformat, place)[0])
     except (struct.error, ValueError, OverflowError):  # ends before that
         return False
@@ -119,13 +96,13 @@ def tiff_stack(path: Path) -> TiffStack:
     Raises:
         UserError: no TIFF, damaged, colour, several images, or axes that are not read.
     """
-    status = file_status(path)
+    status = images.file_status(path)
     return _described(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=256)
 def _described(path: Path, _mtime: int, _size: int) -> TiffStack:
-    with reading(path), open_tiff(path) as (tif, series):
+    with images.reading(path), images.open_tiff(path) as (tif, series):
         axes, shape = str(series.axes), tuple(int(n) for n in series.shape)
         others = [axis for axis in axes[:-2] if axis not in "TZ"]
         if axes[-2:] != "YX" or len(others) > 1:
@@ -135,15 +112,16 @@ def _described(path: Path, _mtime: int, _size: int) -> TiffStack:
             )
         order = "".join(axis if axis in "TZ" else "C" for axis in axes[:-2])
         sizes = {"T": 1, "C": 1, "Z": 1, **dict(zip(order, shape, strict=False))}
-        ome = Ome(tif)
-        names = channel_names(tif, ome)
+        ome = tiff_metadata.Ome(tif)
+        names = tiff_metadata.channel_names(tif, ome)
         pages, offset = _places(path, tif, series)
         if pages and (part := ome.part()):
             sizes, numbers, names = part
             order, pages = "TCZ", tuple(pages[number] for number in numbers)
         return TiffStack(
-            sizes, order, whole_names(names, sizes["C"]),
-            pixel_size(tif, ome), z_step(tif, ome), time_step(tif, ome), pages, offset, shape[-2:],
+            sizes, order, tiff_metadata.whole_names(names, sizes["C"]),
+            tiff_metadata.pixel_size(tif, ome), tiff_metadata.z_step(tif, ome),
+            tiff_metadata.time_step(tif, ome), pages, offset, shape[-2:],
             np.dtype(series.dtype).newbyteorder(tif.byteorder),
         )  # fmt: skip
 
@@ -162,7 +140,7 @@ def _places(
     if len(pages) == planes:
         return pages, int(offset or 0)
     if offset is None or offset + series.nbytes > tif.filehandle.size:
-        raise damaged(
+        raise images.damaged(
             path,
             f"is truncated (its metadata state {planes} planes, they are not all there)",
         )
@@ -200,7 +178,7 @@ class ContainerPlane(ABC):
         Raises:
             UserError: the file is not there.
         """
-        return f"{content_key(self.path)}|{self.channel},{self.z},{self.time}"
+        return f"{images.content_key(self.path)}|{self.channel},{self.z},{self.time}"
 
     def __str__(self) -> str:
         z = f", z plane {self.z}" if self.z else ""
@@ -214,7 +192,7 @@ class TiffPlane(ContainerPlane):
 
     def read(self) -> np.ndarray:
         """Return the pixels (H, W)."""
-        status = file_status(self.path)
+        status = images.file_status(self.path)
         number = tiff_stack(self.path).number(self.time, self.channel, self.z)
         return _plane(self.path, number, status.st_mtime_ns, status.st_size)
 
@@ -222,18 +200,18 @@ class TiffPlane(ContainerPlane):
 @lru_cache(maxsize=4)  # the size of a field is asked for before its pixels
 def _plane(path: Path, number: int, _mtime: int, _size: int) -> np.ndarray:
     stack = tiff_stack(path)
-    with reading(path), tifffile.TiffFile(path, **ALONE) as tif:
+    with images.reading(path), tifffile.TiffFile(path, **images.ALONE) as tif:
         if stack.pages:
             if tif.is_lsm:  # tifffile mends what its pages say
                 page = next(p for p in tif.series[0].pages if p and p.offset == stack.pages[number])
             else:
                 tif.filehandle.seek(stack.pages[number])
                 page = tifffile.TiffPage(tif, index=number)
-            check_page(path, number + 1, page)
-            array = page.asarray(out="memmap" if page.nbytes > MAPPED else None)
+            images.check_page(path, number + 1, page)
+            array = page.asarray(out="memmap" if page.nbytes > images.MAPPED else None)
         else:
             size = prod(stack.shape) * stack.dtype.itemsize
-            check_promise(path, size, tif.filehandle.size)
+            images.check_promise(path, size, tif.filehandle.size)
             tif.filehandle.seek(stack.offset + number * size)
             array = np.frombuffer(tif.filehandle.read(size), stack.dtype).reshape(stack.shape)
-        return as_pixels(path, array)
+        return images.as_pixels(path, array)

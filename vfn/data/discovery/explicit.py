@@ -5,18 +5,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from vfn.data.discovery import naming
 from vfn.data.discovery.fields import Field, FilePlane
 from vfn.data.discovery.layout import PATTERN_GROUPS, Layout
-from vfn.data.discovery.naming import (
-    Found,
-    Where,
-    along,
-    at_time,
-    channel_by_word,
-    nth,
-    path_below,
-    timed,
-)
 from vfn.data.formats import scenes
 from vfn.data.images import is_image
 from vfn.data.matching import search_all
@@ -29,11 +20,11 @@ MANIFEST_COLUMNS = ("field", "channel", "path")
 _ODD = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
 
 
-def from_manifest(layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
+def from_manifest(layout: Layout, wanted: Sequence[str]) -> Iterable[naming.Found]:
     """Yield the planes that the layout's manifest lists."""
     manifest = Path(str(layout.manifest))
     rows = read_table(manifest, f"{layout.prefix}manifest", MANIFEST_COLUMNS)
-    by_word = channel_by_word(layout, wanted)
+    by_word = naming.channel_by_word(layout, wanted)
     for number, row in rows:
         # Words that the layout gives a channel do not take its own name away.
         channel = by_word.get(row["channel"].casefold(), row["channel"])
@@ -46,12 +37,12 @@ def from_manifest(layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
             index = int(row["index"]) if row.get("index") else None
         except ValueError as exc:
             raise UserError(f"{line}: z or index is no number ({exc})") from exc
-        where: Where = {key: row[key] for key in ("plate", "well", "site") if row.get(key)}
+        where: naming.Where = {key: row[key] for key in ("plate", "well", "site") if row.get(key)}
         name = row["field"]
         if not name or "/" in name or "\\" in name:  # it becomes a file name
             raise UserError(f"{line}: field {name!r} needs a name without slash")
         path = _listed(manifest, line, row["path"])
-        name, where = timed(name, where, row.get("time") or "")
+        name, where = naming.timed(name, where, row.get("time") or "")
         is_plane = bool(row.get("z")) and index is not None
         yield from _planes(path, layout, where, (name, channel, z), index, is_plane)
 
@@ -113,10 +104,11 @@ def _matches(layout: Layout, paths: Sequence[str]) -> list[dict[str, str] | None
     return found
 
 
-def from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[Found]:
+def from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[naming.Found]:
     """Yield the planes whose paths match the layout's pattern."""
-    by_word, paths = channel_by_word(layout, wanted), list(filter(is_image, find_sources(root)))
-    found = _matches(layout, [path_below(path, root) for path in paths])
+    by_word = naming.channel_by_word(layout, wanted)
+    paths = [path for path in find_sources(root) if is_image(path)]
+    found = _matches(layout, [naming.path_below(path, root) for path in paths])
     matched: list[tuple[Path, dict[str, str], str]] = []
     for path, groups in zip(paths, found, strict=True):
         channel = groups and by_word.get(groups.pop("channel").casefold())
@@ -128,10 +120,12 @@ def from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[
         # Rounded, so that 1.1 - 0.9 is the 0.2 of a task.
         z_um = round((float(z) - zero) * step, 6) if z else 0.0
         name = "_".join(tokenize(groups.pop("field", "")))
-        where: Where = {key: groups[key] for key in ("plate", "well", "site") if groups.get(key)}
+        where: naming.Where = {
+            key: groups[key] for key in ("plate", "well", "site") if groups.get(key)
+        }
         site = f"s{where['site']}" if "site" in where else ""
         place = "_".join(part for part in (where.get("plate"), where.get("well"), site) if part)
-        name, where = timed(name or place, where, groups.get("time", ""))
+        name, where = naming.timed(name or place, where, groups.get("time", ""))
         yield from _planes(path, layout, where, (name, channel, z_um))
 
 
@@ -158,11 +152,11 @@ def _focus(layout: Layout, found: Sequence[tuple[Path, str]]) -> tuple[float, fl
 def _planes(
     path: Path,
     layout: Layout,
-    where: Where,
+    where: naming.Where,
     found: tuple[str, str, float],
     index: int | None = None,
     is_plane: bool = False,
-) -> Iterator[Found]:
+) -> Iterator[naming.Found]:
     """Yield the planes of one channel in a file.
 
     Args:
@@ -184,9 +178,9 @@ def _planes(
                 f"by the column index of {layout.prefix}manifest"
             )
         if is_plane and len(stack.planes) == 1:
-            column = (nth(stack, stack.planes[0], index or 0, layout, "z plane"),)
+            column = (naming.nth(stack, stack.planes[0], index or 0, layout, "z plane"),)
         else:
-            column = nth(stack, stack.planes, index or 0, layout)
-        at, when = at_time(name, where, number, stacks)
-        for depth, plane in along(stack, column, layout):
+            column = naming.nth(stack, stack.planes, index or 0, layout)
+        at, when = naming.at_time(name, where, number, stacks)
+        for depth, plane in naming.along(stack, column, layout):
             yield at, channel, z + depth, plane, when

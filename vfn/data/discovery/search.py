@@ -5,17 +5,10 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
+from vfn.data.discovery import naming
 from vfn.data.discovery.explicit import from_manifest, from_pattern
 from vfn.data.discovery.fields import Field, FilePlane, NothingMatches
 from vfn.data.discovery.layout import Layout, split_plane
-from vfn.data.discovery.naming import (
-    Found,
-    Where,
-    at_time,
-    field_name,
-    path_below,
-    scene_place,
-)
 from vfn.data.discovery.tokens import TokenSearch
 from vfn.data.formats import Stack, scenes
 from vfn.data.images import is_container, read_image
@@ -72,7 +65,7 @@ def discover(
     return [fields[name] for name in sorted(fields)]
 
 
-def _assembled(found: Iterable[Found], layout: Layout) -> dict[str, Field]:
+def _assembled(found: Iterable[naming.Found], layout: Layout) -> dict[str, Field]:
     """Put planes together into fields by name.
 
     Raises:
@@ -147,7 +140,7 @@ def _inside(root: Path) -> str:
 
 def _words(root: Path) -> str:
     """List the words that tell files apart, most frequent first, for a message."""
-    paths = [path_below(path, root) for path in find_sources(root)]
+    paths = [naming.path_below(path, root) for path in find_sources(root)]
     counts = Counter(token for path in paths for token in dict.fromkeys(path_tokens(path)))
     words = [token for token, count in counts.most_common() if count < len(paths)][:WORDS]
     return f"; words in some of the {len(paths)} paths: {', '.join(words)}" if words else ""
@@ -167,11 +160,11 @@ def whole_images(root: Path, channels: Sequence[str]) -> list[Field]:
     """
     found: list[Field] = []
     for path in [root] if root.is_file() else find_sources(root):
-        stem = field_name(path_below(path, root))
+        stem = naming.field_name(naming.path_below(path, root))
         if is_container(path) or is_stack(path):
             for scene in scenes(path):
                 for number, stack in enumerate(stacks := scene.load()):
-                    name, where = at_time(*scene_place(scene, stem), number, stacks)
+                    name, where = naming.at_time(*naming.scene_place(scene, stem), number, stacks)
                     found.append(whole_field(name, channels, _planes_for(stack, channels), where))
         else:
             planes = [FilePlane(path, i) for i in range(len(read_image(path).array))]
@@ -203,7 +196,7 @@ def whole_field(
     name: str,
     channels: Sequence[str],
     planes: Sequence[FilePlane | ContainerPlane],
-    where: Where | None = None,
+    where: naming.Where | None = None,
 ) -> Field:
     """Make a field whose `planes` are its `channels`, one by one.
 

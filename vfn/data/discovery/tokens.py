@@ -4,20 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from vfn.data.discovery import naming
 from vfn.data.discovery.fields import FilePlane
 from vfn.data.discovery.layout import Layout, split_plane
-from vfn.data.discovery.naming import (
-    Found,
-    along,
-    at_time,
-    by_name,
-    collecting,
-    field_name,
-    nth,
-    path_below,
-    scene_place,
-    timed,
-)
 from vfn.data.formats import Scene, Stack, scenes
 from vfn.data.images import is_container, may_name_channels, read_image
 from vfn.data.tiff_stacks import ContainerPlane, is_stack
@@ -78,7 +67,7 @@ class TokenSearch:
     ) -> None:
         self.root, self.layout, self.damaged = root, layout, damaged
         self.paths = find_sources(root)
-        self.cut = time_points(path_below(path, root) for path in self.paths)
+        self.cut = time_points(naming.path_below(path, root) for path in self.paths)
         self.positions = _positions(layout, wanted)
         placed = {channel for channel, _ in self.positions}
         self.tokens = {c: self._words(c) for c in wanted if c not in placed}
@@ -89,7 +78,7 @@ class TokenSearch:
     def _words(self, channel: str) -> list[str]:
         return [self.cut(word)[0] for word in self.layout.words(channel)]
 
-    def found(self) -> Iterable[Found]:
+    def found(self) -> Iterable[naming.Found]:
         """Yield the planes of files that are named by channel, then those of the others."""
         for path in self.paths:
             yield from self._of(path)
@@ -98,12 +87,12 @@ class TokenSearch:
             if planes is None:
                 yield from self._in_container(path, (name, time), {})
                 continue
-            name, where = timed(name, {}, time)
+            name, where = naming.timed(name, {}, time)
             for (channel, z), index in planes.items():
                 yield name, channel, z, FilePlane(path, index), where
 
-    def _of(self, path: Path) -> Iterable[Found]:
-        relative, time = self.cut(path_below(path, self.root))
+    def _of(self, path: Path) -> Iterable[naming.Found]:
+        relative, time = self.cut(naming.path_below(path, self.root))
         hits = _hits(relative, self.tokens)
         elsewhere = _hits(relative, self.others)
         container = is_container(path)
@@ -115,41 +104,41 @@ class TokenSearch:
                 )
             self.beside |= {*hits.values(), *elsewhere.values()}
         if container or (hits and is_stack(path)):
-            yield from self._in_container(path, (field_name(relative), time), hits)
+            yield from self._in_container(path, (naming.field_name(relative), time), hits)
         elif hits:
             ((channel, name),) = hits.items()
-            name, where = timed(name, {}, time)
+            name, where = naming.timed(name, {}, time)
             yield name, channel, 0.0, FilePlane(path), where
         elif is_stack(path) and not elsewhere:
             self.nameless.append((path, relative, time, None))
         elif not elsewhere:
             # Unnamed planes are only taken by position where the user gave positions.
-            with collecting(self.damaged):
+            with naming.collecting(self.damaged):
                 named, first = _look_inside(path, self.tokens, self.layout)
                 if first:
                     relative, time = self.cut(
-                        str(Path(path_below(path, self.root)).with_name(first))
+                        str(Path(naming.path_below(path, self.root)).with_name(first))
                     )
                 if planes := {**self.positions, **named}:
                     self.nameless.append((path, relative, time, planes))
 
     def _in_container(
         self, path: Path, stem: tuple[str, str], hits: Mapping[str, str]
-    ) -> Iterable[Found]:
+    ) -> Iterable[naming.Found]:
         """Yield the planes of the fields in a container; one damaged field leaves the others.
 
         Args:
             stem: name and time point from the path.
             hits: channels that the path names, and the name without them.
         """
-        with collecting(self.damaged):
+        with naming.collecting(self.damaged):
             for scene in scenes(path):
-                with collecting(self.damaged):
+                with naming.collecting(self.damaged):
                     yield from self._in_scene(scene, stem, hits)
 
     def _in_scene(
         self, scene: Scene, stem: tuple[str, str], hits: Mapping[str, str]
-    ) -> Iterable[Found]:
+    ) -> Iterable[naming.Found]:
         stacks = scene.load()
         for number, stack in enumerate(stacks):
             planes = self._columns(stack)
@@ -157,9 +146,9 @@ class TokenSearch:
             if len(hits) == len(stack.planes) == 1 and {c for c, _ in planes} <= set(hits):
                 ((channel, name),) = hits.items()
                 stem, planes = (name, stem[1]), {(channel, 0.0): stack.planes[0]}
-            name, where = at_time(*scene_place(scene, *stem), number, stacks)
+            name, where = naming.at_time(*naming.scene_place(scene, *stem), number, stacks)
             for (channel, z), column in planes.items():
-                for depth, plane in along(stack, column, self.layout):
+                for depth, plane in naming.along(stack, column, self.layout):
                     yield name, channel, z + depth, plane, where
 
     def _columns(self, stack: Stack) -> dict[tuple[str, float], tuple[ContainerPlane, ...]]:
@@ -169,10 +158,12 @@ class TokenSearch:
         found: dict[tuple[str, float], tuple[ContainerPlane, ...]] = {}
         for (channel, z), index in self.positions.items():
             if counts[channel] > 1 and len(stack.planes) == 1:
-                found[channel, z] = (nth(stack, stack.planes[0], index, self.layout, "z plane"),)
+                found[channel, z] = (
+                    naming.nth(stack, stack.planes[0], index, self.layout, "z plane"),
+                )
             else:
-                found[channel, z] = nth(stack, stack.planes, index, self.layout)
-        named = by_name(stack.planes[0][0].path, stack.channels, self.tokens, self.layout)
+                found[channel, z] = naming.nth(stack, stack.planes, index, self.layout)
+        named = naming.by_name(stack.planes[0][0].path, stack.channels, self.tokens, self.layout)
         return found | {key: stack.planes[index] for key, index in named.items()}
 
 
@@ -195,7 +186,9 @@ def _names_beside(relative_paths: Sequence[str], others: set[str]) -> list[str]:
     folded = [{word.casefold() for word in words} for words in tokens]
     kind = set.intersection(*folded) - known if folded else set()
     shorter = ["_".join(w for w in words if w.casefold() not in kind) for words in tokens]
-    return shorter if set(shorter) & others else [field_name(path) for path in relative_paths]
+    return (
+        shorter if set(shorter) & others else [naming.field_name(path) for path in relative_paths]
+    )
 
 
 def _positions(layout: Layout, wanted: Sequence[str]) -> dict[tuple[str, float], int]:
@@ -216,4 +209,4 @@ def _look_inside(
     if not may_name_channels(path):
         return {}, None
     image = read_image(path, colour=True)
-    return by_name(path, image.channels or (), tokens, layout), image.acquisition
+    return naming.by_name(path, image.channels or (), tokens, layout), image.acquisition
