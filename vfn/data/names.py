@@ -15,26 +15,25 @@ class Names:
 
     def __init__(self, there: Iterable[str]) -> None:
         self.there = sorted(set(there))
-        self._exact = set(self.there)
         self._folded: dict[str, list[str]] = {}
         for name in self.there:
             self._folded.setdefault(_fold(name), []).append(name)
 
     def find(self, name: str) -> str | None:
-        """The known name that is meant; None if there is none.
+        """Return the known name that is meant; None if there is none.
 
         Raises:
             UserError: several may be meant.
         """
-        if name in self._exact:
-            return name
         found = self._folded.get(_fold(name), [])
+        if name in found:
+            return name
         if len(found) > 1:
             raise UserError(f"{name}: may be {' or '.join(found)}; write it as it is")
         return found[0] if found else None
 
     def pick(self, given: Iterable[str], setting: str, kind: str) -> set[str]:
-        """The known names that a setting means.
+        """Return the known names that a setting means.
 
         Args:
             kind: what is named, for the message.

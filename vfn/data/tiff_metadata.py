@@ -189,9 +189,9 @@ def pixel_size(tif: tifffile.TiffFile, ome: Ome) -> float | None:
     ]
     if any(value is not None for value, _ in stated):
         return _first(MICROMETRES, *stated)
-    if size is None or unit is None:
+    if tag is None or size is None or unit is None:
         return None
-    size *= UNITS.get(int(unit.value), math.nan)
+    size = UNITS.get(int(unit.value), math.nan) * tag.value[1] / tag.value[0]
     return size if 0 < size < PRINTED else None
 
 

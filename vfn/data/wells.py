@@ -18,7 +18,7 @@ _PLATE = re.compile(r"(?<![a-z0-9])(?:plate[-_]?([a-z0-9]+)|pl?(\d+))(?![a-z0-9]
 
 
 def wells_from_names(names: Sequence[str]) -> dict[str, str]:
-    """Field -> well, where most names hold something that reads as one and there are several.
+    """Map each field to its well, where most names hold something that reads as one and there are several.
 
     Wells of several plates are told apart where every name says its plate before the well.
 
@@ -31,7 +31,9 @@ def wells_from_names(names: Sequence[str]) -> dict[str, str]:
     wells = _on_plates(rows, lambda m: f"r{int(m[1]):02d}c{int(m[2]):02d}")
     if _tells(wells, names):
         return wells
-    matches = {n: [*filter(_is_column, _LETTER_NUMBER.finditer(n))] for n in names}
+    matches = {
+        n: [m for m in _LETTER_NUMBER.finditer(n) if 1 <= int(m[2]) <= COLUMNS] for n in names
+    }
     fallback: dict[str, str] = {}
     for position in range(max(map(len, matches.values()), default=0)):
         found = {n: m[position] for n, m in matches.items() if len(m) > position}
@@ -47,7 +49,7 @@ def wells_from_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def with_wells(fields: Sequence[Field]) -> list[Field]:
-    """`fields` with the wells and sites that their names tell, where no field has a well otherwise."""
+    """Return `fields` with the wells and sites that their names tell, where no field has a well otherwise."""
     if any(entry.well for entry in fields):
         return list(fields)
     wells = wells_from_names([entry.name for entry in fields])
@@ -72,10 +74,6 @@ def _on_plates(
     plates = {n: m[-1][1] or m[-1][2] for n, m in told.items()}
     several = len(set(plates.values())) > 1
     return {n: f"{plates[n]}/{well}" for n, well in wells.items()} if several else wells
-
-
-def _is_column(match: re.Match[str]) -> bool:
-    return 1 <= int(match[2]) <= COLUMNS
 
 
 def _tells(wells: Mapping[str, str], names: Sequence[str]) -> bool:
