@@ -103,22 +103,17 @@ def propose(files: Mapping[str, str], words: Callable[[str], Sequence[str]]) -> 
     Returns:
         None where the channels' words are not found or nothing pairs at least half of the fields.
     """
-    names = []
-    for path, channel in sorted(files.items()):
-        name = _split(path, channel, words(channel))
-        # "far red" may stand as "Far-red" in the paths: a pattern would not find it.
-        if name is None or name.word.casefold() not in map(str.casefold, words(channel)):
-            return None
-        names.append(name)
-    if len(set(files.values())) < 2:
+    split = [_split(path, channel, words(channel)) for path, channel in sorted(files.items())]
+    names = [name for name in split if name is not None]
+    if len(names) < len(split) or len(set(files.values())) < 2:
         return None
-    positions = [*range(min(n.at for n in names)), *range(-min(n.behind for n in names), 0)]
+    front, back = min(name.at for name in names), min(name.behind for name in names)
+    positions = [*range(front), *range(-back, 0)]
     varying = [p for p in positions if len(_tokens(names, p)) > 1]
     bound = {p for p in varying if _follows(names, p)}
     for keys in _candidates([p for p in varying if p not in bound], positions, names):
         pattern = _pattern(names, keys, positions)
-        complete = _complete(pattern, names) if pattern else 0
-        if pattern and complete:
+        if pattern and (complete := _complete(pattern, names)):
             parts = [p for p in varying if p in bound or p not in keys]
             return Proposal(pattern, _reason(names, parts), complete)
     return None
@@ -131,7 +126,9 @@ def _split(path: str, channel: str, words: Sequence[str]) -> _Name | None:
     for word in sorted((tokenize(word.casefold()) for word in words), key=len, reverse=True):
         places = [i for i in range(len(folded)) if word and folded[i : i + len(word)] == word]
         if places:
-            return _Name(path, text, channel, spans, places[-1], places[-1] + len(word))
+            name = _Name(path, text, channel, spans, places[-1], places[-1] + len(word))
+            # "far red" may stand as "Far-red" in the paths: a pattern would not find it.
+            return name if name.word.casefold() in map(str.casefold, words) else None
     return None
 
 
@@ -171,7 +168,7 @@ def _pattern(
     groups = _groups(names, keys)
     if groups is None:
         return None
-    fronts, backs = [p for p in positions if p >= 0], [p for p in positions if p < 0]
+    fronts = [p for p in positions if p >= 0]
     words = sorted({re.escape(name.word) for name in names}, key=lambda word: (-len(word), word))
     text = "^" + "".join(_token(names, p, groups) + _gap(names, p) for p in fronts)
     if {name.at for name in names} != {len(fronts)}:
@@ -179,11 +176,21 @@ def _pattern(
     text += f"(?P<channel>{'|'.join(words)})"
     if all(key >= 0 for key in keys):
         return text + r"[\W_]"
-    text, end = text + _gap(names, None), r"[\W_]"
+    return text + _gap(names, None) + _behind(names, keys, positions, groups)
+
+
+def _behind(
+    names: Sequence[_Name],
+    keys: Sequence[Position],
+    positions: Sequence[Position],
+    groups: Mapping[str, list[Position]],
+) -> str:
+    """Return what matches the tokens behind the channel's word, up to the last of `keys`."""  # fmt: skip
+    backs, text, end = [p for p in positions if p < 0], "", r"[\W_]"
     if {name.behind for name in names} == {len(backs)}:
         backs = [p for p in backs if p <= max(k for k in keys if k < 0)]
     else:
-        text, end = text + ANYTHING, r"\.\w+$"
+        text, end = ANYTHING, r"\.\w+$"
     parts = [_token(names, p, groups) + _gap(names, p) for p in backs[:-1]]
     return text + "".join(parts) + _token(names, backs[-1], groups) + end
 

@@ -31,9 +31,7 @@ def wells_from_names(names: Sequence[str]) -> dict[str, str]:
     wells = _on_plates(rows, lambda m: f"r{int(m[1]):02d}c{int(m[2]):02d}")
     if _tells(wells, names):
         return wells
-    matches = {
-        n: [m for m in _LETTER_NUMBER.finditer(n) if 1 <= int(m[2]) <= COLUMNS] for n in names
-    }
+    matches = {n: _letters_numbers(n) for n in names}
     fallback: dict[str, str] = {}
     for position in range(max(map(len, matches.values()), default=0)):
         found = {n: m[position] for n, m in matches.items() if len(m) > position}
@@ -46,6 +44,10 @@ def wells_from_names(names: Sequence[str]) -> dict[str, str]:
                 return wells
             fallback = fallback or wells
     return fallback
+
+
+def _letters_numbers(name: str) -> list[re.Match[str]]:
+    return [m for m in _LETTER_NUMBER.finditer(name) if 1 <= int(m[2]) <= COLUMNS]
 
 
 def with_wells(fields: Sequence[Field]) -> list[Field]:

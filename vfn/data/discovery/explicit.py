@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vfn.data.discovery import naming
@@ -37,7 +37,7 @@ def from_manifest(layout: Layout, wanted: Sequence[str]) -> Iterable[naming.Foun
             index = int(row["index"]) if row.get("index") else None
         except ValueError as exc:
             raise UserError(f"{line}: z or index is no number ({exc})") from exc
-        where: naming.Where = {key: row[key] for key in ("plate", "well", "site") if row.get(key)}
+        where = _place(row)
         name = row["field"]
         if not name or "/" in name or "\\" in name:  # it becomes a file name
             raise UserError(f"{line}: field {name!r} needs a name without slash")
@@ -45,6 +45,10 @@ def from_manifest(layout: Layout, wanted: Sequence[str]) -> Iterable[naming.Foun
         name, where = naming.timed(name, where, row.get("time") or "")
         is_plane = bool(row.get("z")) and index is not None
         yield from _planes(path, layout, where, (name, channel, z), index, is_plane)
+
+
+def _place(told: Mapping[str, str]) -> naming.Where:
+    return {key: told[key] for key in ("plate", "well", "site") if told.get(key)}
 
 
 def _listed(manifest: Path, line: str, name: str) -> Path:
@@ -120,9 +124,7 @@ def from_pattern(root: Path, layout: Layout, wanted: Sequence[str]) -> Iterable[
         # Rounded, so that 1.1 - 0.9 is the 0.2 of a task.
         z_um = round((float(z) - zero) * step, 6) if z else 0.0
         name = "_".join(tokenize(groups.pop("field", "")))
-        where: naming.Where = {
-            key: groups[key] for key in ("plate", "well", "site") if groups.get(key)
-        }
+        where = _place(groups)
         site = f"s{where['site']}" if "site" in where else ""
         place = "_".join(part for part in (where.get("plate"), where.get("well"), site) if part)
         name, where = naming.timed(name or place, where, groups.get("time", ""))
