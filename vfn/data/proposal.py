@@ -107,16 +107,23 @@ def propose(files: Mapping[str, str], words: Callable[[str], Sequence[str]]) -> 
     names = [name for name in split if name is not None]
     if len(names) < len(split) or len(set(files.values())) < 2:
         return None
-    front, back = min(name.at for name in names), min(name.behind for name in names)
-    positions = [*range(front), *range(-back, 0)]
+    positions = _positions(names)
     varying = [p for p in positions if len(_tokens(names, p)) > 1]
     bound = {p for p in varying if _follows(names, p)}
-    for keys in _candidates([p for p in varying if p not in bound], positions, names):
+    free = [p for p in varying if p not in bound]
+    for keys in _candidates(free, positions, names):
         pattern = _pattern(names, keys, positions)
         if pattern and (complete := _complete(pattern, names)):
-            parts = [p for p in varying if p in bound or p not in keys]
-            return Proposal(pattern, _reason(names, parts), complete)
+            # `bound` and `keys` share no position.
+            dropped = sorted(set(varying) - set(keys), key=varying.index)
+            return Proposal(pattern, _reason(names, dropped), complete)
     return None
+
+
+def _positions(names: Sequence[_Name]) -> list[Position]:
+    """Return the positions that all of `names` have."""
+    front, back = min(name.at for name in names), min(name.behind for name in names)
+    return [*range(front), *range(-back, 0)]
 
 
 def _split(path: str, channel: str, words: Sequence[str]) -> _Name | None:
