@@ -7,7 +7,6 @@ is a header that the page sends, not a cookie: those go to every port of 127.0.0
 
 import secrets
 import time
-from typing import Any
 from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
@@ -82,7 +81,7 @@ class Guard:
     def _admitted(self, scope: Scope, headers: Headers) -> tuple[ASGIApp, Scope]:
         """Return the application that answers, and the request that it gets."""
         method, path = scope["method"], scope["path"]
-        if self._is_key(headers.get(KEY)):
+        if secrets.compare_digest(headers.get(KEY, "").encode(), self.key.encode()):
             if (method, path) == ("POST", ONCE):
                 to = QueryParams(scope["query_string"]).get("to", "/")
                 return JSONResponse({"link": self.links.new(to)}), scope
@@ -97,9 +96,6 @@ class Guard:
             ), scope
         path, _, query = target.partition("?")
         return self.app, {**scope, "path": unquote(path), "query_string": query.encode()}
-
-    def _is_key(self, given: Any) -> bool:
-        return isinstance(given, str) and secrets.compare_digest(given.encode(), self.key.encode())
 
 
 def _refusal(method: str, headers: Headers) -> Response | None:

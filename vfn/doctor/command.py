@@ -13,15 +13,16 @@ from vfn.data.config import DataConfig
 from vfn.data.proposal import Proposal
 from vfn.data.samples import Task
 from vfn.data.sets import make_data
-from vfn.doctor import tables
 from vfn.doctor.case import Case
 from vfn.doctor.examine import examine
 from vfn.doctor.files import unpaired
-from vfn.doctor.findings import FATAL, LOOK, OF_NAMES, REPLACE, Finding, in_order
+from vfn.doctor.findings import FATAL, LOOK, OF_NAMES, REPLACE, SEVERITIES, Finding
 from vfn.doctor.leakage import divide, leaks, parts_of
 from vfn.doctor.page import render
 from vfn.doctor.reading import FieldStats, read_fields
+from vfn.doctor.tables import EXCLUDE_HEADER, HEADER, rows
 from vfn.errors import UserError
+from vfn.system.csv_files import write_csv
 from vfn.system.files import write_text
 from vfn.system.locks import claimed
 
@@ -56,8 +57,9 @@ def diagnose(config: DictConfig) -> Case:
         proposal = None if any(f.samples for f in stats) else data.proposal(fields)
         case = judge(stats, task, data.config, damaged, overrides, proposal)
         exclude, page = folder / "exclude.csv", folder / "doctor.html"
-        tables.write_doctor(folder / "doctor.csv", case)
-        tables.write_exclude(exclude, case)
+        write_csv(folder / "doctor.csv", HEADER, rows(case))
+        lines = [[*key, " ".join(reasons)] for key, reasons in case.excluded.items()]
+        write_csv(exclude, EXCLUDE_HEADER, lines)
         write_text(page, render(case, exclude))
     print(case.verdict)
     print(f"report: {page}")
@@ -86,4 +88,5 @@ def judge(
     found = [*refused, *lost, *examine(stats, task, config), *leaks(stats, split, config)]
     if proposal is not None:
         found = [unpaired(proposal, task), *(f for f in found if f.kind not in OF_NAMES)]
-    return Case(stats, task, config, in_order(found), parts_of(split), overrides)
+    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Case(stats, task, config, found, parts_of(split), overrides)

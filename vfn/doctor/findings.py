@@ -1,7 +1,7 @@
 """A finding: what is wrong with which fields, in words, and what to do about it."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vfn.doctor.reading import FieldStats, Key
@@ -52,8 +52,3 @@ def plane_names(fields: Sequence[FieldStats]) -> dict[Key, str]:
     keys = inputs | dict.fromkeys(key for f in fields for key in f.targets)
     depths = Counter(channel for channel, _ in keys)
     return {(c, z): f"{c} at {z:g} um" if depths[c] > 1 else c for c, z in keys}
-
-
-def in_order(found: Iterable[Finding]) -> list[Finding]:
-    """Sort findings by severity, the gravest first."""
-    return sorted(found, key=lambda f: SEVERITIES.index(f.severity))

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 from vfn.doctor.case import Case
 from vfn.doctor.measure import PlaneStats
 from vfn.doctor.optics import corner_ratio
 from vfn.doctor.reading import FieldStats, Key
-from vfn.system.csv_files import write_csv
 
 NUMBERS = (
     "height", "width", "dtype", "bits", "step", "min", "p0_1", "p50", "p99_9", "max",
@@ -18,23 +16,14 @@ HEADER = (
     "field", "channel", "z", "role", "plate", "well", "site", "part", "status", *NUMBERS,
     "shift_y", "shift_x", "shift_confidence", "shift_sure", "severity", "kinds", "findings", "path",
 )  # fmt: skip
-EXCLUDE_HEADER = ("field", "channel", "reason")
-
-
-def write_doctor(path: Path, case: Case) -> None:
-    """One row per field and channel, in the order of the fields; findings on a whole field are
-    repeated on each of its rows."""
-    write_csv(path, HEADER, rows(case))
-
-
-def write_exclude(path: Path, case: Case) -> None:
-    """Write the table that `data.exclude` takes; the header alone if nothing is to be left out."""
-    lines = [[field, channel, " ".join(r)] for (field, channel), r in case.excluded.items()]
-    write_csv(path, EXCLUDE_HEADER, lines)
+EXCLUDE_HEADER = ("field", "channel", "reason")  # of the table that `data.exclude` takes
 
 
 def rows(case: Case) -> Iterator[list[str]]:
-    """The lines of `doctor.csv`."""
+    """The lines of `doctor.csv`, one per field and channel, in the order of the fields.
+
+    Findings on a whole field are repeated on each of its rows.
+    """
     for stats in case.fields:
         entry = stats.entry
         for key in stats.keys:

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from vfn.panel.findings import Finding, Grades
+from vfn.panel.findings import Finding
 from vfn.panel.plan import Question
 from vfn.report.figures import LIGHT, Theme, new_figure
 
@@ -35,7 +35,8 @@ def heat_map(question: Question, findings: Sequence[Finding], theme: Theme = LIG
             cell.set(fill=False, hatch="////" if target in one else None, edgecolor=theme.faint)
             continue
         r = found.figures["pearson"].mean
-        colour = colours(_place(r, grades))
+        # Low, average and high get a third of the colours each.
+        colour = colours(np.interp(r, (0, grades.average, grades.high, 1), (0, 0.3, 0.7, 1)))
         cell.set_facecolor(colour)
         bright = float(np.dot(to_rgb(colour), (0.3, 0.59, 0.11))) > 0.55
         axis.text(
@@ -64,9 +65,3 @@ def _colours(theme: Theme) -> LinearSegmentedColormap:
         ("#d8dde6", "#7fb4d9", "#0b4f86") if theme is LIGHT else ("#2c3441", "#2f6f9f", "#9ad4ff")
     )
     return LinearSegmentedColormap.from_list("panel", dark)
-
-
-def _place(r: float, grades: Grades) -> float:
-    """0 to 1: low, average and high get a third of the colours each."""
-    at = (min(0.0, r), 0.0, grades.average, grades.high, 1.0)
-    return float(np.interp(r, at[1:], (0.0, 0.3, 0.7, 1.0)))
