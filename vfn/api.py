@@ -255,6 +255,7 @@ def load(
     tile: int = TILE,
     overlap: float = 0.125,
     batch_size: int | None = None,
+    tta: str = "none",
     trust: str | Sequence[str] | None = None,
 ) -> Model:
     """Load a trained model. The file is read as data: it can run no code.
@@ -268,6 +269,7 @@ def load(
         tile: side of the tiles (px); a field that is no larger is predicted in one piece.
         overlap: share of a tile that neighbours have in common, 0 to 0.5.
         batch_size: tiles at once; None takes about a megapixel on a CPU, 16 on a GPU.
+        tta: "none", or "d4": the mean over the eight turns and flips of each tile, at eight times the cost.
         trust: dotted path, or paths, of a network that is not part of vfn and may be imported.
 
     Raises:
@@ -276,7 +278,7 @@ def load(
     """
     return Model(
         Path(path), device=device, precision=precision, backend=backend, tile=tile,
-        overlap=overlap, batch_size=batch_size, trust=trusted(trust),
+        overlap=overlap, batch_size=batch_size, tta=tta, trust=trusted(trust),
     )  # fmt: skip
 
 

@@ -238,13 +238,10 @@ def _described(
     channels: Sequence[str],
     notes: Sequence[str],
 ) -> Predicted:
-    task, image = checkpoint.task, read_image(path)
-    layers = [
-        Layer("input", channel, plane, measure(plane.read()), (fitted.low, fitted.high))
-        for channel, plane, fitted in zip(
-            task.inputs, sample.inputs, checkpoint.inputs, strict=True
-        )
-    ]
+    task, image, layers = checkpoint.task, read_image(path), []
+    for channel, plane, fitted in zip(task.inputs, sample.inputs, checkpoint.inputs, strict=True):
+        pixels = plane.read()
+        layers.append(Layer("input", channel, plane, measure(pixels), fitted.range_in(pixels)))
     ranges = [(one.low, one.high) for one in checkpoint.targets]
     ranges += [(0.0, (high - low) / 2) for low, high in ranges]
     for index, (channel, pixels) in enumerate(zip(channels, image.array, strict=True)):

@@ -10,6 +10,7 @@ import numpy as np
 from vfn.commands.held_out import true_targets
 from vfn.data.base import StainData
 from vfn.data.grid import over_true_pixels
+from vfn.data.intensity import standardised
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample
 from vfn.evaluation.pairs import FieldPair
@@ -55,7 +56,8 @@ class CheckpointPairs:
             predicted = predict_to_file(self.predictor, sample, inputs, path, alarms)
         prediction, halfwidth = np.split(predicted, [len(checkpoint.task.targets)])
         prediction = self._over_true_pixels(prediction, sample)
-        baselines = checkpoint.baselines.predict(inputs, [m.dtype for m in checkpoint.targets])
+        seen = [standardised(*pair) for pair in zip(inputs, checkpoint.levels(inputs), strict=True)]
+        baselines = checkpoint.baselines.predict(seen, [m.dtype for m in checkpoint.targets])
         wiener = checkpoint.part("deconvolution", Deconvolution.from_dict)
         if wiener is not None:  # refocusing: one channel, in and out
             baselines["input"] = inputs[0][None]

@@ -27,7 +27,9 @@ from vfn.system.locks import claimed
 from vfn.system.progress import progress
 from vfn.system.shards import Shard
 
-READS = ("data", "all", "device", "precision", "tile", "overlap", "batch_size", "uncertainty")
+READS = (
+    "data", "all", "device", "precision", "tile", "overlap", "batch_size", "tta", "uncertainty",
+)  # fmt: skip
 # Folders in the output of an evaluation, and of a comparison of conditions.
 PARTS = (
     "predictions", "figures", "maps",

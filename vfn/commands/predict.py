@@ -48,6 +48,7 @@ def make_predictor(
         config.batch_size,
         uncertainty,
         backend,
+        str(config.get("tta", "none")),
     )
 
 

@@ -16,6 +16,7 @@ from vfn.data.discovery.explicit import check_root
 from vfn.data.discovery.fields import Field, left_out
 from vfn.data.discovery.layout import Layout
 from vfn.data.discovery.search import discover
+from vfn.data.field_ranges import inputs_per_field
 from vfn.data.illumination import FlatField
 from vfn.data.intensity import IntensityNormaliser
 from vfn.data.loading import PatchLoader, loader_options
@@ -183,10 +184,12 @@ class StainData(L.LightningDataModule):
         for step in self.steps:
             self._check_targets(split)
             split = step.fit(split, self.store)
-        self.measured = survey(split.train, [*split.val, *split.test], self.store, self.flats)
+        per_field = inputs_per_field(self.task, self.config, split.train, self.store)
+        others = [*split.val, *split.test]
+        self.measured = survey(split.train, others, self.store, self.flats, per_field)
         self.split = split
         self.inputs, self.targets = fit_normalisers(
-            self.task, self.measured.histograms, self.config
+            self.task, self.measured, per_field, self.config
         )
         self.normaliser = Normaliser(self.inputs, self.targets)
 
@@ -264,12 +267,16 @@ class StainData(L.LightningDataModule):
 
     def _reader(self, as_float: bool = False) -> PatchReader:
         kinds = {np.dtype(m.dtype) for m in [*self.inputs, *self.targets]}
-        # Corrected grey values are no longer whole numbers.
+        # Corrected grey values, and standardised ones, are no longer whole numbers.
         as_float |= self.config.illumination or self.config.register
+        as_float |= any(one.per_field for one in self.inputs)
         dtype = np.result_type(*kinds)
         if as_float or dtype.name not in BATCHED:
             dtype = np.dtype(np.float32)
-        return PatchReader(self.store, self.flats, len(self.inputs), self.config.patch_size, dtype)
+        per_field = [one.per_field for one in self.inputs]
+        return PatchReader(
+            self.store, self.flats, len(self.inputs), self.config.patch_size, dtype, per_field
+        )
 
     def _shapes(self, samples: Sequence[Sample]) -> list[tuple[int, int]]:
         return [sample_shape(sample, self.store) for sample in samples]

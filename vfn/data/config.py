@@ -10,6 +10,9 @@ from vfn.data.splits import SplitRule
 from vfn.errors import UserError
 from vfn.system.dotted import TARGET
 
+INPUT_RANGES = ("auto", "dataset", "field")
+FITTED_RANGES = ("percentile", "minmax")  # values of `range` that hold for standardised fields, too
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -28,6 +31,9 @@ class DataConfig:
             `vfn.refocus.settings.RefocusSettings`.
         split, test_fraction, val_fraction, test_plates, test_wells, test_fields, gap, split_seed:
             see `vfn.data.splits.SplitRule`.
+        input_range: "dataset" (one range of an input for all fields), "field" (each field is standardised
+            by its own level), or "auto", see `vfn.data.field_ranges`. Run folders of earlier versions have
+            the first.
         range, percentiles, fixed, equalise: see `vfn.data.intensity.IntensityNormaliser`; `fixed` maps
             channels to (low, high).
         patch_size: pixels; 256 or 128 in the paper.
@@ -68,6 +74,7 @@ class DataConfig:
     test_fields: Sequence[str] | None = ()
     gap: int = 32
     split_seed: int = 0
+    input_range: str = "dataset"
     range: str = "percentile"
     percentiles: Sequence[float] = (0.1, 99.99)
     fixed: Mapping[str, Sequence[float]] | None = None
@@ -119,7 +126,7 @@ def check_config(config: DataConfig, task: Task) -> None:
         )
     if config.channels is not None:
         check_channels(config.channels, "data.channels")
-    _check_ranges(config)
+    _check_ranges(config, task.inputs)
     check_z(config.z_zero, config.z_step, "data.")
     if not 0 <= config.input_jitter <= 1:
         raise UserError(f"data.input_jitter={config.input_jitter}: give a share, 0 (off) to 1")
@@ -133,7 +140,16 @@ def check_config(config: DataConfig, task: Task) -> None:
         )
 
 
-def _check_ranges(config: DataConfig) -> None:
+def _check_ranges(config: DataConfig, inputs: Sequence[str]) -> None:
+    if config.input_range not in INPUT_RANGES:
+        raise UserError(
+            f"data.input_range={config.input_range}: unknown; choose one of {', '.join(INPUT_RANGES)}"
+        )
+    if config.input_range == "field" and config.range not in FITTED_RANGES:
+        raise UserError(
+            f"data.input_range=field, data.range={config.range}: grey values of one field mean nothing in "
+            f"another; give data.range={FITTED_RANGES[0]}, or data.input_range=dataset"
+        )
     if not _are_two_numbers(config.percentiles):
         raise UserError(
             f"data.percentiles={config.percentiles}: give two numbers in [0, 100], low first"
@@ -142,6 +158,11 @@ def _check_ranges(config: DataConfig) -> None:
         raise UserError(
             f"data.fixed={config.fixed}: give a mapping, in quotes as the shell takes braces apart: "
             "'data.fixed={CHANNEL: [LOW, HIGH]}'"
+        )
+    if config.input_range == "field" and (both := set(config.fixed or ()) & set(inputs)):
+        raise UserError(
+            f"data.fixed: {min(both)} has a fixed range, data.input_range=field gives each field its own; "
+            "leave out one of them, or give data.input_range=auto"
         )
     for channel, given in (config.fixed or {}).items():
         if not _are_two_numbers(given):

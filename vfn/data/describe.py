@@ -8,6 +8,7 @@ from vfn.data.images import EXACT
 from vfn.data.samples import Sample
 from vfn.data.splits import stored_region
 
+EACH_FIELD = "spreads from the median of each field"
 SHOWN_WELLS = 4  # in the summary
 PARTS = ("train", "val", "test")
 
@@ -16,7 +17,12 @@ def summary(data: StainData) -> str:
     """Return one line: the number of samples in each part, the grey values that become -1 and 1, the steps."""
     counts = ", ".join(f"{len(getattr(data.split, part))} {part}" for part in PARTS)
     fitted = zip(data.channels, [*data.inputs, *data.targets], strict=True)
-    ranges = ", ".join(f"{channel} {one.low:g} to {one.high:g}" for channel, one in fitted)
+    ranges = ", ".join(
+        f"{channel} {one.low:.4g} to {one.high:.4g} {EACH_FIELD}"
+        if one.per_field
+        else f"{channel} {one.low:g} to {one.high:g}"
+        for channel, one in fitted
+    )
     parts = [
         f"data: {data.config.name}, {counts} samples, split by {_split_by(data)}",
         f"grey values: {ranges}",

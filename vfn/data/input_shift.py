@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vfn.data.intensity import FieldLevel
 from vfn.errors import UserError
 
 CORE = 1024  # px: noise and sharpness of a large field are taken from its middle
@@ -92,8 +93,12 @@ STATISTICS = {
 }  # fmt: skip
 
 
-def field_statistics(array: np.ndarray) -> dict[str, float]:
+def field_statistics(array: np.ndarray, level: FieldLevel | None = None) -> dict[str, float]:
     """Measure the look of a field (H, W) of grey values.
+
+    Args:
+        level: by which the network sees the field standardised; grey values below are then spreads from
+            its median.
 
     Returns:
         background, mean, bright: 1st percentile, mean, 99.5th percentile, in grey values.
@@ -117,13 +122,14 @@ def field_statistics(array: np.ndarray) -> dict[str, float]:
     structure = _band(small)
     laplacian = np.abs(cv2.filter2D(core, -1, LAPLACIAN))
     ground = cv2.mean(laplacian, (core <= median).astype(np.uint8))[0]
+    middle, spread = level or (0.0, 1.0)
     return {
-        "background": background,
-        "mean": float(sample.mean()),
-        "bright": bright,
-        "contrast": contrast,
+        "background": (background - middle) / spread,
+        "mean": (float(sample.mean()) - middle) / spread,
+        "bright": (bright - middle) / spread,
+        "contrast": contrast / spread,
         "balance": (bright + background - 2 * median) / contrast if contrast else 0.0,
-        "noise": math.sqrt(math.pi / 2) / 6 * ground,
+        "noise": math.sqrt(math.pi / 2) / 6 * ground / spread,
         "sharpness": _band(core) / structure if structure else 0.0,
         "saturated": _share_of_highest(array),
     }

@@ -1,14 +1,18 @@
 """Grey values to [-1, 1] and back: one invertible map a channel, fitted on the training split.
 
+The level of transmitted light differs from field to field and says nothing of the cells, so such an input
+may be standardised field by field first (`FieldLevel`).
+
 Paper, sec. 2.3: "All images were preprocessed with [-1, 1] normalization only", histogram
 equalisation for MDA-MB-231 alone, and predictions "inversely normalized to the original image
 range". The paper equalises each image by itself, which cannot be undone for an image that is not
 there yet; here the equalising curve is fitted once over the training split, so it can.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +26,8 @@ KNOTS = 257  # of the equalising curve: one for each of 256 equally filled grey 
 # cells that fill less than 0.1 % of the fields have 0.5 with 0.7.
 CUT_SHARE, CUT_BEYOND = 0.25, 0.25
 PART = 2**22  # pixels that are counted at once: NumPy widens them to 64 bits
+LEVEL = (2.0, 50.0, 98.0)  # percentiles that tell a field's level: few pixels move none of them
+LEVEL_SAMPLES = 90_000  # pixels that tell them well enough
 # A curve that is flat would have no inverse: this share of the straight line is mixed in.
 STRAIGHT = 0.05
 
@@ -96,6 +102,45 @@ def counted(array: np.ndarray) -> tuple[int, np.ndarray]:
     return lowest + int(there[0]), counts[there[0] : there[-1] + 1]
 
 
+class FieldLevel(NamedTuple):
+    """Level of one channel in one field.
+
+    Attributes:
+        middle: median, in grey values.
+        spread: 98th less 2nd percentile, in grey values.
+    """
+
+    middle: float
+    spread: float
+
+    @classmethod
+    def measure(cls, array: np.ndarray) -> "FieldLevel":
+        """Measure a whole field (H, W); a field of one grey value has a spread of 1."""
+        step = max(1, math.isqrt(array.size // LEVEL_SAMPLES))
+        sample = array[::step, ::step]
+        low, middle, high = (float(v) for v in np.percentile(sample, LEVEL))
+        spread = high - low or float(sample.max()) - float(sample.min())
+        return cls(middle, spread or 1.0)
+
+    def standardised(self, array: np.ndarray) -> np.ndarray:
+        """Return grey values of the field, of any shape, as spreads from its median, in float32."""
+        shifted = array.astype(np.float32) - np.float32(self.middle)
+        return shifted * np.float32(1 / self.spread)
+
+
+def field_levels(
+    inputs: Sequence[np.ndarray], per_field: Sequence[bool]
+) -> list[FieldLevel | None]:
+    """Return the level of each input (H, W) of a field; None for those that share a range."""
+    pairs = zip(inputs, per_field, strict=True)
+    return [FieldLevel.measure(array) if alone else None for array, alone in pairs]
+
+
+def standardised(array: np.ndarray, level: FieldLevel | None) -> np.ndarray:
+    """Return pixels of a field by its level, see `FieldLevel.standardised`; as they are without one."""
+    return array if level is None else level.standardised(array)
+
+
 @dataclass(frozen=True)
 class IntensityNormaliser:
     """The map of one channel.
@@ -104,12 +149,20 @@ class IntensityNormaliser:
         low, high: grey values that become -1 and 1; beyond them is clipped.
         dtype: of the images that it was fitted on, and of what `restore` gives.
         knots: grey values at equally spaced positions of the equalising curve; None for a line.
+        per_field: the map is of standardised fields: `low`, `high` and `knots` are spreads from the
+            median of a field, and `normalise` takes `standardised` pixels.
     """
 
     low: float
     high: float
     dtype: str
     knots: tuple[float, ...] | None = None
+    per_field: bool = False
+
+    def range_in(self, field: np.ndarray) -> tuple[float, float]:
+        """Return the grey values of a field (H, W) that become -1 and 1."""
+        middle, spread = FieldLevel.measure(field) if self.per_field else (0.0, 1.0)
+        return middle + spread * self.low, middle + spread * self.high
 
     @classmethod
     def fit(
@@ -204,7 +257,8 @@ class IntensityNormaliser:
             raise ValueError(f"a range from {low:g} to {high:g}")
         if knots is not None and (len(knots) < 2 or not np.all(np.diff(knots) >= 0)):
             raise ValueError("an equalising curve that falls")
-        return cls(low, high, str(data["dtype"]), knots)
+        # Checkpoints of earlier versions know the range of the data set alone.
+        return cls(low, high, str(data["dtype"]), knots, bool(data.get("per_field", False)))
 
 
 STRETCHED_FIELDS = 4  # fewer may run from end to end by chance

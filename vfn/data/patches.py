@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from vfn.data.batch import BATCHED, RawBatch
 from vfn.data.cache import ImageCache
 from vfn.data.illumination import FlatField
-from vfn.data.pixels import read_sample
+from vfn.data.intensity import FieldLevel, field_levels, standardised
+from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample, within
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class PatchReader:
         inputs: number of input channels.
         size: side of a patch (px).
         dtype: holds the grey values of all channels.
+        per_field: of each input, whether its fields are standardised; empty for none.
     """
 
     def __init__(
@@ -70,9 +72,12 @@ class PatchReader:
         inputs: int,
         size: int,
         dtype: np.dtype,
+        per_field: Sequence[bool] = (),
     ) -> None:
         self.store, self.flats, self.inputs, self.size = store, flats, inputs, size
         self.dtype = dtype
+        self.per_field = tuple(per_field) or (False,) * inputs
+        self._levels: dict[str, list[FieldLevel | None]] = {}  # of the samples met so far
 
     def batch(
         self,
@@ -108,6 +113,7 @@ class PatchReader:
         size, whole = self.size, True
         window = (slice(top, top + size), slice(left, left + size))
         crops = read_sample(sample, self.store, window)
+        levels = self._levels_of(sample)
         for channel, (crop, flat) in enumerate(zip(crops, self.flats, strict=True)):
             if crop is None:
                 planes[channel] = 0
@@ -117,6 +123,8 @@ class PatchReader:
             if flat is not None:
                 part = (slice(top, top + height), slice(left, left + width))
                 crop = flat.correct(crop, within(sample.region, part))
+            if channel < self.inputs:
+                crop = standardised(crop, levels[channel])
             if crop.shape != (size, size):
                 crop = np.pad(crop, ((0, size - height), (0, size - width)), mode="symmetric")
                 if channel >= self.inputs:
@@ -126,6 +134,16 @@ class PatchReader:
                     valid[channel - self.inputs] = turn(there)
             planes[channel] = turn(crop)
         return whole
+
+    def _levels_of(self, sample: Sample) -> list[FieldLevel | None]:
+        """Return the levels of the inputs in the whole sample; None for those that share a range."""
+        if not any(self.per_field):
+            return [None] * self.inputs
+        key = f"{sample.name} {sample.region}"
+        if key not in self._levels:
+            arrays = present(read_sample(sample, self.store)[: self.inputs])
+            self._levels[key] = field_levels(arrays, self.per_field)
+        return self._levels[key]
 
 
 class RandomPatches(Dataset[RawBatch]):

@@ -15,7 +15,7 @@ from vfn.data.discovery.fields import ImageSource
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.image_statistics import ImageStatistics
 from vfn.data.input_shift import TrainingDistribution, field_statistics
-from vfn.data.intensity import Histogram, to_dtype
+from vfn.data.intensity import FieldLevel, Histogram, field_levels, standardised, to_dtype
 from vfn.data.linear_filter import FilterSums, LinearFilter
 from vfn.data.pixels import peek_sample, present, read_sample, target_dtype
 from vfn.data.samples import Sample
@@ -31,8 +31,8 @@ class Baselines:
 
     Attributes:
         weights: (Ct, Ci) and `offset` (Ct,): least squares of the targets on the inputs over the
-            training pixels, of `FITTED` samples where there are more. Strong where one stain bleeds into
-            the other's channel.
+            training pixels, of `FITTED` samples where there are more, inputs standardised where the
+            network sees them so. Strong where one stain bleeds into the other's channel.
         mean: (Ct,) of the targets over the training pixels.
         median: (Ct,), the same, the constant with the least absolute error; exact up to 16 bit, else of
             20,000 pixels of each image.
@@ -49,7 +49,7 @@ class Baselines:
         """Return the predictions "mean", "linear", "median" and "filter", each (Ct, H, W) in the targets' dtype.
 
         Args:
-            inputs: Ci arrays (H, W) in grey values.
+            inputs: Ci arrays (H, W) in grey values, `standardised` where the network sees them so.
             dtypes: of the targets.
         """
         x = np.stack([array.astype(np.float64) for array in inputs])
@@ -114,7 +114,8 @@ class DatasetStatistics:
 
     Attributes:
         histograms: of the training pixels, inputs first, then targets; corrected for illumination
-            where that is asked for.
+            where that is asked for, and of standardised inputs where the network sees them so.
+        dtypes: of the images of each channel.
         baselines: fitted on the training pixels as they are on disk.
         fitted: how many training samples the linear ones of these were fitted on.
         envelopes: of each input, over the training fields.
@@ -125,6 +126,7 @@ class DatasetStatistics:
     """
 
     histograms: tuple[Histogram, ...]
+    dtypes: tuple[str, ...]
     baselines: Baselines
     fitted: int
     envelopes: tuple[TrainingDistribution, ...]
@@ -137,16 +139,23 @@ _Measured = tuple[
     Sample,
     list[np.ndarray | None],
     list[ImageStatistics | None],
+    list[FieldLevel | None],
     list[dict[str, float]],
 ]  # the arguments of `_Survey.add`
 
 
 class _GreyValues:
-    """Histogram of one channel; every image of it must have one dtype."""
+    """Histogram of one channel; every image of it must have one dtype.
 
-    def __init__(self) -> None:
+    Args:
+        per_field: it counts standardised pixels.
+    """
+
+    def __init__(self, per_field: bool = False) -> None:
+        self.per_field = per_field
         self.histogram: Histogram | None = None
         self.first: ImageSource | None = None
+        self.dtype = np.dtype(np.float32)
 
     def meet(self, plane: ImageSource, dtype: np.dtype) -> Histogram:
         """Return the histogram, made for the first plane.
@@ -155,10 +164,11 @@ class _GreyValues:
             UserError: another dtype than the first plane's.
         """
         if self.histogram is None:
-            self.histogram, self.first = Histogram(dtype), plane
-        if dtype != self.histogram.dtype:
+            counted = np.dtype(np.float32) if self.per_field else dtype
+            self.histogram, self.first, self.dtype = Histogram(counted), plane, dtype
+        if dtype != self.dtype:
             raise UserError(
-                f"{plane}: is {dtype}, but {self.first} is {self.histogram.dtype}; "
+                f"{plane}: is {dtype}, but {self.first} is {self.dtype}; "
                 "save one channel in one dtype throughout"
             )
         return self.histogram
@@ -172,11 +182,13 @@ class _Survey:
         train: Sequence[Sample],
         store: ImageCache,
         flats: Sequence[FlatField | None],
+        per_field: Sequence[bool],
     ) -> None:
         sample, self.whole = train[0], len(train) <= FITTED
         self.fitted = _drawn(train)  # by their id
         self.store, self.flats, self.inputs = store, flats, len(sample.inputs)
-        self.grey = [_GreyValues() for _ in flats]
+        self.grey = [_GreyValues(one) for one in per_field]
+        self.grey += [_GreyValues() for _ in sample.targets]
         self.raw = [_GreyValues() for _ in sample.targets]  # before illumination is corrected
         self.windows = FilterSums(self.inputs, len(sample.targets), len(self.fitted))
         self.moments = [_Moments(self.inputs) for _ in sample.targets]
@@ -187,12 +199,14 @@ class _Survey:
         sample: Sample,
         arrays: Sequence[np.ndarray | None],
         known: Sequence[ImageStatistics | None],
+        levels: Sequence[FieldLevel | None],
         numbers: list[dict[str, float]],
     ) -> None:
         """Check a sample and, if it comes with the `field_statistics` of its inputs, measure it.
 
         Args:
             known: from the store's index, for each of `arrays`; empty if that does not know the sample.
+            levels: of the inputs, None for those that share a range.
         """
         planes = sample.inputs + sample.targets
         for channel, (plane, array) in enumerate(zip(planes, arrays, strict=True)):
@@ -207,20 +221,25 @@ class _Survey:
                 histogram.merge(image.lowest, image.counts)
             elif numbers:
                 grey = array if flat is None else flat.correct(array, sample.region)
-                histogram.add(_as(grey, dtype))
+                level = levels[channel] if target < 0 else None
+                histogram.add(standardised(grey, level) if level else _as(grey, dtype))
                 if target >= 0 and flat is not None:
                     self.raw[target].meet(plane, dtype).add(_as(array, dtype))
-        for seen, number in zip(self.statistics, numbers, strict=False):
-            seen.append(number)
+        for one, number in zip(self.statistics, numbers, strict=False):
+            one.append(number)
         if id(sample) in self.fitted:
-            self._add_moments(arrays)
+            inputs = present(arrays[: self.inputs])
+            seen = [standardised(a, level) for a, level in zip(inputs, levels, strict=True)]
+            self._add_moments(seen, arrays[self.inputs :])
 
-    def _add_moments(self, arrays: Sequence[np.ndarray | None]) -> None:
-        pixels = [a.ravel().astype(np.float64) for a in present(arrays[: self.inputs])]
-        for sums, array in zip(self.moments, arrays[self.inputs :], strict=True):
+    def _add_moments(
+        self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray | None]
+    ) -> None:
+        pixels = [a.ravel().astype(np.float64) for a in inputs]
+        for sums, array in zip(self.moments, targets, strict=True):
             if array is not None:
                 sums.add(np.stack([*pixels, array.ravel().astype(np.float64)]))
-        self.windows.add(present(arrays[: self.inputs]), arrays[self.inputs :])
+        self.windows.add(inputs, targets)
 
     def baselines(self) -> tuple[Baselines, tuple[float, ...]]:
         """Return the baselines, and the share of each target's variance that the linear map explains."""
@@ -274,33 +293,38 @@ def survey(
     others: Sequence[Sample],
     store: ImageCache,
     flats: Sequence[FlatField | None],
+    per_field: Sequence[bool] = (),
 ) -> DatasetStatistics:
     """Check every sample, and measure the training ones; pixels that the store's index tells enough of are not read.
 
     Args:
         flats: flat field of each channel, inputs first.
+        per_field: of each input, whether its fields are standardised; empty for none.
 
     Raises:
         UserError: an image that cannot be used; dtypes that differ between fields.
     """
-    found, training = _Survey(train, store, flats), {id(sample) for sample in train}
+    alone = tuple(per_field) or (False,) * len(train[0].inputs)
+    found, training = _Survey(train, store, flats, alone), {id(sample) for sample in train}
 
-    uncorrected = all(flat is None for flat in flats)
+    # The store's index knows images as they are on disk.
+    indexed = all(flat is None for flat in flats) and not any(alone)
 
     def measure(sample: Sample) -> _Measured:
         trains = id(sample) in training
-        known = _known(sample, store) if trains and uncorrected else []
+        known = _known(sample, store) if trains and indexed else []
         checked = known or not trains  # when it was decoded
         if id(sample) in found.fitted or not (checked and all(map(store.holds, sample.planes))):
             arrays = read_sample(sample, store)
         else:
             arrays = peek_sample(sample, store)
-        numbers = []
-        if trains:
-            images = known[: found.inputs]
-            numbers = [image.shift for image in images if image is not None]
-            numbers = numbers or [field_statistics(a) for a in present(arrays[: found.inputs])]
-        return sample, arrays, known, numbers
+        if not trains:
+            return sample, arrays, known, [], []
+        inputs = present(arrays[: found.inputs])
+        levels = field_levels(inputs, alone)
+        numbers = [image.shift for image in known[: found.inputs] if image is not None]
+        numbers = numbers or [field_statistics(*pair) for pair in zip(inputs, levels, strict=True)]
+        return sample, arrays, known, levels, numbers
 
     samples = [*train, *others]
     for read in in_parallel(measure, samples, "reading images", len(samples)):
@@ -308,6 +332,7 @@ def survey(
     baselines, explained = found.baselines()
     return DatasetStatistics(
         tuple(one.histogram for one in found.grey if one.histogram is not None),
+        tuple(one.dtype.name for one in found.grey),
         baselines,
         len(found.fitted),
         tuple(TrainingDistribution.fit(known) for known in found.statistics),

@@ -107,6 +107,7 @@ def _check_lines(checkpoint: Checkpoint) -> None:
     for channel, fitted, flat in zip(channels, maps, checkpoint.flats, strict=True):
         done = "is equalised by a curve (data.equalise)" if fitted.knots is not None else ""
         done = "has its illumination corrected (data.illumination)" if flat is not None else done
+        done = "is normalised field by field (data.input_range)" if fitted.per_field else done
         if done:
             raise UserError(
                 f"format=bioimage: channel {channel} {done}, and a package can only state a linear "

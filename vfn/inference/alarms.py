@@ -26,10 +26,11 @@ def input_alarms(
         Phrases by channel; empty where nothing lies outside the training distribution.
     """
     size = judge_pixel_size(pixel_size, checkpoint.pixel_size)
+    levels = checkpoint.levels(inputs)
     judged = {
-        channel: size + envelope.judge(field_statistics(array))
-        for channel, envelope, array in zip(
-            checkpoint.task.inputs, checkpoint.envelopes, inputs, strict=True
+        channel: size + envelope.judge(field_statistics(array, level))
+        for channel, envelope, array, level in zip(
+            checkpoint.task.inputs, checkpoint.envelopes, inputs, levels, strict=True
         )
     }
     return {channel: phrases for channel, phrases in judged.items() if phrases}

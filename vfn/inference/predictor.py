@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from vfn.data.images import release
-from vfn.data.intensity import to_dtype
+from vfn.data.intensity import standardised, to_dtype
 from vfn.data.samples import Region, within
 from vfn.errors import UserError
+from vfn.inference.averaging import AVERAGES, averaged
 from vfn.inference.backends import Network, make_network, pick_arithmetic
 from vfn.inference.tiles import Source, predict_bands
 from vfn.inference.workers import share_cores
@@ -74,6 +75,8 @@ class Predictor:
         uncertainty: coverage of the intervals, 0.50 to 0.99; None predicts the stains alone.
         backend: what runs the generator, see `vfn.inference.backends`; the error model of the
             intervals stays in torch.
+        tta: "none", or "d4": the mean over the eight turns and flips of each tile, at eight times the
+            cost.
 
     Attributes:
         channels: of a prediction: the targets, then (with `uncertainty`) the half-widths of each.
@@ -92,14 +95,17 @@ class Predictor:
         batch_size: int | None = None,
         uncertainty: float | None = None,
         backend: str = "torch",
+        tta: str = "none",
     ) -> None:
         if not 0 <= overlap <= 0.5:
             raise UserError(f"overlap={overlap}: give the shared part of a tile, 0 to 0.5")
         for key, value in (("tile", tile), ("batch_size", batch_size)):
             if not (isinstance(value, int) and value >= 1) and (key == "tile" or value is not None):
                 raise UserError(f"{key}={value}: give a whole number, 1 or more")
+        if tta not in AVERAGES:
+            raise UserError(f"tta={tta}: unknown; choose one of {', '.join(AVERAGES)}")
         self.checkpoint = checkpoint
-        self.backend = backend
+        self.backend, self.tta = backend, tta
         self.device, self.precision = pick_arithmetic(backend, device, precision)
         self._on_trial = precision == "auto" and self.precision == "bf16"
         self.tile, self.overlap = tile, overlap
@@ -126,6 +132,11 @@ class Predictor:
         self.coverage = None if uncertainty is None else check_coverage(uncertainty)
         if self.coverage is None:
             return
+        if self.tta != "none":
+            raise UserError(
+                f"tta={self.tta}, uncertainty={uncertainty:g}: intervals were calibrated on single predictions; "
+                "give uncertainty=null, or leave out tta"
+            )
         calibrated = self.checkpoint.uncertainty
         if calibrated is None:
             raise UserError(
@@ -141,7 +152,7 @@ class Predictor:
         """Everything but the inputs that the predicted pixels depend on."""
         return (
             f"{self.checkpoint.identity}, {self.backend} {self.precision}, tile {self.tile}, "
-            f"overlap {self.overlap:g}{self._interval}"
+            f"overlap {self.overlap:g}{self._interval}{'' if self.tta == 'none' else f', {self.tta}'}"
         )
 
     def covering(self, uncertainty: float | None) -> "Predictor":
@@ -288,11 +299,16 @@ class Predictor:
         flats = self.checkpoint.flats[: len(maps)] if flat else (None,) * len(maps)
 
         def source(field: FieldPixels) -> Source:
+            levels = self.checkpoint.levels(field.inputs)
+
             def rows(start: int, stop: int) -> torch.Tensor:
                 place, stack = field.rows(start, stop), []
-                for array, one, surface in zip(field.inputs, maps, flats, strict=True):
+                for array, one, surface, level in zip(
+                    field.inputs, maps, flats, levels, strict=True
+                ):
                     crop = array[start:stop]
-                    stack.append(one.normalise(surface.correct(crop, place) if surface else crop))
+                    crop = surface.correct(crop, place) if surface else crop
+                    stack.append(one.normalise(standardised(crop, level)))
                     release(array)
                 return torch.from_numpy(np.stack(stack))
 
@@ -322,6 +338,12 @@ class Predictor:
         return to_dtype(self._grey(y, region), self.checkpoint.targets[0].dtype)
 
     def _stain(self, tiles: torch.Tensor) -> torch.Tensor:
+        if self.tta == "none":
+            return self._stain_once(tiles)
+        at_once = max(self.batch_size * self.tile**2, BATCH_PIXELS[self.device.type])
+        return averaged(self._stain_once, at_once)(tiles)
+
+    def _stain_once(self, tiles: torch.Tensor) -> torch.Tensor:
         if self._network is not None:
             return self._network(tiles)
         tiles = tiles.to(self.device).contiguous(memory_format=torch.channels_last)

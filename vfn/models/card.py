@@ -20,6 +20,7 @@ from vfn.models.words import counted, duration, plain, text
 
 NOT_STATED = "not stated"
 PARTS = {"train": "training", "val": "validation", "test": "testing"}
+EACH_FIELD = " spreads from the median of each field, in which the next table's levels are, too"
 SEEN = ("background", "mean", "bright", "contrast", "noise", "sharpness")  # of the envelopes
 Card = dict[str, Any]
 
@@ -85,7 +86,11 @@ def make_card(recipe: Mapping[str, Any], about: About, counts: Mapping[str, Any]
 
 def _ranges(channels: Sequence[str], fitted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {"channel": name, **{key: one[key] for key in ("dtype", "low", "high")}}
+        {
+            "channel": name,
+            **{key: one[key] for key in ("dtype", "low", "high")},
+            "per_field": bool(one.get("per_field", False)),
+        }
         for name, one in zip(channels, fitted, strict=True)
     ]
 
@@ -223,7 +228,12 @@ def _grey_values(channels: Sequence[Mapping[str, Any]]) -> str:
     return _table(
         ("channel", "dtype", "grey values that become -1 to 1"),
         (
-            [text(c["channel"]), text(c["dtype"]), f"{float(c['low']):g} to {float(c['high']):g}"]
+            [
+                text(c["channel"]),
+                text(c["dtype"]),
+                f"{float(c['low']):g} to {float(c['high']):g}"
+                f"{EACH_FIELD if c.get('per_field') else ''}",
+            ]
             for c in channels
         ),
     )

@@ -1,13 +1,14 @@
 """Trained models, read from checkpoints and ready to predict."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,7 +17,7 @@ from vfn.data.grid import Binning
 from vfn.data.illumination import FlatField
 from vfn.data.images import DTYPES
 from vfn.data.input_shift import TrainingDistribution
-from vfn.data.intensity import IntensityNormaliser
+from vfn.data.intensity import FieldLevel, IntensityNormaliser, field_levels
 from vfn.data.samples import Task
 from vfn.data.statistics import Baselines
 from vfn.errors import UserError
@@ -58,6 +59,10 @@ class Checkpoint:
     baselines: Baselines
     recipe: Mapping[str, Any]
     uncertainty: Uncertainty | None = None
+
+    def levels(self, inputs: Sequence[np.ndarray]) -> list[FieldLevel | None]:
+        """Return the level of each input (H, W) of a field; None for those that share a range."""
+        return field_levels(inputs, [one.per_field for one in self.inputs])
 
     def part(self, name: str, read: Callable[[Any], P]) -> P | None:
         """Return a part of the recipe that other rooms know how to read; None if the model has none.

@@ -48,6 +48,8 @@ class Refocuser:
         scale = (sharp.high - sharp.low) / (own_out.high - own_out.low)
         low, high = (sharp.low + (e - own_out.low) * scale for e in (own_in.low, own_in.high))
         moved = replace(sharp, low=float(low), high=float(high))
+        if own_in.per_field:  # holds for fields of any channel
+            moved = replace(own_in, dtype=sharp.dtype)
         self._predictor = Predictor(
             replace(
                 checkpoint, inputs=(moved,), targets=(sharp,), flats=(None, None), envelopes=(),
