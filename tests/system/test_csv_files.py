@@ -12,7 +12,7 @@ from vfn.app import models
 from vfn.errors import UserError
 from vfn.evaluation.runs import read_runs
 from vfn.system.csv_files import as_name, as_text, read_csv, read_epochs, write_csv
-from vfn.training import search as sweep
+from vfn.training.sweep_table import validation_errors
 
 BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -76,7 +76,7 @@ def test_a_damaged_row_within_is_left_out(tmp_path: Path, damage: str) -> None:
 
 def test_no_reader_takes_half_a_row_as_a_value(tmp_path: Path) -> None:
     cut(tmp_path, "epoch,val/mae,val/psnr\n0,0.5,12.5\n1,0.25,18\n2,0.03")
-    assert sweep._scores(tmp_path) == {0: 0.5, 1: 0.25}
+    assert validation_errors(tmp_path) == {0: 0.5, 1: 0.25}
     figures = models._figures(tmp_path)
     assert (figures["epochs"], figures["val_mae"], figures["val_psnr"]) == (2, 0.25, 18.0)
     whole = "field,channel,mae\nf0,dna,0.5\nf1,dna,0.25\n"
