@@ -125,7 +125,8 @@ def recipe_errors(path: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
         raise UserError(
-            f"ckpt={path}: its recipe is damaged ({type(exc).__name__}: {exc}); train anew or copy it again"
+            f"ckpt={path}: its recipe is damaged ({type(exc).__name__}: {exc}), or older than version 0.1.0; "
+            "train anew or copy it again"
         ) from exc
 
 

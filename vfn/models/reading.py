@@ -44,7 +44,8 @@ def read_raw(
         check_recipe(recipe)
     except ValueError as exc:
         raise UserError(
-            f"ckpt={path}: its recipe is damaged ({exc}); train anew or copy it again"
+            f"ckpt={path}: its recipe is damaged ({exc}), or older than version 0.1.0; "
+            "train anew or copy it again"
         ) from exc
     return raw
 
