@@ -322,7 +322,7 @@ def score(
 
 
 def _width(data_range: float | Sequence[float] | None, dtype: np.dtype) -> float:
-    """Of the range that errors refer to, in grey values.
+    """Return the width of the range that errors refer to, in grey values.
 
     Raises:
         UserError: it is none.

@@ -1,4 +1,4 @@
-"""What a sweep does once its jobs are over."""
+"""Finish a sweep once its jobs are over."""
 
 from pathlib import Path
 from pkgutil import resolve_name

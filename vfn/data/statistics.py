@@ -110,7 +110,7 @@ class _Moments:
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """What the pass found.
+    """Statistics of the training samples.
 
     Attributes:
         histograms: of the training pixels, inputs first, then targets; corrected for illumination
@@ -185,7 +185,10 @@ class _Survey:
         per_field: Sequence[bool],
     ) -> None:
         sample, self.whole = train[0], len(train) <= FITTED
-        self.fitted = _drawn(train)  # by their id
+        self.training, self.fitted = {id(s) for s in train}, _drawn(train)  # by their id
+        self.per_field = per_field
+        # The store's index knows images as they are on disk.
+        self.indexed = all(flat is None for flat in flats) and not any(per_field)
         self.store, self.flats, self.inputs = store, flats, len(sample.inputs)
         self.grey = [_GreyValues(one) for one in per_field]
         self.grey += [_GreyValues() for _ in sample.targets]
@@ -193,6 +196,23 @@ class _Survey:
         self.windows = FilterSums(self.inputs, len(sample.targets), len(self.fitted))
         self.moments = [_Moments(self.inputs) for _ in sample.targets]
         self.statistics: list[list[dict[str, float]]] = [[] for _ in sample.inputs]
+
+    def read(self, sample: Sample) -> _Measured:
+        """Read a sample, its pixels only where the store's index does not tell enough of them."""
+        trains = id(sample) in self.training
+        known = _known(sample, self.store) if trains and self.indexed else []
+        checked = known or not trains  # when it was decoded
+        if id(sample) in self.fitted or not (checked and all(map(self.store.holds, sample.planes))):
+            arrays = read_sample(sample, self.store)
+        else:
+            arrays = peek_sample(sample, self.store)
+        if not trains:
+            return sample, arrays, known, [], []
+        inputs = present(arrays[: self.inputs])
+        levels = field_levels(inputs, self.per_field)
+        numbers = [image.shift for image in known[: self.inputs] if image is not None]
+        numbers = numbers or [field_statistics(*pair) for pair in zip(inputs, levels, strict=True)]
+        return sample, arrays, known, levels, numbers
 
     def add(
         self,
@@ -216,21 +236,36 @@ class _Survey:
             dtype = array.dtype
             if target >= 0:
                 dtype = target_dtype(sample, target, array, self.store)
-            histogram, flat = self.grey[channel].meet(plane, dtype), self.flats[channel]
+            histogram = self.grey[channel].meet(plane, dtype)
             if known and (image := known[channel]) is not None:
                 histogram.merge(image.lowest, image.counts)
             elif numbers:
-                grey = array if flat is None else flat.correct(array, sample.region)
                 level = levels[channel] if target < 0 else None
-                histogram.add(standardised(grey, level) if level else _as(grey, dtype))
-                if target >= 0 and flat is not None:
-                    self.raw[target].meet(plane, dtype).add(_as(array, dtype))
+                self._count(sample, channel, array, dtype, level)
         for one, number in zip(self.statistics, numbers, strict=False):
             one.append(number)
         if id(sample) in self.fitted:
             inputs = present(arrays[: self.inputs])
             seen = [standardised(a, level) for a, level in zip(inputs, levels, strict=True)]
             self._add_moments(seen, arrays[self.inputs :])
+
+    def _count(
+        self,
+        sample: Sample,
+        channel: int,
+        array: np.ndarray,
+        dtype: np.dtype,
+        level: FieldLevel | None,
+    ) -> None:
+        """Count the grey values of an image, corrected and standardised as the network sees them."""
+        plane = (sample.inputs + sample.targets)[channel]
+        flat, target = self.flats[channel], channel - self.inputs
+        assert plane is not None
+        grey = array if flat is None else flat.correct(array, sample.region)
+        counted = standardised(grey, level) if level else _as(grey, dtype)
+        self.grey[channel].meet(plane, dtype).add(counted)
+        if target >= 0 and flat is not None:
+            self.raw[target].meet(plane, dtype).add(_as(array, dtype))
 
     def _add_moments(
         self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray | None]
@@ -305,29 +340,9 @@ def survey(
         UserError: an image that cannot be used; dtypes that differ between fields.
     """
     alone = tuple(per_field) or (False,) * len(train[0].inputs)
-    found, training = _Survey(train, store, flats, alone), {id(sample) for sample in train}
-
-    # The store's index knows images as they are on disk.
-    indexed = all(flat is None for flat in flats) and not any(alone)
-
-    def measure(sample: Sample) -> _Measured:
-        trains = id(sample) in training
-        known = _known(sample, store) if trains and indexed else []
-        checked = known or not trains  # when it was decoded
-        if id(sample) in found.fitted or not (checked and all(map(store.holds, sample.planes))):
-            arrays = read_sample(sample, store)
-        else:
-            arrays = peek_sample(sample, store)
-        if not trains:
-            return sample, arrays, known, [], []
-        inputs = present(arrays[: found.inputs])
-        levels = field_levels(inputs, alone)
-        numbers = [image.shift for image in known[: found.inputs] if image is not None]
-        numbers = numbers or [field_statistics(*pair) for pair in zip(inputs, levels, strict=True)]
-        return sample, arrays, known, levels, numbers
-
+    found = _Survey(train, store, flats, alone)
     samples = [*train, *others]
-    for read in in_parallel(measure, samples, "reading images", len(samples)):
+    for read in in_parallel(found.read, samples, "reading images", len(samples)):
         found.add(*read)
     baselines, explained = found.baselines()
     return DatasetStatistics(

@@ -45,18 +45,7 @@ class RawPairs:
             UserError: some of the predictions have no truth.
         """
         paths = scored_images(pred)
-        layouts = [layout_of(path) for path in paths]
-        layout = layouts[0]
-        if layout is None or any(each != layout for each in layouts):
-            return None
-        if any(count_times(path) > 1 for path in paths):
-            return None
-        names = [n for n in read_image(paths[0]).channels or () if not HALFWIDTH.fullmatch(n)]
-        try:
-            fields = with_wells(discover(truth, layout, [*names, *inputs]))
-        except NothingMatches:
-            return None
-        by_name = {f.name: f for f in fields if any((name, 0.0) in f.planes for name in names)}
+        by_name = _raw_fields(paths, truth, inputs)
         stems = [strip_suffix(path) for path in paths]
         found = [by_name.get(stem) or by_name.get(DEPTH.sub("", stem)) for stem in stems]
         kept = tuple(f for f in found if f is not None)
@@ -118,3 +107,19 @@ class RawPairs:
             raise UserError(f"field {field.name}: has no image of input {lacking[0]}; leave it out")
         planes = [field.planes[name, 0.0].read().astype(np.float32) for name in self.inputs]
         return np.stack(planes) if planes else None
+
+
+def _raw_fields(paths: Sequence[Path], truth: Path, inputs: Sequence[str]) -> dict[str, Field]:
+    """Return the fields in `truth` that have a predicted channel; none where the predictions do not tell."""
+    layouts = [layout_of(path) for path in paths]
+    layout = layouts[0]
+    if layout is None or any(each != layout for each in layouts):
+        return {}
+    if any(count_times(path) > 1 for path in paths):
+        return {}
+    names = [n for n in read_image(paths[0]).channels or () if not HALFWIDTH.fullmatch(n)]
+    try:
+        fields = with_wells(discover(truth, layout, [*names, *inputs]))
+    except NothingMatches:
+        return {}
+    return {f.name: f for f in fields if any((name, 0.0) in f.planes for name in names)}

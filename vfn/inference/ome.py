@@ -161,7 +161,7 @@ def _stored(path: Path) -> tuple[np.ndarray, int | None]:
 
 
 def _has_all_tags(tif: tifffile.TiffFile) -> bool:
-    """Whether every tag of the first page could be read; tifffile leaves out those that cannot."""
+    """Return whether every tag of the first page could be read; tifffile leaves out those that cannot."""
     tif.filehandle.seek(tif.pages.first.offset)
     count = struct.unpack(tif.tiff.tagnoformat, tif.filehandle.read(tif.tiff.tagnosize))[0]
     return len(tif.pages.first.tags) == count

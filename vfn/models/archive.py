@@ -76,7 +76,7 @@ def _check_entries(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
 
 
 class _Node:
-    """What a part of the pickle would become.
+    """The value that a part of the pickle would become.
 
     Attributes:
         kind: "atom", "tuple", "list", "dict", "global", "storage" or "tensor".

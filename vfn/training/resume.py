@@ -100,7 +100,7 @@ def check_whole(before: DictConfig, where: Path) -> None:
 
 
 def _has_moved(key: str, path: Any) -> bool:
-    """Whether the images are no longer where they were; `check_fields` looks whether they are the same."""
+    """Return whether the images are no longer where they were; `check_fields` looks whether they are the same."""
     return key == "data.root" and path is not None and not Path(str(path)).exists()
 
 

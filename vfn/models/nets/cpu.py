@@ -99,7 +99,7 @@ def _traced() -> bool:
 
 
 def _pays(x: Tensor, pixels: int) -> bool:
-    """Whether the smaller image of a training step is one for `_Strided`."""
+    """Return whether the smaller image of a training step is one for `_Strided`."""
     if _traced() or x.device.type != "cpu" or not torch.is_grad_enabled():
         return False
     return len(x) * pixels <= FEW_PIXELS

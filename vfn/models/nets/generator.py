@@ -59,7 +59,7 @@ class Generator(nn.Module):
         raise NotImplementedError
 
     def _prepare_start(self) -> None:
-        """What is learnt on top of inputs or of their linear map starts as nothing."""
+        """Start at zero what is learnt on top of the inputs or of their linear map."""
         if self.residual or self.linear is not None:
             nn.init.zeros_(self.last.weight)
         if self.linear is not None:
