@@ -196,7 +196,7 @@ def planes(cache: Path) -> list[str]:
     found = {}
     for index in cache.rglob("*.json"):
         raw = index.with_suffix(".planes").read_bytes()
-        for key, offset, shape, dtype, _ in json.loads(text(index).partition("\n")[2])["planes"]:
+        for key, offset, shape, dtype, *_ in json.loads(text(index).partition("\n")[2])["planes"]:
             size = math.prod(shape) * np.dtype(dtype).itemsize
             found[key] = hashlib.sha256(raw[offset : offset + size]).hexdigest()
     return sorted(found.values())
