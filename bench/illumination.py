@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a cl
 
 from vfn.data.illumination import FlatField, MeanImage
 from vfn.data.images import read_image
-from vfn.data.simulated import OFFSET_16, Specimen
+from vfn.data.simulated import Specimen
 
 SHAPE = (260, 348)
 CHANNELS = ("phase", "dna", "er", "actin")
@@ -36,6 +36,8 @@ REAL = {  # images of one channel below --data
     "Schwann actin": "other_cps/schwann_3ch/*RFP*.tif",
 }
 BLOCKS = 8  # along each side, for the spread of the ground
+
+OFFSET_16 = 200.0  # grey values of the simulated camera's ground
 
 
 def falloffs() -> dict[str, list[np.ndarray]]:
