@@ -7,20 +7,19 @@ an interrupted run goes on. --steps are the updates of each training.
 """
 
 import argparse
-import csv
 import json
 import math
 import statistics
-import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from real_images import call
 from scipy import ndimage, stats
 from skimage.segmentation import expand_labels
 
@@ -28,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a cl
 
 from vfn.data.images import read_image
 from vfn.metrics.objects import segment_nuclei
+from vfn.system.csv_files import read_csv
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 START, END = "<!-- table: bench/plate.py -->", "<!-- end of table: bench/plate.py -->"
 WELLS = {
     "r01c02": "DMSO", "r01c10": "XL888 0.37 uM", "r02c07": "ixabepilone", "r04c21": "LY2334737 1.11 uM",
@@ -47,14 +46,6 @@ DOSES = [
     "data.channels={fkhr:Channel1,dna:Channel2}",
 ]
 RING = 5  # px around a nucleus that stand for its cytoplasm
-
-
-def call(script: str, *overrides: str) -> None:
-    """Run an entry point; its exit code must be 0."""
-    print("$ python", script, *overrides, flush=True)
-    subprocess.run(
-        [sys.executable, str(REPOSITORY / script), *overrides], cwd=REPOSITORY, check=True
-    )
 
 
 def train(run: Path, steps: int, *overrides: str) -> Path:
@@ -76,12 +67,6 @@ def evaluate(output: Path, *overrides: str, made: str = "summary.json") -> Path:
     return output
 
 
-def rows(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
-
-
 def mean(values: Sequence[float]) -> float:
     """Return the mean of the finite values; NaN without any."""
     kept = [v for v in values if math.isfinite(v)]
@@ -96,7 +81,7 @@ def interval(values: Sequence[float], digits: int) -> str:
 
 def column(path: Path, name: str, **wanted: str) -> float:
     """Return the mean over fields of a column of metrics.csv or baselines.csv."""
-    kept = [row for row in rows(path) if all(row[k] == v for k, v in wanted.items())]
+    kept = [row for row in read_csv(path).rows if all(row[k] == v for k, v in wanted.items())]
     return mean([float(row[name] or "nan") for row in kept])
 
 
@@ -170,7 +155,7 @@ def features(data: Path, output: Path, sites: int) -> list[str]:
             r"wells='^(?P<well>r\d\dc\d\d)'",
         )  # fmt: skip
         found: dict[str, list[float]] = defaultdict(list)
-        for row in rows(scored / "features.csv"):
+        for row in read_csv(scored / "features.csv").rows:
             if row["r"] not in ("", "nan"):
                 found[row["group"]].append(float(row["r"]))
         found["all"] = [r for values in found.values() for r in values]
@@ -276,7 +261,7 @@ def doses(data: Path, output: Path, steps: int) -> list[str]:
     ]  # fmt: skip
     stated = {
         f"{row['Row']}-{row['Column']}": row["SBS_Doses"]
-        for row in rows(data / "1049_Metadata.csv")
+        for row in read_csv(data / "1049_Metadata.csv").rows
     }
     for well in wells:
         cells = " | ".join(f"{c[well]:.2f}" for c in curves.values())

@@ -1,12 +1,12 @@
 """Parts of images for the browser: no larger than the screen needs, in 16 bit."""
 
-import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from vfn.data.images import release
+from vfn.data.intensity import subsample
 
 SIDE = 1024  # px at most, each way
 SAMPLES = 500_000  # pixels that tell percentiles well enough
@@ -41,7 +41,7 @@ def measure(image: np.ndarray) -> Scale:
     """Return the scale of an image (H, W)."""
     low, high = float(image.min()), float(image.max())
     black, median, white = (
-        float(v) for v in np.percentile(subsample(image), (AUTO[0], 50, AUTO[1]))
+        float(v) for v in np.percentile(subsample(image, SAMPLES), (AUTO[0], 50, AUTO[1]))
     )
     release(image)
     if image.dtype.kind in "ui" and image.itemsize <= 2:
@@ -51,12 +51,6 @@ def measure(image: np.ndarray) -> Scale:
     if white <= black:
         black, white = low, high if high > low else low + 1
     return Scale(image.dtype.name, low, high, black, white, median, offset, step)
-
-
-def subsample(image: np.ndarray) -> np.ndarray:
-    """Return some rows and columns of an image (H, W), enough for its percentiles."""
-    stride = max(1, math.isqrt(image.size // SAMPLES))
-    return image[::stride, ::stride]
 
 
 def part(

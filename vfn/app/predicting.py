@@ -11,12 +11,13 @@ from omegaconf import DictConfig
 
 from vfn.app.folders import check_inside
 from vfn.app.models import Model
-from vfn.app.pixels import AUTO, Scale, measure, subsample
+from vfn.app.pixels import AUTO, SAMPLES, Scale, measure
 from vfn.app.queue import Job
 from vfn.commands.predict import make_predictor, refocusing_step
 from vfn.data.discovery.fields import FilePlane, ImageSource
 from vfn.data.discovery.search import whole_field
 from vfn.data.images import is_image, read_image, strip_suffix
+from vfn.data.intensity import subsample
 from vfn.data.samples import Sample, make_samples
 from vfn.data.tiff_stacks import is_stack
 from vfn.data.walk import find_sources
@@ -273,6 +274,6 @@ def _described(
 
 def _bright(halfwidth: np.ndarray, stain: np.ndarray) -> float:
     """Return the median half-width over the bright pixels of the stain."""
-    widths, values = subsample(halfwidth), subsample(stain)
+    widths, values = (subsample(pixels, SAMPLES) for pixels in (halfwidth, stain))
     middle, top = np.percentile(values, (50, AUTO[1]))
     return float(np.median(widths[values >= (middle + top) / 2]))

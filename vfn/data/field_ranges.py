@@ -13,12 +13,12 @@ import numpy as np
 from vfn.data.cache import ImageCache
 from vfn.data.config import FITTED_RANGES, DataConfig
 from vfn.data.discovery.layout import split_plane
+from vfn.data.intensity import subsample
 from vfn.data.pixels import present, read_sample
 from vfn.data.samples import Sample, Task
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 8  # training fields
-SAMPLES = 90_000  # pixels that tell the look well enough
 TRANSMITTED = (
     "phase", "phasecontrast", "phc", "brightfield", "bright", "bf", "dic", "nomarski", "transmitted",
     "transmission", "trans",
@@ -60,6 +60,5 @@ def is_transmitted(channel: str, images: Sequence[np.ndarray]) -> bool:
 
 def look(image: np.ndarray) -> tuple[float, float]:
     """Return the 1st percentile over the median, and where the median lies from the 1st to the 99th, in [0, 1]."""
-    step = max(1, int((image.size / SAMPLES) ** 0.5))
-    low, middle, high = (float(v) for v in np.percentile(image[::step, ::step], (1, 50, 99)))
+    low, middle, high = (float(v) for v in np.percentile(subsample(image), (1, 50, 99)))
     return low / middle if middle > 0 else 0.0, (middle - low) / (high - low) if high > low else 0.0

@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vfn.data.intensity import subsample
 from vfn.data.samples import Region
 from vfn.errors import UserError
 
@@ -27,7 +28,6 @@ CLIP = 4.0  # robust spreads: a block that is brighter is a clump, one that is d
 # Below this share of the mean light there is nothing left to correct but noise (DeepCell's corners).
 FLOOR = 0.2
 DARK, BRIGHT = 0.1, 99.9  # percentiles of a field
-SAMPLES = 90_000  # pixels that tell them well enough
 
 
 @lru_cache(maxsize=16)
@@ -99,8 +99,7 @@ class MeanImage:
         step = terms - self.mean  # Welford's running mean and squares
         self.mean += step / self.count
         self._squares += step * (terms - self.mean)
-        stride = max(1, math.isqrt(array.size // SAMPLES))
-        levels = np.percentile(array[::stride, ::stride], (DARK, 50, BRIGHT))
+        levels = np.percentile(subsample(array), (DARK, 50, BRIGHT))
         self.darkest = min(self.darkest, float(levels[0]))
         self.levels += (levels - self.levels) / self.count
 

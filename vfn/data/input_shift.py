@@ -13,11 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vfn.data.intensity import FieldLevel
+from vfn.data.intensity import FieldLevel, subsample
 from vfn.errors import UserError
 
 CORE = 1024  # px: noise and sharpness of a large field are taken from its middle
-SAMPLES = 90_000  # pixels that tell percentiles and mean well enough
 PERCENTILES = (1.0, 50.0, 99.5)  # background, median, bright structures
 LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 # Power of white noise between the widths 1 and 2 px against what is finer than 1 px, for Gaussians:
@@ -110,8 +109,7 @@ def field_statistics(array: np.ndarray, level: FieldLevel | None = None) -> dict
             the same for any gain and offset.
         saturated: share of the pixels that have the field's highest grey value, [0, 1].
     """
-    step = max(1, math.isqrt(array.size // SAMPLES))
-    sample = array[::step, ::step]
+    sample = subsample(array)
     background, median, bright = (float(v) for v in np.percentile(sample, PERCENTILES))
     contrast = bright - background
     core = _middle(array).astype(np.float32)

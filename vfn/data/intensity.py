@@ -27,7 +27,7 @@ KNOTS = 257  # of the equalising curve: one for each of 256 equally filled grey 
 CUT_SHARE, CUT_BEYOND = 0.25, 0.25
 PART = 2**22  # pixels that are counted at once: NumPy widens them to 64 bits
 LEVEL = (2.0, 50.0, 98.0)  # percentiles that tell a field's level: few pixels move none of them
-LEVEL_SAMPLES = 90_000  # pixels that tell them well enough
+SAMPLES = 90_000  # pixels that tell percentiles and mean of a field well enough
 # A curve that is flat would have no inverse: this share of the straight line is mixed in.
 STRAIGHT = 0.05
 
@@ -80,6 +80,12 @@ class Histogram:
         return np.searchsorted(cumulative, rank).astype(float) + self.lowest
 
 
+def subsample(image: np.ndarray, samples: int = SAMPLES) -> np.ndarray:
+    """Return every n-th row and column of an image (H, W), so that at least `samples` pixels are left."""
+    stride = max(1, math.isqrt(image.size // samples))
+    return image[::stride, ::stride]
+
+
 def countable(dtype: np.dtype) -> bool:
     """Return True for integers of at most 16 bit, whose values are counted one by one."""
     return dtype.kind in "ui" and dtype.itemsize <= 2
@@ -116,8 +122,7 @@ class FieldLevel(NamedTuple):
     @classmethod
     def measure(cls, array: np.ndarray) -> "FieldLevel":
         """Measure a whole field (H, W); a field of one grey value has a spread of 1."""
-        step = max(1, math.isqrt(array.size // LEVEL_SAMPLES))
-        sample = array[::step, ::step]
+        sample = subsample(array)
         low, middle, high = (float(v) for v in np.percentile(sample, LEVEL))
         spread = high - low or float(sample.max()) - float(sample.min())
         return cls(middle, spread or 1.0)

@@ -56,10 +56,7 @@ def report(
 
 def _beside_baselines(best: Path) -> None:
     """Log the validation MAE of the best weights beside those of the baselines."""
-    card = (
-        read_raw(best, mapped=True, trust=None)[RECIPE].get("card") or {}
-    )  # earlier versions: none
-    found = card.get("validation") or {}
+    found = read_raw(best, mapped=True, trust=None)[RECIPE]["card"]["validation"] or {}
     mae, baselines = found.get("mae"), found.get("baselines")
     if mae is None or not baselines:
         return
